@@ -1,0 +1,59 @@
+# Third-party libraries as plain targets, archives where Debian and Ubuntu have them: the program then needs only libmpi
+# and the C library at run time. Names of upstream CMake targets differ between releases; archives do not.
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+find_package(OpenMP REQUIRED)
+set(MNEME_LIBRARY_FOLDERS /usr/lib/x86_64-linux-gnu /usr/lib /usr/local/lib)
+
+function(mneme_archive variable name)
+  find_library(${variable} NAMES ${name} PATHS ${MNEME_LIBRARY_FOLDERS} ${ARGN})
+  if(NOT ${variable})
+    message(FATAL_ERROR "${name} not found: run launch/install.sh")
+  endif()
+endfunction()
+
+# Abseil: Status and Span everywhere; pkg-config knows the closure of archives.
+pkg_check_modules(ABSL REQUIRED absl_status absl_statusor absl_flat_hash_map absl_strings absl_span absl_time)
+add_library(mneme_absl INTERFACE)
+target_include_directories(mneme_absl SYSTEM INTERFACE ${ABSL_INCLUDE_DIRS})
+set(absl_archives)
+foreach(library IN LISTS ABSL_STATIC_LIBRARIES)
+  if(library MATCHES "^absl_")
+    list(APPEND absl_archives -l${library})
+  endif()
+endforeach()
+target_link_libraries(mneme_absl INTERFACE -Wl,-Bstatic -Wl,--start-group ${absl_archives} -Wl,--end-group -Wl,-Bdynamic
+                                           Threads::Threads)
+
+mneme_archive(YAML_ARCHIVE libyaml-cpp.a)
+add_library(mneme_yaml INTERFACE)
+target_link_libraries(mneme_yaml INTERFACE ${YAML_ARCHIVE})
+
+# Serial HDF5 beside any parallel flavour: Debian keeps it in a folder of its own.
+mneme_archive(HDF5_ARCHIVE libhdf5.a PATHS /usr/lib/x86_64-linux-gnu/hdf5/serial NO_DEFAULT_PATH)
+find_path(HDF5_SERIAL_INCLUDE hdf5.h PATHS /usr/include/hdf5/serial NO_DEFAULT_PATH REQUIRED)
+mneme_archive(SZ_ARCHIVE libsz.a)
+mneme_archive(AEC_ARCHIVE libaec.a)
+mneme_archive(Z_ARCHIVE libz.a)
+add_library(mneme_hdf5 INTERFACE)
+target_include_directories(mneme_hdf5 SYSTEM INTERFACE ${HDF5_SERIAL_INCLUDE})
+target_link_libraries(mneme_hdf5 INTERFACE ${HDF5_ARCHIVE} ${SZ_ARCHIVE} ${AEC_ARCHIVE} ${Z_ARCHIVE} ${CMAKE_DL_LIBS} m)
+
+# OpenBLAS built on OpenMP, by path: the plain name may lead to the pthread flavour, which oversubscribes.
+mneme_archive(OPENBLAS_ARCHIVE libopenblas.a PATHS /usr/lib/x86_64-linux-gnu/openblas-openmp NO_DEFAULT_PATH)
+find_path(OPENBLAS_INCLUDE cblas.h PATHS /usr/include/x86_64-linux-gnu/openblas-openmp NO_DEFAULT_PATH REQUIRED)
+find_library(GFORTRAN NAMES libgfortran.so.5 gfortran PATHS ${MNEME_LIBRARY_FOLDERS})
+add_library(mneme_blas INTERFACE)
+target_include_directories(mneme_blas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
+target_link_libraries(mneme_blas INTERFACE ${OPENBLAS_ARCHIVE} OpenMP::OpenMP_CXX m)
+
+# MPI: the C interface only; the removed C++ bindings must neither be linked nor included.
+set(MPI_CXX_SKIP_MPICXX TRUE)
+find_package(MPI REQUIRED COMPONENTS C)
+add_library(mneme_mpi INTERFACE)
+target_compile_definitions(mneme_mpi INTERFACE OMPI_SKIP_MPICXX)
+target_link_libraries(mneme_mpi INTERFACE MPI::MPI_C)
+
+mneme_archive(UTF8PROC_ARCHIVE libutf8proc.a)
+add_library(mneme_utf8proc INTERFACE)
+target_link_libraries(mneme_utf8proc INTERFACE ${UTF8PROC_ARCHIVE})

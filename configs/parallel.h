@@ -1,0 +1,19 @@
+// How ranks share the work. Degrees are of the whole job; every rank also takes its part of the batch.
+#pragma once
+
+#include <cstdint>
+
+namespace mneme {
+
+struct ParallelConfig {
+  int64_t expert = 1;
+  int64_t memory = 1;
+
+  template <class V>
+  void Visit(V& v) {
+    v("expert", expert, "ranks that the routed experts are spread over; divides the number of ranks; 0 means all ranks");
+    v("memory", memory, "ranks that the Engram rows are spread over; divides the number of ranks; 0 means all ranks");
+  }
+};
+
+}  // namespace mneme

@@ -1,0 +1,61 @@
+// Everything needed to go on, in HDF5: one file a writer, a manifest last, published by rename (docs/checkpoint_format.md).
+// Any layout -> any layout.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/optimizer.h"
+#include "models/context.h"
+#include "models/stack.h"
+#include "parallel/parameter.h"
+#include "parallel/world.h"
+
+namespace mneme {
+
+// Where a run stands.
+struct RunPosition {
+  int64_t step = 0;         // updates done over all stages, skipped ones included
+  int64_t updates = 0;      // updates that moved something: the bias corrections count them
+  int64_t stage = 0;        // index
+  int64_t stage_step = 0;   // updates of this stage done
+  int64_t stage_sample = 0; // next sample of this stage's data order: the loader's state
+  int64_t tokens = 0;       // trained on, over all stages
+  int64_t skipped_in_a_row = 0;
+  std::vector<double> recent_losses;  // window of the outlier rule
+};
+
+struct CheckpointPart {
+  ParameterStore* store = nullptr;
+  Optimizer* optimizer = nullptr;  // may be null on load: weights only
+  Stack* stack = nullptr;          // tables and router states
+};
+
+// Writes <folder>/step-N (by way of a hidden folder beside it) and returns its path. `config` is the resolved YAML,
+// `data_digest` names the data, `vocabulary` is what evaluation and generation need. Collective.
+struct CheckpointMeta {
+  std::string config;
+  std::string data_digest;
+  std::string vocabulary_digest;
+  std::string tokenizer_json;
+  std::vector<int32_t> canonical;
+};
+absl::StatusOr<std::string> SaveCheckpoint(World& world, Context& context, const std::string& folder,
+                                           const RunPosition& position, const CheckpointMeta& meta,
+                                           const CheckpointPart& part);
+
+// Verifies every file (work shared over ranks), then fills `part` on this layout. Collective; the same status everywhere.
+absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const std::string& path,
+                                           const CheckpointPart& part);
+absl::StatusOr<CheckpointMeta> ReadCheckpointMeta(const std::string& path);
+
+// Checkpoints of a run folder, newest first; torn or hidden ones are not listed as whole.
+std::vector<std::string> ListCheckpoints(const std::string& folder);
+// Files and checksums; cheap structure first. For one rank.
+absl::Status VerifyCheckpoint(const std::string& path);
+// Deletes what keep-last and milestones do not keep, and leftovers of interrupted saves.
+void PruneCheckpoints(const std::string& folder, int64_t keep_last, int64_t milestone_every);
+
+}  // namespace mneme

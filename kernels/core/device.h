@@ -1,0 +1,17 @@
+// The device that a rank computes on.
+#pragma once
+
+#include <string>
+
+namespace mneme {
+
+struct Device {
+  enum class Kind { kCpu, kGpu };
+  Kind kind = Kind::kCpu;
+  int index = 0;  // among the GPUs that this process sees
+
+  bool is_cpu() const { return kind == Kind::kCpu; }
+  std::string Name() const { return is_cpu() ? "cpu" : "gpu:" + std::to_string(index); }
+};
+
+}  // namespace mneme

@@ -1,0 +1,68 @@
+// Where tensors come from: a caching pool per rank, tagged so that a memory report can say who holds what.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels/core/device.h"
+
+namespace mneme {
+
+// What a block is for: rows of the memory report.
+enum class MemoryTag : uint8_t {
+  kParameters,
+  kGradients,
+  kOptimizer,
+  kTables,
+  kActivations,
+  kExchange,
+  kWorkspace,
+  kOther,
+};
+inline constexpr int kMemoryTags = 8;
+const char* Name(MemoryTag tag);
+
+struct MemoryUse {
+  int64_t live = 0;  // bytes handed out now
+  int64_t peak = 0;  // most that `live` ever was
+};
+
+// A pool of blocks of one device. Freed blocks are kept by size and handed out again, so that after the second step no
+// request reaches the driver; the same sequence of requests gets the same addresses. Blocks are 64-byte aligned.
+// Thread-safe (a tensor may die on another thread). Out of memory prints Report() and exits 1.
+class Allocator {
+ public:
+  explicit Allocator(Device device) : device_(device) {}
+  ~Allocator();
+  Allocator(const Allocator&) = delete;
+  Allocator& operator=(const Allocator&) = delete;
+
+  // REQUIRES: bytes >= 0. The block is not initialised.
+  void* Allocate(int64_t bytes, MemoryTag tag);
+  void Free(void* block, int64_t bytes, MemoryTag tag);
+
+  // Records memory that lives outside the pool (a growing row store), so that the report is whole.
+  void Account(int64_t bytes_delta, MemoryTag tag);
+
+  MemoryUse use(MemoryTag tag) const;
+  MemoryUse total() const;
+  int64_t driver_allocations() const;  // how many requests the pool could not serve from its blocks
+  std::string Report() const;          // a line a tag
+  const Device& device() const { return device_; }
+
+ private:
+  static int64_t BlockSize(int64_t bytes);
+  void AccountLocked(int64_t bytes_delta, MemoryTag tag);
+
+  const Device device_;
+  mutable std::mutex mutex_;
+  std::map<int64_t, std::vector<void*>> free_;
+  MemoryUse use_[kMemoryTags];
+  MemoryUse total_;
+  int64_t driver_allocations_ = 0;
+};
+
+}  // namespace mneme

@@ -1,0 +1,74 @@
+// The op vocabulary on one page: a table of functions, one table a backend. A table is a value: tests hold two and
+// compare them, a debug run swaps one entry.
+#pragma once
+
+#include "kernels/ops/activation.h"
+#include "kernels/ops/attention.h"
+#include "kernels/ops/conv.h"
+#include "kernels/ops/elementwise.h"
+#include "kernels/ops/engram.h"
+#include "kernels/ops/experts.h"
+#include "kernels/ops/head.h"
+#include "kernels/ops/hyper.h"
+#include "kernels/ops/matmul.h"
+#include "kernels/ops/norm.h"
+#include "kernels/ops/rope.h"
+#include "kernels/ops/route.h"
+#include "kernels/ops/rows.h"
+#include "kernels/ops/update.h"
+
+namespace mneme {
+
+struct Kernels {
+  const char* name;
+  MatmulFn* matmul;
+  GroupedMatmulFn* grouped_matmul;
+  GroupedMatmulWeightGradFn* grouped_matmul_weight_grad;
+  RmsNormFn* rms_norm;
+  RmsNormGradFn* rms_norm_grad;
+  RopeFn* rope;
+  AttentionFn* attention;
+  AttentionGradFn* attention_grad;
+  SwiGluFn* swiglu;
+  SwiGluGradFn* swiglu_grad;
+  ShortConvFn* short_conv;
+  ShortConvGradFn* short_conv_grad;
+  GatherRowsFn* gather_rows;
+  ScatterAddRowsFn* scatter_add_rows;
+  UniqueIdsFn* unique_ids;
+  RouteFn* route;
+  BalanceLossFn* balance_loss;
+  RouteGradFn* route_grad;
+  BiasUpdateFn* bias_update;
+  ExpertsFn* experts;
+  ExpertsGradFn* experts_grad;
+  HyperMixFn* hyper_mix;
+  HyperMixGradFn* hyper_mix_grad;
+  HyperPreFn* hyper_pre;
+  HyperPreGradFn* hyper_pre_grad;
+  HyperPostFn* hyper_post;
+  HyperPostGradFn* hyper_post_grad;
+  HyperReadFn* hyper_read;
+  HyperReadGradFn* hyper_read_grad;
+  HyperExpandFn* hyper_expand;
+  HyperReduceFn* hyper_reduce;
+  NgramRowsFn* ngram_rows;
+  EngramGateFn* engram_gate;
+  EngramGateGradFn* engram_gate_grad;
+  HeadLossFn* head_loss;
+  AdamWFn* adamw;
+  AdamRowsFn* adam_rows;
+  MuonMomentumFn* muon_momentum;
+  NewtonSchulzFn* newton_schulz;
+  MuonApplyFn* muon_apply;
+  SumSquaresFn* sum_squares;
+  FillFn* fill;
+  CopyFn* copy;
+  CastFn* cast;
+  AddFn* add;
+  ScaleFn* scale;
+};
+
+const Kernels& CpuKernels();
+
+}  // namespace mneme

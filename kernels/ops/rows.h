@@ -1,0 +1,22 @@
+// Rows by id: gather, scatter-add in a fixed order, unique ids.
+#pragma once
+
+#include "kernels/core/tensor.h"
+
+namespace mneme {
+
+// out[i] = table[ids[i]]. table [R, W], ids i32 or i64 [n], out [n, W].
+using GatherRowsFn = void(Stream&, const Tensor& table, const Tensor& ids, Tensor& out);
+// dtable[ids[i]] += dout[i], in rising order of i: the same bits every time.
+using ScatterAddRowsFn = void(Stream&, const Tensor& dout, const Tensor& ids, Tensor& dtable);
+// unique i64 [n]: the distinct ids, rising, in its first `count` places; inverse i32 [n]: place of ids[i] there;
+// count i64 [1]. ids i64 [n].
+using UniqueIdsFn = void(Stream&, const Tensor& ids, Tensor& unique, Tensor& inverse, Tensor& count);
+
+namespace cpu {
+GatherRowsFn GatherRows;
+ScatterAddRowsFn ScatterAddRows;
+UniqueIdsFn UniqueIds;
+}  // namespace cpu
+
+}  // namespace mneme

@@ -1,0 +1,57 @@
+// The optimizers' arithmetic (paper.md 8, 0.2-15 to 0.2-18). What changes from step to step stands in a device tensor.
+#pragma once
+
+#include "kernels/core/tensor.h"
+
+namespace mneme {
+
+// Places in the f64 tensor `step` [kStepScalars] that every update reads.
+enum StepScalar : int {
+  kStepRate = 0,   // learning rate of this update
+  kStepBias1 = 1,  // 1 − β₁^u
+  kStepBias2 = 2,  // 1 − β₂^u
+  kStepClip = 3,   // gradients are multiplied by it: min(1, max_norm / norm)
+  kStepApply = 4,  // 0: the step is skipped, nothing moves
+  kStepScalars = 5,
+};
+
+struct AdamOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-20;
+  double decay = 0.0;      // decoupled: p ← p − rate · (m̂ / (√v̂ + eps) + decay · p)
+  double rate_mult = 1.0;  // of kStepRate
+};
+
+// g, m, v, p [n], flat.
+using AdamWFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g, Tensor& m, Tensor& v, Tensor& p);
+// The same for rows slots[i] of m, v, p [R, W] with gradient g[i]; g [n, W], slots i64 [n], distinct.
+using AdamRowsFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g, const Tensor& slots,
+                        Tensor& m, Tensor& v, Tensor& p);
+
+// buf ← μ·buf + clip·g; u ← nesterov ? clip·g + μ·buf : buf. Nothing moves (u = 0) where the step is skipped.
+using MuonMomentumFn = void(Stream&, double momentum, bool nesterov, const Tensor& step, const Tensor& g, Tensor& buf,
+                            Tensor& u);
+struct NewtonSchulzOptions {
+  int64_t steps = 5;
+  double a = 3.4445, b = -4.7750, c = 2.0315;
+  double eps = 1e-7;  // X = U / (‖U‖_F + eps)
+};
+// x [rows, cols] → its approximate orthogonal factor, in place. Transposes inside where rows > cols. 0 stays 0.
+using NewtonSchulzFn = void(Stream&, const NewtonSchulzOptions&, Tensor& x);
+// p ← p − rate · (scale · o + decay · p).
+using MuonApplyFn = void(Stream&, double scale, double decay, const Tensor& step, const Tensor& o, Tensor& p);
+
+// sum f64 [1] += Σ x², accumulated in double.
+using SumSquaresFn = void(Stream&, const Tensor& x, Tensor& sum);
+
+namespace cpu {
+AdamWFn AdamW;
+AdamRowsFn AdamRows;
+MuonMomentumFn MuonMomentum;
+NewtonSchulzFn NewtonSchulz;
+MuonApplyFn MuonApply;
+SumSquaresFn SumSquares;
+}  // namespace cpu
+
+}  // namespace mneme

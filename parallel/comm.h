@@ -1,0 +1,59 @@
+// One ordered group of ranks and its collectives.
+//
+// Calls return once queued on the stream (on the CPU: once done). Every member calls the same collectives in the same
+// order. On CPUs the transport only moves bytes: sums of floats are made by our own code in rank order, so that threads
+// and MPI give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kernels/core/stream.h"
+#include "kernels/core/tensor.h"
+
+namespace mneme {
+
+enum class Reduce { kSum, kMax };
+
+class Comm {
+ public:
+  virtual ~Comm() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // x <- reduction over the members, the same bits on each. f32, f64, i32, i64.
+  virtual void AllReduce(Stream& stream, Tensor& x, Reduce op) = 0;
+  // in is flat, the concatenation of one part a member, counts[r] elements; out (counts[rank()] elements) receives the
+  // sum over members, in rank order, of this member's part. Parts may be uneven or empty.
+  virtual void ReduceScatter(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts, Tensor& out) = 0;
+  // out is flat, the concatenation of every member's `in` (counts[r] elements). in may be out's own part.
+  virtual void AllGather(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts, Tensor& out) = 0;
+  // Member r receives from here send[r] rows of `in` (outermost dim, in member order) and from r come recv[r] rows of out.
+  virtual void AllToAll(Stream& stream, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
+                        absl::Span<const int64_t> recv) = 0;
+  virtual void Broadcast(Stream& stream, Tensor& x, int root) = 0;
+  // Everyone's send counts, transposed: returns how many rows each member will send here.
+  virtual std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send) = 0;
+  // A new group of the members with equal `color`, ordered by (key, rank).
+  virtual std::unique_ptr<Comm> Split(int color, int key) = 0;
+
+  // Bytes that this member has sent to others so far (payload), for the metrics.
+  virtual int64_t bytes_sent() const = 0;
+};
+
+// A result on its way, with what the transfer still needs. On the CPU it is already there.
+template <class T>
+class Pending {
+ public:
+  Pending() = default;
+  explicit Pending(T value) : value_(std::move(value)) {}
+  // Makes `stream` wait for the result and hands it over. Once.
+  T Wait(Stream&) { return std::move(value_); }
+
+ private:
+  T value_{};
+};
+
+}  // namespace mneme

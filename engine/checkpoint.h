@@ -1,5 +1,5 @@
-// Everything needed to go on, in HDF5: one file a writer, a manifest last, published by rename (docs/checkpoint_format.md).
-// Any layout -> any layout.
+// Everything needed to go on, in HDF5: one file a writer, a manifest last, published by rename
+// (docs/checkpoint_format.md). Any layout -> any layout.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "data/corpus.h"
 #include "engine/optimizer.h"
 #include "models/context.h"
 #include "models/stack.h"
@@ -17,12 +18,12 @@ namespace mneme {
 
 // Where a run stands.
 struct RunPosition {
-  int64_t step = 0;         // updates done over all stages, skipped ones included
-  int64_t updates = 0;      // updates that moved something: the bias corrections count them
-  int64_t stage = 0;        // index
-  int64_t stage_step = 0;   // updates of this stage done
-  int64_t stage_sample = 0; // next sample of this stage's data order: the loader's state
-  int64_t tokens = 0;       // trained on, over all stages
+  int64_t step = 0;          // updates done over all stages, skipped ones included
+  int64_t updates = 0;       // updates that moved something: the bias corrections count them
+  int64_t stage = 0;         // index
+  int64_t stage_step = 0;    // updates of this stage done
+  int64_t stage_sample = 0;  // next sample of this stage's data order: the loader's state
+  int64_t tokens = 0;        // trained on, over all stages
   int64_t skipped_in_a_row = 0;
   std::vector<double> recent_losses;  // window of the outlier rule
 };
@@ -33,25 +34,31 @@ struct CheckpointPart {
   Stack* stack = nullptr;          // tables and router states
 };
 
-// Writes <folder>/step-N (by way of a hidden folder beside it) and returns its path. `config` is the resolved YAML,
-// `data_digest` names the data, `vocabulary` is what evaluation and generation need. Collective.
+// What names the run and its data beside the numbers.
 struct CheckpointMeta {
-  std::string config;
-  std::string data_digest;
-  std::string vocabulary_digest;
-  std::string tokenizer_json;
-  std::vector<int32_t> canonical;
+  std::string config;         // resolved YAML
+  std::string data_digest;    // of every stage's data, whatever its paths
+  VocabularyInfo vocabulary;  // what evaluation and generation need; tokenizer.json included
 };
-absl::StatusOr<std::string> SaveCheckpoint(World& world, Context& context, const std::string& folder,
-                                           const RunPosition& position, const CheckpointMeta& meta,
-                                           const CheckpointPart& part);
 
-// Verifies every file (work shared over ranks), then fills `part` on this layout. Collective; the same status everywhere.
+// Writes <folder>/step-N (by way of a hidden folder beside it) and returns its path. Collective;
+// the same status everywhere; a failed save leaves nothing behind and touches no older checkpoint.
+absl::StatusOr<std::string> SaveCheckpoint(World& world, Context& context,
+                                           const std::string& folder, const RunPosition& position,
+                                           const CheckpointMeta& meta, const CheckpointPart& part);
+
+// Verifies every file (work shared over ranks), then fills `part` on this layout. Collective; the
+// same status everywhere. Errors: DataLoss (torn or foreign), FailedPrecondition (another model or
+// vocabulary).
 absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const std::string& path,
                                            const CheckpointPart& part);
+// From the manifest alone, for one rank.
 absl::StatusOr<CheckpointMeta> ReadCheckpointMeta(const std::string& path);
+absl::StatusOr<RunPosition> ReadCheckpointPosition(const std::string& path);
 
-// Checkpoints of a run folder, newest first; torn or hidden ones are not listed as whole.
+// Every step-N of a checkpoints folder, newest first, whole or not.
+std::vector<std::string> ListCandidates(const std::string& folder);
+// Those whose manifest is sound and whose files have their sizes, newest first.
 std::vector<std::string> ListCheckpoints(const std::string& folder);
 // Files and checksums; cheap structure first. For one rank.
 absl::Status VerifyCheckpoint(const std::string& path);

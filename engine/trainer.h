@@ -1,31 +1,38 @@
 // The training loop and everything around a step.
 #pragma once
 
-#include <memory>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "configs/run.h"
+#include "engine/report.h"
 #include "parallel/world.h"
 
 namespace mneme {
 
 // How a run ended.
 struct TrainResult {
-  int exit_code = 0;         // 0 done; 4 diverged; 75 stopped early with a checkpoint
+  int exit_code = 0;  // 0 done; 4 diverged; 75 stopped early with a checkpoint
   std::string message;
 };
 
-// The whole run: opens data, builds model and optimizer, resumes or begins in run.dir, trains every stage, evaluates,
-// writes result.json. Collective; errors are agreed over ranks. Exit code of an error: ExitCode(status).
-absl::StatusOr<TrainResult> Train(World& world, const RunConfig& config);
+// For tests and tools that drive a run from inside.
+struct TrainHooks {
+  int64_t stop_at_step = -1;                       // saves there and ends with 75, as SIGTERM does
+  std::function<void(const StepReport&)> on_step;  // rank 0, after each step
+  bool quiet = false;                              // nothing on the console
+};
 
-// conventions: 2 usage or config (InvalidArgument, NotFound of a config), 3 data or checkpoint unreadable (DataLoss),
-// 1 otherwise.
+// The whole run: opens data, builds model and optimizer, resumes or begins in run.dir, trains every
+// stage, evaluates, writes result.json. Collective; errors are agreed over ranks. Exit code of an
+// error: ExitCode(status).
+absl::StatusOr<TrainResult> Train(World& world, const RunConfig& config,
+                                  const TrainHooks& hooks = {});
+
+// conventions: 2 usage or config (InvalidArgument, NotFound of a config), 3 data or checkpoint
+// unreadable (DataLoss), 1 otherwise.
 int ExitCode(const absl::Status& status);
-
-// A model as a checkpoint holds it, for evaluate and generate: weights only, on any number of ranks.
-struct LoadedModel;
 
 }  // namespace mneme

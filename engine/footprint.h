@@ -1,0 +1,41 @@
+// Bytes that a rank will need, predicted before anything is allocated (pure arithmetic).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "configs/run.h"
+#include "parallel/layout.h"
+
+namespace mneme {
+
+struct Footprint {
+  int64_t parameters = 0;  // values
+  int64_t gradients = 0;
+  int64_t optimizer = 0;    // moments of the owned ranges
+  int64_t tables = 0;       // resident rows with moments; lazy: 0, they grow with touched rows
+  int64_t activations = 0;  // of one micro-batch: an estimate
+
+  int64_t total() const { return parameters + gradients + optimizer + tables + activations; }
+};
+
+// Of the fullest rank. `vocabulary`: ids of the model. The stage with the largest micro-batch
+// counts.
+Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_t vocabulary);
+// "weights 12.3 MiB, gradients …, together 61.2 MiB a rank".
+std::string Describe(const Footprint& footprint);
+// "1.5 GiB".
+std::string FormatBytes(int64_t bytes);
+
+// Memory that this process may still take: MemAvailable, or what a cgroup limit leaves, whichever
+// is less; −1 unknown.
+int64_t AvailableMemory();
+// ResourceExhausted with both numbers and the keys to change, where `ranks_on_host` ranks do not
+// fit.
+absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t available);
+
+// Sequences that a rank computes at once: train.micro_batch, or a choice of about 4,096 tokens.
+int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length);
+
+}  // namespace mneme

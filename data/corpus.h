@@ -1,4 +1,5 @@
-// A prepared corpus: a folder of HDF5 token shards with document boundaries, and its manifest (docs/corpus_format.md).
+// A prepared corpus: a folder of HDF5 token shards with document boundaries, and its manifest
+// (docs/corpus_format.md).
 #pragma once
 
 #include <cstdint>
@@ -34,12 +35,14 @@ class Corpus {
   virtual const VocabularyInfo& vocabulary() const = 0;
   virtual int64_t tokens() const = 0;
   virtual int64_t documents() const = 0;
-  virtual int64_t text_bytes() const = 0;     // UTF-8 bytes of the text, for bits per byte
-  virtual const std::string& digest() const = 0;  // of the manifest: names the data whatever its path
+  virtual int64_t text_bytes() const = 0;  // UTF-8 bytes of the text, for bits per byte
+  virtual const std::string& digest()
+      const = 0;  // of the manifest: names the data whatever its path
 
-  // ids [begin, begin + ids.size()) of the concatenated shards, and for each the number of its document.
-  // REQUIRES: inside [0, tokens()).
-  virtual void Read(int64_t begin, absl::Span<int32_t> ids, absl::Span<int64_t> documents) const = 0;
+  // ids [begin, begin + ids.size()) of the concatenated shards, and for each the number of its
+  // document. REQUIRES: inside [0, tokens()).
+  virtual void Read(int64_t begin, absl::Span<int32_t> ids,
+                    absl::Span<int64_t> documents) const = 0;
   // Index of document d's first token.
   virtual int64_t DocumentBegin(int64_t d) const = 0;
 };

@@ -18,13 +18,16 @@ struct BatchView {
   absl::Span<int32_t> tokens;     // inputs
   absl::Span<int32_t> targets;    // next ids; −1 where not counted (document changes under reset)
   absl::Span<int32_t> positions;  // 0 .. length − 1
-  absl::Span<int32_t> doc_start;  // position of the document's first token in the row; 0 under ignore
+  absl::Span<int32_t>
+      doc_start;  // position of the document's first token in the row; 0 under ignore
 };
 
 class Loader {
  public:
-  // Opens the corpora of `config`. Errors: a corpus that cannot be read, vocabularies that differ, too few tokens.
-  static absl::StatusOr<std::unique_ptr<Loader>> Open(const DataConfig& config, int64_t sequence_length);
+  // Opens the corpora of `config`. Errors: a corpus that cannot be read, vocabularies that differ,
+  // too few tokens.
+  static absl::StatusOr<std::unique_ptr<Loader>> Open(const DataConfig& config,
+                                                      int64_t sequence_length);
 
   const VocabularyInfo& vocabulary() const;
   int64_t sequence_length() const { return sequence_length_; }
@@ -43,17 +46,20 @@ class Loader {
   std::unique_ptr<SampleOrder> order_;
 };
 
-// Sequences for held-out scoring: `sequences` of them spread evenly over the corpus (0: all, the last one short is
-// padded with targets −1), always the same, whatever the rank count.
+// Sequences for held-out scoring: `sequences` of them spread evenly over the corpus (0: all, the
+// last one short is padded with targets −1), always the same, whatever the rank count.
 class HeldOut {
  public:
-  static absl::StatusOr<std::unique_ptr<HeldOut>> Open(const HeldOutConfig& config, const std::string& doc_boundary,
+  static absl::StatusOr<std::unique_ptr<HeldOut>> Open(const HeldOutConfig& config,
+                                                       const std::string& doc_boundary,
                                                        int64_t sequence_length);
   int64_t sequences() const { return static_cast<int64_t>(begins_.size()); }
   const Corpus& corpus() const { return *corpus_; }
-  // Sequences [first, first + rows); rows beyond the end are padding with no counted target. Returns counted targets.
+  // Sequences [first, first + rows); rows beyond the end are padding with no counted target.
+  // Returns counted targets.
   int64_t Fill(int64_t first, int64_t rows, BatchView view) const;
-  // UTF-8 bytes that the counted targets of all sequences stand for (estimated by tokens where the corpus is external).
+  // UTF-8 bytes that the counted targets of all sequences stand for (estimated by tokens where the
+  // corpus is external).
   double text_bytes() const;
 
  private:
@@ -64,7 +70,9 @@ class HeldOut {
   std::vector<int64_t> begins_;
 };
 
-// The one rule that both use: ids (length + 1) and their documents -> one row of a view. Returns counted targets.
-int64_t FillRow(absl::Span<const int32_t> ids, absl::Span<const int64_t> documents, bool reset, BatchView row);
+// The one rule that both use: ids (length + 1) and their documents -> one row of a view. Returns
+// counted targets.
+int64_t FillRow(absl::Span<const int32_t> ids, absl::Span<const int64_t> documents, bool reset,
+                BatchView row);
 
 }  // namespace mneme

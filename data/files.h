@@ -1,0 +1,30 @@
+// Files as the world gives them: digests, whole reads, and writes that are never seen half done.
+#pragma once
+
+#include <cerrno>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace mneme {
+
+// "<path>: cannot <deed>: <reason>" as a status: NotFound, PermissionDenied, ResourceExhausted
+// (disk full, with what to do) or Unavailable. `code` is an errno.
+absl::Status FileError(const std::string& path, const std::string& deed, int code);
+
+// XXH3-64 of a file's bytes, 16 hex digits.
+absl::StatusOr<std::string> FileDigest(const std::string& path);
+std::string BytesDigest(const std::string& bytes);
+
+// Writes path.tmp, fsyncs, renames, fsyncs the folder: a reader sees the old file or the new one,
+// never a part. On failure path.tmp is removed.
+absl::Status WriteFileAtomically(const std::string& path, const std::string& bytes);
+absl::StatusOr<std::string> ReadFileBytes(const std::string& path);
+absl::StatusOr<int64_t> FileSize(const std::string& path);
+
+// fsync of a file or a folder: what it holds (a folder: its names) outlives a power cut.
+absl::Status SyncPath(const std::string& path);
+
+}  // namespace mneme

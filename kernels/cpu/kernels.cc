@@ -1,0 +1,58 @@
+#include "kernels/kernels.h"
+
+namespace mneme {
+
+const Kernels& CpuKernels() {
+  static constexpr Kernels kTable{
+      .name = "cpu",
+      .matmul = cpu::Matmul,
+      .grouped_matmul = cpu::GroupedMatmul,
+      .grouped_matmul_weight_grad = cpu::GroupedMatmulWeightGrad,
+      .rms_norm = cpu::RmsNorm,
+      .rms_norm_grad = cpu::RmsNormGrad,
+      .rope = cpu::Rope,
+      .attention = cpu::Attention,
+      .attention_grad = cpu::AttentionGrad,
+      .swiglu = cpu::SwiGlu,
+      .swiglu_grad = cpu::SwiGluGrad,
+      .short_conv = cpu::ShortConv,
+      .short_conv_grad = cpu::ShortConvGrad,
+      .gather_rows = cpu::GatherRows,
+      .scatter_add_rows = cpu::ScatterAddRows,
+      .unique_ids = cpu::UniqueIds,
+      .route = cpu::Route,
+      .balance_loss = cpu::BalanceLoss,
+      .route_grad = cpu::RouteGrad,
+      .bias_update = cpu::BiasUpdate,
+      .experts = cpu::Experts,
+      .experts_grad = cpu::ExpertsGrad,
+      .hyper_mix = cpu::HyperMix,
+      .hyper_mix_grad = cpu::HyperMixGrad,
+      .hyper_pre = cpu::HyperPre,
+      .hyper_pre_grad = cpu::HyperPreGrad,
+      .hyper_post = cpu::HyperPost,
+      .hyper_post_grad = cpu::HyperPostGrad,
+      .hyper_read = cpu::HyperRead,
+      .hyper_read_grad = cpu::HyperReadGrad,
+      .hyper_expand = cpu::HyperExpand,
+      .hyper_reduce = cpu::HyperReduce,
+      .ngram_rows = cpu::NgramRows,
+      .engram_gate = cpu::EngramGate,
+      .engram_gate_grad = cpu::EngramGateGrad,
+      .head_loss = cpu::HeadLoss,
+      .adamw = cpu::AdamW,
+      .adam_rows = cpu::AdamRows,
+      .muon_momentum = cpu::MuonMomentum,
+      .newton_schulz = cpu::NewtonSchulz,
+      .muon_apply = cpu::MuonApply,
+      .sum_squares = cpu::SumSquares,
+      .fill = cpu::Fill,
+      .copy = cpu::Copy,
+      .cast = cpu::Cast,
+      .add = cpu::Add,
+      .scale = cpu::Scale,
+  };
+  return kTable;
+}
+
+}  // namespace mneme

@@ -23,9 +23,26 @@ struct MicroBatch {
   Tensor tokens;     // i32 [T] inputs
   Tensor targets;    // i32 [T] next ids; −1 is not counted
   Tensor positions;  // i32 [T] position inside the row: 0 .. length − 1
-  Tensor doc_start;  // i32 [T] position inside the row of the first token of this token's document; 0 under `ignore`
+  Tensor doc_start;  // i32 [T] position inside the row of the first token of this token's document;
+                     // 0 under `ignore`
 
   int64_t tokens_count() const { return rows * length; }
+};
+
+// Rotary positions of one stage (models/rotary.h).
+struct Rotary {
+  Tensor table;              // run dtype [P, R/2, 2]: cos and sin of position p and pair i
+  double score_scale = 1.0;  // YaRN's mscale^2: multiplies every attention score
+};
+
+// What one call of the stack hands to every layer beside activations. Lives as long as the call.
+struct Pass {
+  const MicroBatch& batch;
+  const Rotary& rotary;
+  // Sequence balance loss: weight / sequences of the global batch, and where its scaled sum is
+  // added. Both [1], run dtype; undefined without gradient.
+  Tensor balance_scale;
+  Tensor balance_sum;
 };
 
 }  // namespace mneme

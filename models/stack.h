@@ -1,4 +1,5 @@
-// The whole model: embedding, blocks, read-out, norm, head. Forward and backward of one micro-batch.
+// The whole model: embedding, blocks, read-out, norm, head. Forward and backward of one
+// micro-batch.
 #pragma once
 
 #include <functional>
@@ -9,7 +10,8 @@
 #include "absl/status/statusor.h"
 #include "configs/model.h"
 #include "models/context.h"
-#include "parallel/expert_exchange.h"
+#include "models/layer.h"
+#include "models/moe.h"
 #include "parallel/parameter.h"
 #include "parallel/row_exchange.h"
 
@@ -17,52 +19,45 @@ namespace mneme {
 
 // What the model needs to know of the vocabulary of its data.
 struct Vocabulary {
-  int64_t size = 0;                 // ids
-  std::vector<int32_t> canonical;   // [size] id -> canonical id (identity where there is no compression)
-  int64_t canonical_size = 0;       // V'
-  int64_t pad = 0;                  // canonical id before the first token
-};
-
-// Running state of one MoE block that no gradient reaches.
-struct RouterState {
-  std::string name;  // "blocks.3.moe.router_bias"
-  Tensor bias;       // run dtype [E]
-  Tensor load;       // i64 [E] tokens chosen in this step, this rank
-};
-
-// Which parts are computed again on the way back.
-struct RecomputePlan {
-  bool attention = false;
-  bool ffn = false;
-  bool mhc = false;
+  int64_t size = 0;  // ids
+  std::vector<int32_t>
+      canonical;               // [size] id -> canonical id (identity where there is no compression)
+  int64_t canonical_size = 0;  // V'
+  int64_t pad = 0;             // canonical id before the first token
 };
 
 // Position-wise losses and, on request, gates of one forward pass without gradient.
 struct Scores {
-  Tensor losses;               // [T] nats; 0 where not counted
-  std::vector<Tensor> gates;   // one an Engram layer: alpha [T, M]
+  Tensor losses;              // [T] nats; 0 where not counted
+  std::vector<Tensor> gates;  // one an Engram layer: alpha [T, M]; 0 where the memory is off
 };
 
 class Stack {
  public:
-  // Declares every parameter in `store` and makes the tables. Nothing is allocated for parameters yet: the caller then
-  // calls store.Allocate and Initialize. `seed` seeds the tables. Errors: a resident table that does not fit.
+  // Declares every parameter in `store` and makes the tables. Nothing is allocated for parameters
+  // yet: the caller then calls store.Allocate and Initialize. `seed` seeds the tables. Errors: a
+  // resident table that does not fit, widths that do not divide.
   static absl::StatusOr<std::unique_ptr<Stack>> Make(Context& context, const ModelConfig& config,
-                                                     const Vocabulary& vocabulary, const RecomputePlan& recompute,
-                                                     uint64_t seed, ParameterStore& store);
+                                                     const Vocabulary& vocabulary,
+                                                     const RecomputePlan& recompute, uint64_t seed,
+                                                     ParameterStore& store);
   ~Stack();
 
-  // Rotary tables for sequences of up to `length` under `yarn` (scale 1: none). Called before the first step of a stage.
+  // Rotary tables for sequences of up to `length` under `yarn` (scale 1: none). Called before the
+  // first step of a stage.
   void SetPositions(Context& context, int64_t length, const YarnConfig& yarn);
 
-  // One micro-batch: loss and gradients. loss_scale [1] = 1 / counted targets of the global batch; balance_scale [1] =
-  // weight / sequences of the global batch. Adds Σ losses to loss_sum (run dtype [1]) and the scaled balance loss to
-  // balance_sum [1]; adds into gradients, router loads and table gradients. Collective over the mesh's axes.
-  void TrainStep(Context& context, const MicroBatch& batch, const Tensor& loss_scale, const Tensor& balance_scale,
-                 Tensor& loss_sum, Tensor& balance_sum);
+  // One micro-batch: loss and gradients. loss_scale [1] = 1 / counted targets of the global batch;
+  // balance_scale [1] = weight / sequences of the global batch. Adds Σ losses to loss_sum (run
+  // dtype [1]) and the scaled balance loss to balance_sum [1]; adds into gradients, router loads
+  // and table gradients. Collective over the mesh's axes.
+  void TrainStep(Context& context, const MicroBatch& batch, const Tensor& loss_scale,
+                 const Tensor& balance_scale, Tensor& loss_sum, Tensor& balance_sum);
 
-  // Forward only; changes no state. Collective. memory_off: Engram's output is taken as zero (paper.md 12.3).
-  Scores Score(Context& context, const MicroBatch& batch, bool memory_off = false, bool with_gates = false);
+  // Forward only; changes no state. Collective. memory_off: Engram's output is taken as zero
+  // (paper.md 12.3).
+  Scores Score(Context& context, const MicroBatch& batch, bool memory_off = false,
+               bool with_gates = false);
   // Logits [rows, V] of the last position of each row. Collective.
   Tensor LastLogits(Context& context, const MicroBatch& batch, bool memory_off = false,
                     std::vector<Tensor>* gates = nullptr);

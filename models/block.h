@@ -1,0 +1,54 @@
+// One block: [engram] + attention + feed-forward on the residual streams (paper.md 1).
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "models/engram.h"
+#include "models/hyper_connection.h"
+#include "models/mla.h"
+#include "models/mlp.h"
+#include "models/moe.h"
+#include "models/norm.h"
+
+namespace mneme {
+
+struct Block {
+  using Attention = HyperConnected<Recomputed<PreNormed<Mla>>>;
+  using Dense = HyperConnected<Recomputed<PreNormed<Mlp>>>;
+  using Experts = HyperConnected<PreNormed<Moe>>;
+
+  struct Saved {
+    std::optional<Engram::Saved> engram;  // present where it ran
+    Attention::Saved attention;
+    Dense::Saved dense;      // one of
+    Experts::Saved experts;  // these two
+
+    template <class F>
+    void ForEachTensor(F&& f) const {
+      if (engram.has_value()) engram->ForEachTensor(f);
+      attention.ForEachTensor(f);
+      dense.ForEachTensor(f);
+      experts.ForEachTensor(f);
+    }
+  };
+
+  std::optional<Engram> engram;
+  Attention attention;
+  std::optional<Dense> dense;
+  std::optional<Experts> experts;
+
+  // Block `index` of the model, under "blocks.<index>". `engram`: its memory, if it has one;
+  // `router`: the state of its router, if it is a MoE block.
+  static Block Declare(Context& c, ParameterStore& store, int64_t index, const ModelConfig& model,
+                       const RecomputePlan& recompute, std::optional<Engram> engram,
+                       RouterState* router);
+
+  // x [T, n, D]. `rows` (null: memory off, or none here) is waited for. gates as in
+  // Engram::Forward.
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Pending<FetchedRows>* rows,
+                 Saved* saved, Tensor* gates) const;
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
+};
+
+}  // namespace mneme

@@ -1,0 +1,23 @@
+// Token ids to vectors.
+#pragma once
+
+#include <string>
+
+#include "models/context.h"
+#include "parallel/parameter.h"
+
+namespace mneme {
+
+struct Embedding {
+  Parameter* table = nullptr;  // [V, D]
+
+  // AdamW with decay (paper.md 8.2): a vocabulary matrix is no backbone matrix.
+  static Embedding Declare(ParameterStore& store, const std::string& name, int64_t vocabulary,
+                           int64_t width, double std);
+
+  // tokens i32 [T] -> [T, D].
+  Tensor Forward(Context& c, const Tensor& tokens) const;
+  void Backward(Context& c, const Tensor& dy, const Tensor& tokens) const;
+};
+
+}  // namespace mneme

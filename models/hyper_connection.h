@@ -1,0 +1,143 @@
+// Manifold-constrained hyper-connections around any inner layer, and the read-out of the streams
+// (paper.md 7.3, 0.2-8, 0.2-9). With one stream: the plain residual x + F(x), no parameters.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "configs/model.h"
+#include "models/layer.h"
+#include "parallel/parameter.h"
+
+namespace mneme {
+
+HyperOptions HyperOptionsOf(const ModelConfig& model);
+
+// The three mixes of one sub-layer.
+struct HyperMixes {
+  struct Saved {
+    Tensor r;          // [T]
+    Tensor m;          // [T, n² + 2n]
+    Tensor pre, post;  // [T, n]
+    Tensor res;        // [T, n, n]
+
+    template <class F>
+    void ForEachTensor(F&& f) const {
+      for (const Tensor* t : {&r, &m, &pre, &post, &res}) f(*t);
+    }
+  };
+
+  HyperOptions options;
+  Parameter* phi = nullptr;    // [n C, n² + 2n]
+  Parameter* alpha = nullptr;  // [3]
+  Parameter* bias = nullptr;   // [n² + 2n]
+
+  // Pieces prefix.phi, .alpha, .bias.
+  static HyperMixes Declare(ParameterStore& store, const std::string& prefix,
+                            const ModelConfig& model);
+
+  // Mixes of x [T, n, C] and the inner layer's input h [T, C].
+  Tensor Enter(Context& c, const Tensor& x, Saved& note) const;
+  // H_res x + post ⊗ y, [T, n, C].
+  Tensor Leave(Context& c, const Tensor& x, const Saved& note, const Tensor& y) const;
+
+  // Gradients of Leave: all assigned.
+  struct LeaveGrad {
+    Tensor dx, dres, dpost, dy;
+  };
+  LeaveGrad BackwardLeave(Context& c, const Tensor& dout, const Tensor& x, const Saved& note,
+                          const Tensor& y) const;
+  // Adds the gradient through Enter to grad.dx.
+  void BackwardEnter(Context& c, const Tensor& dh, const Tensor& x, const Saved& note,
+                     LeaveGrad& grad) const;
+};
+
+// Activations are [T, n, C] outside and [T, C] inside.
+template <Layer Inner>
+struct HyperConnected {
+  struct Saved {
+    Tensor x;                 // [T, n, C]; undefined with one stream
+    Tensor y;                 // [T, C] the inner layer's output; likewise
+    HyperMixes::Saved mixes;  // empty under `recompute`
+    typename Inner::Saved inner;
+
+    template <class F>
+    void ForEachTensor(F&& f) const {
+      f(x);
+      f(y);
+      mixes.ForEachTensor(f);
+      inner.ForEachTensor(f);
+    }
+  };
+
+  Inner inner;
+  std::optional<HyperMixes> mixes;  // none with one stream
+  bool recompute = false;           // the mixes and the inner layer's input are made again
+
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
+    const Shape flat = {x.dim(0), x.dim(1) * x.dim(2)};
+    if (!mixes.has_value()) {
+      Tensor out = inner.Forward(c, pass, x.Reshape(flat), saved ? &saved->inner : nullptr);
+      c.kernels.add(c.stream, x.Reshape(flat), out);
+      return out.Reshape(x.shape());
+    }
+    HyperMixes::Saved note;
+    const Tensor h = mixes->Enter(c, x, note);
+    const Tensor y = inner.Forward(c, pass, h, saved ? &saved->inner : nullptr);
+    Tensor out = mixes->Leave(c, x, note, y);
+    if (saved == nullptr) return out;
+    saved->x = x;
+    saved->y = y;
+    if (recompute) {
+      saved->inner.x = Tensor();
+    } else {
+      saved->mixes = std::move(note);
+    }
+    return out;
+  }
+
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dout, Saved saved) const {
+    if (!mixes.has_value()) {
+      const Shape flat = {dout.dim(0), dout.dim(1) * dout.dim(2)};
+      Tensor dx = inner.Backward(c, pass, dout.Reshape(flat), std::move(saved.inner));
+      c.kernels.add(c.stream, dout.Reshape(flat), dx);
+      return dx.Reshape(dout.shape());
+    }
+    if (recompute) saved.inner.x = mixes->Enter(c, saved.x, saved.mixes);
+    auto grad = mixes->BackwardLeave(c, dout, saved.x, saved.mixes, saved.y);
+    saved.y = Tensor();
+    const Tensor dh = inner.Backward(c, pass, grad.dy, std::move(saved.inner));
+    mixes->BackwardEnter(c, dh, saved.x, saved.mixes, grad);
+    return grad.dx;
+  }
+};
+
+// Streams to one vector before the last norm: learned, mean or sum.
+struct Readout {
+  struct Saved {
+    Tensor x;         // [T, n, C]
+    Tensor r;         // [T]; these three of the learned read-out only
+    Tensor logit, w;  // [T, n]
+
+    template <class F>
+    void ForEachTensor(F&& f) const {
+      for (const Tensor* t : {&x, &r, &logit, &w}) f(*t);
+    }
+  };
+
+  HyperOptions options;
+  double factor = 1.0;         // of the plain sum: 1, or 1/n for the mean
+  Parameter* fn = nullptr;     // [n, n C]; these three of the learned read-out only
+  Parameter* scale = nullptr;  // [1]
+  Parameter* base = nullptr;   // [n]
+
+  // Pieces readout.fn, .scale, .base where learned.
+  static Readout Declare(ParameterStore& store, const ModelConfig& model);
+
+  // x [T, n, C] -> [T, C]. saved may be null.
+  Tensor Forward(Context& c, const Tensor& x, Saved* saved) const;
+  Tensor Backward(Context& c, const Tensor& dh, Saved saved) const;
+};
+
+}  // namespace mneme

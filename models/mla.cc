@@ -1,0 +1,136 @@
+#include "models/mla.h"
+
+#include <cmath>
+#include <utility>
+
+namespace mneme {
+namespace {
+
+AttentionShape ShapeOf(const MlaConfig& config, const MicroBatch& batch) {
+  AttentionShape shape;
+  shape.rows = batch.rows;
+  shape.length = batch.length;
+  shape.heads = config.heads;
+  shape.nope = config.qk_nope;
+  shape.rope = config.qk_rope;
+  shape.value = config.v_head;
+  return shape;
+}
+
+void Rotate(Context& c, const Pass& pass, int64_t begin, bool inverse, Tensor x) {
+  c.kernels.rope(c.stream, x, begin, pass.rotary.table, pass.batch.positions, inverse);
+}
+
+}  // namespace
+
+Mla Mla::Declare(ParameterStore& store, const std::string& prefix, const ModelConfig& model) {
+  const MlaConfig& m = model.mla;
+  const double std = model.init_std;
+  Mla mla;
+  mla.config = m;
+  const int64_t q_width = m.heads * (m.qk_nope + m.qk_rope);
+  if (m.q_lora_rank > 0) {
+    mla.q_a = Linear::Declare(store, prefix + ".q_a", m.q_lora_rank, model.hidden, std);
+    mla.q_norm = Norm::Declare(store, prefix + ".q_norm", 1, m.q_lora_rank, model.norm_eps);
+    mla.q = Linear::Declare(store, prefix + ".q_b", q_width, m.q_lora_rank, std);
+  } else {
+    mla.q = Linear::Declare(store, prefix + ".q", q_width, model.hidden, std);
+  }
+  mla.kv_a =
+      Linear::Declare(store, prefix + ".kv_a", m.kv_lora_rank + m.qk_rope, model.hidden, std);
+  mla.kv_norm = Norm::Declare(store, prefix + ".kv_norm", 1, m.kv_lora_rank, model.norm_eps);
+  mla.kv_b = Linear::Declare(store, prefix + ".kv_b", m.heads * (m.qk_nope + m.v_head),
+                             m.kv_lora_rank, std);
+  mla.o = Linear::Declare(store, prefix + ".o", model.hidden, m.heads * m.v_head, std);
+  return mla;
+}
+
+double Mla::Scale(const Pass& pass) const {
+  return pass.rotary.score_scale / std::sqrt(static_cast<double>(config.qk_nope + config.qk_rope));
+}
+
+void Mla::ForwardQuery(Context& c, const Pass& pass, Saved& note) const {
+  const int64_t tokens = note.x.dim(0);
+  if (q_a.has_value()) {
+    note.q_latent = q_a->Forward(c, note.x);
+    note.q_normed = q_norm->Forward(c, note.q_latent, &note.q_norm);
+  }
+  const Tensor& in = q_a.has_value() ? note.q_normed : note.x;
+  note.q = q.Forward(c, in).Reshape({tokens, config.heads, config.qk_nope + config.qk_rope});
+  Rotate(c, pass, config.qk_nope, false, note.q);
+}
+
+void Mla::ForwardKeyValue(Context& c, const Pass& pass, Saved& note) const {
+  const int64_t tokens = note.x.dim(0);
+  const int64_t latent = config.kv_lora_rank;
+  const Tensor& w = kv_a.weight->value;
+  note.kv_latent = Project(c, note.x, w.Rows(0, latent));
+  note.k_pe = Project(c, note.x, w.Rows(latent, w.dim(0)));
+  Rotate(c, pass, 0, false, note.k_pe.Reshape({tokens, 1, config.qk_rope}));
+  note.kv_normed = kv_norm.Forward(c, note.kv_latent, &note.kv_norm);
+  note.kv = kv_b.Forward(c, note.kv_normed)
+                .Reshape({tokens, config.heads, config.qk_nope + config.v_head});
+}
+
+Tensor Mla::Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
+  const int64_t tokens = x.dim(0);
+  Saved note;
+  note.x = x;
+  ForwardQuery(c, pass, note);
+  ForwardKeyValue(c, pass, note);
+  note.out = c.Empty({tokens, config.heads, config.v_head});
+  note.lse = c.Empty({tokens, config.heads});
+  c.kernels.attention(c.stream, ShapeOf(config, pass.batch), Scale(pass), note.q, note.kv,
+                      note.k_pe, pass.batch.doc_start, note.out, note.lse);
+  Tensor y = o.Forward(c, note.out.Reshape({tokens, config.heads * config.v_head}));
+  if (saved != nullptr) *saved = std::move(note);
+  return y;
+}
+
+Tensor Mla::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
+  const int64_t tokens = dy.dim(0);
+  const int64_t width = config.heads * config.v_head;
+  const Tensor dout = o.Backward(c, dy, saved.out.Reshape({tokens, width}))
+                          .Reshape({tokens, config.heads, config.v_head});
+  Tensor dq = c.Empty(saved.q.shape());
+  Tensor dkv = c.Empty(saved.kv.shape());
+  Tensor dk_pe = c.Empty(saved.k_pe.shape());
+  c.kernels.attention_grad(c.stream, ShapeOf(config, pass.batch), Scale(pass), dout, saved.q,
+                           saved.kv, saved.k_pe, pass.batch.doc_start, saved.out, saved.lse, dq,
+                           dkv, dk_pe);
+  saved.q = saved.kv = saved.out = Tensor();
+  Tensor dx = c.Empty(saved.x.shape());
+  BackwardQuery(c, pass, std::move(dq), saved, dx);
+  BackwardKeyValue(c, pass, dkv, std::move(dk_pe), saved, dx);
+  return dx;
+}
+
+void Mla::BackwardQuery(Context& c, const Pass& pass, Tensor dq, const Saved& saved,
+                        Tensor& dx) const {
+  Rotate(c, pass, config.qk_nope, true, dq);
+  dq = dq.Reshape({dq.dim(0), dq.dim(1) * dq.dim(2)});
+  if (!q_a.has_value()) {
+    ProjectGrad(c, dq, saved.x, q.weight->value, false, q.weight->grad, dx);
+    return;
+  }
+  const Tensor dnormed = q.Backward(c, dq, saved.q_normed);
+  const Tensor dlatent = q_norm->Backward(c, dnormed, saved.q_latent, saved.q_norm);
+  ProjectGrad(c, dlatent, saved.x, q_a->weight->value, false, q_a->weight->grad, dx);
+}
+
+void Mla::BackwardKeyValue(Context& c, const Pass& pass, const Tensor& dkv, Tensor dk_pe,
+                           const Saved& saved, Tensor& dx) const {
+  const int64_t tokens = dkv.dim(0);
+  const int64_t latent = config.kv_lora_rank;
+  Rotate(c, pass, 0, true, dk_pe.Reshape({tokens, 1, config.qk_rope}));
+  const Tensor dnormed =
+      kv_b.Backward(c, dkv.Reshape({tokens, dkv.dim(1) * dkv.dim(2)}), saved.kv_normed);
+  const Tensor dlatent = kv_norm.Backward(c, dnormed, saved.kv_latent, saved.kv_norm);
+  const Tensor& w = kv_a.weight->value;
+  Tensor dw_latent = kv_a.weight->grad.Rows(0, latent);
+  Tensor dw_rope = kv_a.weight->grad.Rows(latent, w.dim(0));
+  ProjectGrad(c, dlatent, saved.x, w.Rows(0, latent), true, dw_latent, dx);
+  ProjectGrad(c, dk_pe, saved.x, w.Rows(latent, w.dim(0)), true, dw_rope, dx);
+}
+
+}  // namespace mneme

@@ -1,0 +1,36 @@
+// SwiGLU feed-forward: down(SiLU(gate x) · up x) (paper.md 0.2-13).
+#pragma once
+
+#include <string>
+
+#include "models/layer.h"
+#include "models/linear.h"
+
+namespace mneme {
+
+struct Mlp {
+  struct Saved {
+    Tensor x;        // [T, D]
+    Tensor gate_up;  // [T, 2F]
+    Tensor h;        // [T, F]
+
+    template <class F>
+    void ForEachTensor(F&& f) const {
+      f(x);
+      f(gate_up);
+      f(h);
+    }
+  };
+
+  Linear gate_up;  // [2F, D]: gate, then up
+  Linear down;     // [D, F]
+
+  // Pieces prefix.gate, prefix.up, prefix.down.
+  static Mlp Declare(ParameterStore& store, const std::string& prefix, int64_t width,
+                     int64_t hidden, double std);
+
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const;
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
+};
+
+}  // namespace mneme

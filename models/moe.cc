@@ -1,0 +1,151 @@
+#include "models/moe.h"
+
+#include <utility>
+#include <vector>
+
+namespace mneme {
+namespace {
+
+struct ExpertParameters {
+  Parameter* gate_up;
+  Parameter* down;
+};
+
+// The experts of this rank, fused for the grouped products; each expert's matrices are pieces of
+// their own, named by the expert's number among all.
+ExpertParameters DeclareExperts(ParameterStore& store, const std::string& prefix, Range local,
+                                int64_t width, int64_t hidden, double std) {
+  std::vector<Piece> in;
+  std::vector<Piece> out;
+  for (int64_t e = local.begin; e < local.end; ++e) {
+    const std::string name = prefix + ".experts." + std::to_string(e);
+    in.push_back(MatrixPiece(name + ".gate", hidden, width, std));
+    in.push_back(MatrixPiece(name + ".up", hidden, width, std));
+    out.push_back(MatrixPiece(name + ".down", width, hidden, std));
+  }
+  const int64_t n = local.size();
+  return {store.Declare(prefix + ".experts.gate_up", {n, 2 * hidden, width}, View::kExpert,
+                        UpdateKind::kMuon, std::move(in)),
+          store.Declare(prefix + ".experts.down", {n, width, hidden}, View::kExpert,
+                        UpdateKind::kMuon, std::move(out))};
+}
+
+}  // namespace
+
+RouterState MakeRouterState(Context& c, const std::string& prefix, int64_t experts) {
+  return {prefix + ".router_bias",
+          Tensor::Zeros(c.stream, c.dtype, {experts}, MemoryTag::kParameters),
+          Tensor::Zeros(c.stream, DType::kI64, {experts}, MemoryTag::kOther)};
+}
+
+Moe Moe::Declare(Context& c, ParameterStore& store, const std::string& prefix,
+                 const ModelConfig& model, bool recompute, RouterState& state) {
+  Moe moe;
+  moe.config = model.moe;
+  moe.recompute = recompute;
+  moe.state = &state;
+  moe.exchange = std::make_shared<ExpertExchange>(*c.mesh.expert, c.kernels, model.moe.experts);
+  moe.router =
+      Linear::Declare(store, prefix + ".router", model.moe.experts, model.hidden, model.init_std);
+  const ExpertParameters experts = DeclareExperts(
+      store, prefix, moe.exchange->local(), model.hidden, model.moe.expert_width, model.init_std);
+  moe.gate_up = experts.gate_up;
+  moe.down = experts.down;
+  if (model.moe.shared > 0) {
+    moe.shared =
+        Recomputed<Mlp>{Mlp::Declare(store, prefix + ".shared", model.hidden,
+                                     model.moe.shared * model.moe.expert_width, model.init_std),
+                        recompute};
+  }
+  return moe;
+}
+
+RouteOptions Moe::Options() const {
+  RouteOptions options;
+  options.top_k = config.top_k;
+  options.softmax = config.score == "softmax";
+  options.normalize = config.normalize;
+  options.scale = config.route_scale;
+  options.groups = config.groups;
+  options.groups_kept = config.groups_kept;
+  return options;
+}
+
+void Moe::ForwardRoute(Context& c, const Pass& pass, Saved& note, bool training) const {
+  const int64_t tokens = note.x.dim(0);
+  const Tensor logits = router.Forward(c, note.x);
+  note.scores = c.Empty({tokens, config.experts});
+  note.experts = Tensor::Empty(c.stream, DType::kI32, {tokens, config.top_k});
+  note.weights = c.Empty({tokens, config.top_k});
+  Tensor load = training ? state->load : Tensor::Zeros(c.stream, DType::kI64, {config.experts});
+  c.kernels.route(c.stream, Options(), logits, state->bias, note.scores, note.experts, note.weights,
+                  load);
+  if (!training || config.sequence_balance == 0.0) return;
+  note.balance = c.Empty({pass.batch.rows, config.experts});
+  Tensor sum = pass.balance_sum;
+  c.kernels.balance_loss(c.stream, Options(), pass.batch.length, note.scores, note.experts,
+                         pass.balance_scale, note.balance, sum);
+}
+
+Tensor Moe::ForwardExperts(Context& c, const RoutedTokens& routed, ExpertsSaved& local) const {
+  Tensor y = c.Empty(routed.x.shape());
+  c.kernels.experts(c.stream, routed.x, routed.experts, routed.weights, gate_up->value, down->value,
+                    y, local);
+  return y;
+}
+
+Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
+  Saved note;
+  note.x = x;
+  ForwardRoute(c, pass, note, saved != nullptr);
+  auto leaving = exchange->Dispatch(c.stream, x, note.experts, note.weights);
+  // The shared expert computes while tokens are away.
+  Tensor shared_y;
+  if (shared.has_value()) {
+    shared_y = shared->Forward(c, pass, x, saved != nullptr ? &note.shared : nullptr);
+  }
+  note.routed = leaving.Wait(c.stream);
+  Tensor y_here = ForwardExperts(c, note.routed, note.local);
+  Tensor y = exchange->Combine(c.stream, note.routed, y_here, x.dim(0)).Wait(c.stream);
+  if (shared.has_value()) c.kernels.add(c.stream, shared_y, y);
+  if (saved == nullptr) return y;
+  // The shared expert's input is x, which whoever holds this note may drop.
+  note.shared.x = Tensor();
+  if (recompute) note.local.gate_up = Tensor();
+  *saved = std::move(note);
+  return y;
+}
+
+Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
+  auto returning = exchange->CombineGrad(c.stream, saved.routed, dy);
+  Tensor dx_shared;
+  if (shared.has_value()) {
+    saved.shared.x = saved.x;
+    dx_shared = shared->Backward(c, pass, dy, std::move(saved.shared));
+  }
+  if (recompute) ForwardExperts(c, saved.routed, saved.local);
+  const Tensor dy_here = returning.Wait(c.stream);
+  Tensor dx_here = c.Empty(saved.routed.x.shape());
+  Tensor dweights_here = c.Empty(saved.routed.weights.shape());
+  c.kernels.experts_grad(c.stream, dy_here, saved.routed.x, saved.routed.weights, gate_up->value,
+                         down->value, saved.local, dx_here, dweights_here, gate_up->grad,
+                         down->grad);
+  saved.local = {};
+  auto source =
+      exchange->DispatchGrad(c.stream, saved.routed, dx_here, dweights_here, saved.experts)
+          .Wait(c.stream);
+  Tensor dx = std::move(source.dx);
+  if (shared.has_value()) c.kernels.add(c.stream, dx_shared, dx);
+  BackwardRoute(c, pass, source.dweights, saved, dx);
+  return dx;
+}
+
+void Moe::BackwardRoute(Context& c, const Pass& pass, const Tensor& dweights, const Saved& saved,
+                        Tensor& dx) const {
+  Tensor dlogits = c.Empty(saved.scores.shape());
+  c.kernels.route_grad(c.stream, Options(), pass.batch.length, saved.scores, saved.experts,
+                       saved.weights, dweights, saved.balance, pass.balance_scale, dlogits);
+  router.AddBackward(c, dlogits, saved.x, dx);
+}
+
+}  // namespace mneme

@@ -1,0 +1,78 @@
+// DeepSeekMoE with auxiliary-loss-free balancing (paper.md 7.2, 0.2-11): shared expert and routed
+// experts, dropless.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "configs/model.h"
+#include "models/layer.h"
+#include "models/linear.h"
+#include "models/mlp.h"
+#include "parallel/expert_exchange.h"
+
+namespace mneme {
+
+// Running state of one MoE block that no gradient reaches.
+struct RouterState {
+  std::string name;  // "blocks.3.moe.router_bias"
+  Tensor bias;       // run dtype [E]
+  Tensor load;       // i64 [E] tokens chosen in this step, this rank
+};
+
+// Tokens leave for the ranks of their experts while the shared expert computes here. Collective
+// over the expert axis; recomputation repeats no exchange and counts no load twice.
+struct Moe {
+  struct Saved {
+    Tensor x;             // [T, D]
+    Tensor scores;        // [T, E]
+    Tensor experts;       // i32 [T, K]
+    Tensor weights;       // [T, K]
+    Tensor balance;       // [rows, E]; undefined without the balance loss
+    RoutedTokens routed;  // what came over the wire
+    ExpertsSaved local;   // its gate_up is dropped under `recompute`
+    Recomputed<Mlp>::Saved shared;
+
+    template <class F>
+    void ForEachTensor(F&& f) const {
+      for (const Tensor* t :
+           {&x, &scores, &experts, &weights, &balance, &routed.x, &routed.experts, &routed.weights,
+            &routed.sent, &local.offsets, &local.order, &local.place, &local.gate_up}) {
+        f(*t);
+      }
+      shared.ForEachTensor(f);
+    }
+  };
+
+  MoeConfig config;
+  Linear router;                          // [E, D]
+  Parameter* gate_up = nullptr;           // [E here, 2F, D]: gate, then up
+  Parameter* down = nullptr;              // [E here, D, F]
+  std::optional<Recomputed<Mlp>> shared;  // one SwiGLU of shared · F
+  std::shared_ptr<ExpertExchange> exchange;
+  RouterState* state = nullptr;  // owned by the stack
+  bool recompute = false;
+
+  // Pieces prefix.router, .shared.{gate,up,down}, .experts.E.{gate,up,down}; the experts of this
+  // rank only. `state` is made by the caller (MakeRouterState) and outlives the layer.
+  static Moe Declare(Context& c, ParameterStore& store, const std::string& prefix,
+                     const ModelConfig& model, bool recompute, RouterState& state);
+
+  // Where `saved` is null neither loads nor the balance loss move.
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const;
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
+
+ private:
+  RouteOptions Options() const;
+  void ForwardRoute(Context& c, const Pass& pass, Saved& note, bool training) const;
+  Tensor ForwardExperts(Context& c, const RoutedTokens& routed, ExpertsSaved& local) const;
+  // Adds the router's part to dx.
+  void BackwardRoute(Context& c, const Pass& pass, const Tensor& dweights, const Saved& saved,
+                     Tensor& dx) const;
+};
+
+// Bias and load 0.
+RouterState MakeRouterState(Context& c, const std::string& prefix, int64_t experts);
+
+}  // namespace mneme

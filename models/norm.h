@@ -1,0 +1,70 @@
+// RMSNorm with a trained gain (paper.md 0.2-7), and a layer behind its own pre-norm.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "models/layer.h"
+#include "parallel/parameter.h"
+
+namespace mneme {
+
+// One gain, or one a branch (row r of the input uses gain r % branches). Its owner keeps the input.
+struct Norm {
+  struct Saved {
+    Tensor rstd;  // [R]
+
+    template <class F>
+    void ForEachTensor(F&& f) const {
+      f(rstd);
+    }
+  };
+
+  Parameter* gain = nullptr;  // [branches, width], starts at 1
+  double eps = 0.0;
+
+  static Norm Declare(ParameterStore& store, const std::string& name, int64_t branches,
+                      int64_t width, double eps);
+
+  // x [R, width]. saved may be null.
+  Tensor Forward(Context& c, const Tensor& x, Saved* saved) const;
+  // x is the input of Forward. Returns dx.
+  Tensor Backward(Context& c, const Tensor& dy, const Tensor& x, const Saved& saved) const;
+};
+
+// inner(norm(x)): the F of a residual sub-layer (paper.md 7.3).
+template <Layer Inner>
+struct PreNormed {
+  struct Saved {
+    Tensor x;
+    Norm::Saved norm;
+    typename Inner::Saved inner;
+
+    template <class F>
+    void ForEachTensor(F&& f) const {
+      f(x);
+      norm.ForEachTensor(f);
+      inner.ForEachTensor(f);
+    }
+  };
+
+  Norm norm;
+  Inner inner;
+  bool recompute_norm = false;  // the inner layer's input is not kept but made again
+
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
+    if (saved == nullptr) return inner.Forward(c, pass, norm.Forward(c, x, nullptr), nullptr);
+    saved->x = x;
+    Tensor y = inner.Forward(c, pass, norm.Forward(c, x, &saved->norm), &saved->inner);
+    if (recompute_norm) saved->inner.x = Tensor();
+    return y;
+  }
+
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
+    if (recompute_norm) saved.inner.x = norm.Forward(c, saved.x, nullptr);
+    const Tensor dn = inner.Backward(c, pass, dy, std::move(saved.inner));
+    return norm.Backward(c, dn, saved.x, saved.norm);
+  }
+};
+
+}  // namespace mneme

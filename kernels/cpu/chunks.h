@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/parallel_for.h"
+
 namespace mneme::cpu {
 
 inline constexpr int64_t kMaxChunks = 16;
@@ -21,8 +23,15 @@ inline int64_t ChunkCount(int64_t rows) {
 template <class F>
 void ForChunks(int64_t rows, F&& f) {
   const int64_t chunks = ChunkCount(rows);
-#pragma omp parallel for schedule(static)
-  for (int64_t c = 0; c < chunks; ++c) f(c, rows * c / chunks, rows * (c + 1) / chunks);
+  ParallelTasks(chunks, [&](int64_t c) { f(c, rows * c / chunks, rows * (c + 1) / chunks); });
+}
+
+// Calls f(row) for each row of `width` elements, in parallel; rows do not meet.
+template <class F>
+void ForRows(int64_t rows, int64_t width, F&& f) {
+  ParallelFor(rows, RowGrain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) f(row);
+  });
 }
 
 // Sums of `width` values, one private row a chunk, added to their destination in chunk order.

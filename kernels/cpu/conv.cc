@@ -118,8 +118,7 @@ void ShortConvGrad(Stream& stream, const Tensor& dy, const Tensor& n, const Tens
     for (int64_t c = 0; c < channels; ++c)
       for (int64_t j = 0; j < g.taps; ++j)
         dweight[c * g.taps + j] += total[static_cast<size_t>(j * channels + c)];
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < tokens; ++t) {
+    ForRows(tokens, channels, [&](int64_t t) {
       T* d = din + t * channels;
       std::fill_n(d, channels, T(0));
       for (int64_t j = 0; j < g.taps; ++j) {
@@ -129,7 +128,7 @@ void ShortConvGrad(Stream& stream, const Tensor& dy, const Tensor& n, const Tens
 #pragma omp simd
         for (int64_t c = 0; c < channels; ++c) d[c] += tap[c] * from[c];
       }
-    }
+    });
   });
 }
 

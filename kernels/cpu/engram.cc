@@ -60,8 +60,7 @@ void GateForward(const GateOptions& options, const GateShape& n, const Tensor& h
                  const Tensor& w_h, const Tensor& w_k, Tensor& rh, Tensor& rk, Tensor& s,
                  Tensor& alpha, Tensor& u) {
   const T root = std::sqrt(static_cast<T>(n.width));
-#pragma omp parallel for schedule(static)
-  for (int64_t t = 0; t < n.tokens; ++t) {
+  ForRows(n.tokens, n.kv_width, [&](int64_t t) {
     const T* keys = kv.data<T>() + t * n.kv_width;
     const T* value = keys + n.kv_width - n.width;
     for (int64_t m = 0; m < n.branches; ++m) {
@@ -81,15 +80,14 @@ void GateForward(const GateOptions& options, const GateShape& n, const Tensor& h
 #pragma omp simd
       for (int64_t d = 0; d < n.width; ++d) out[d] = gate * value[d];
     }
-  }
+  });
 }
 
 // No gate: u = v in every branch, so dv = Σ_m du and nothing reaches h.
 template <class T>
 void UngatedBackward(const GateShape& n, const Tensor& du, Tensor& dh, Tensor& dkv) {
   if (dh.defined()) std::fill_n(dh.data<T>(), dh.elements(), T(0));
-#pragma omp parallel for schedule(static)
-  for (int64_t t = 0; t < n.tokens; ++t) {
+  ForRows(n.tokens, n.branches * n.width, [&](int64_t t) {
     T* dv = dkv.data<T>() + t * n.width;
     std::fill_n(dv, n.width, T(0));
     for (int64_t m = 0; m < n.branches; ++m) {
@@ -97,7 +95,7 @@ void UngatedBackward(const GateShape& n, const Tensor& du, Tensor& dh, Tensor& d
 #pragma omp simd
       for (int64_t d = 0; d < n.width; ++d) dv[d] += g[d];
     }
-  }
+  });
 }
 
 // Gradients of one branch of one token. c = r_h r_k / √D · ds; the two shrinks are ds s r² / D.
@@ -169,8 +167,7 @@ void NgramRows(Stream&, const NgramHash& hash, const Tensor& tokens, const Tenso
   const auto* start = doc_start.data<int32_t>();
   auto* out = rows.data<int64_t>();
   const int64_t vocabulary = canonical.elements();
-#pragma omp parallel for schedule(static)
-  for (int64_t t = 0; t < count; ++t) {
+  ForRows(count, 16 * orders * heads, [&](int64_t t) {
     const int64_t history = t % length - start[t];  // tokens of this document before t
     uint64_t mix = 0;
     int64_t back = 0;
@@ -191,7 +188,7 @@ void NgramRows(Stream&, const NgramHash& hash, const Tensor& tokens, const Tenso
             static_cast<int64_t>(mix % prime) + hash.offsets[static_cast<size_t>(k)];
       }
     }
-  }
+  });
 }
 
 void EngramGate(Stream&, const GateOptions& options, const Tensor& h, const Tensor& kv,

@@ -45,9 +45,8 @@ void GatherPairs(const Tensor& x, const Tensor& order, int64_t top_k, Tensor& ou
   const auto* from = order.data<int32_t>();
   const T* source = x.data<T>();
   T* to = out.data<T>();
-#pragma omp parallel for schedule(static)
-  for (int64_t p = 0; p < pairs; ++p)
-    std::copy_n(source + from[p] / top_k * width, width, to + p * width);
+  ForRows(pairs, width,
+          [&](int64_t p) { std::copy_n(source + from[p] / top_k * width, width, to + p * width); });
 }
 
 // y[r] = Σ_k weight[r, k] · values[place[r, k]] in order of k; weights may be null: all 1.
@@ -57,8 +56,7 @@ void CombinePairs(const Tensor& values, const T* weights, const Tensor& place, T
   const auto* pair = place.data<int32_t>();
   const T* v = values.data<T>();
   T* out = y.data<T>();
-#pragma omp parallel for schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
+  ForRows(rows, width, [&](int64_t r) {
     T* row = out + r * width;
     std::fill_n(row, width, T(0));
     for (int64_t k = 0; k < top_k; ++k) {
@@ -69,7 +67,7 @@ void CombinePairs(const Tensor& values, const T* weights, const Tensor& place, T
 #pragma omp simd
       for (int64_t d = 0; d < width; ++d) row[d] += weight * value[d];
     }
-  }
+  });
 }
 
 // dweights from z and a; then z becomes da = c z, and a becomes c a, which the gradient of W_down
@@ -79,10 +77,9 @@ void WeighPairs(const T* weights, const Tensor& place, Tensor& z, Tensor& act, T
   const int64_t slots = place.elements(), width = z.dim(1);
   const auto* pair = place.data<int32_t>();
   T *zs = z.data<T>(), *as = act.data<T>(), *dw = dweights.data<T>();
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < slots; ++i) {
+  ForRows(slots, width, [&](int64_t i) {
     dw[i] = T(0);
-    if (pair[i] < 0) continue;
+    if (pair[i] < 0) return;
     T *zp = zs + pair[i] * width, *ap = as + pair[i] * width;
     dw[i] = Dot(zp, ap, width);
     const T weight = weights[i];
@@ -91,7 +88,7 @@ void WeighPairs(const T* weights, const Tensor& place, Tensor& z, Tensor& act, T
       zp[f] *= weight;
       ap[f] *= weight;
     }
-  }
+  });
 }
 
 }  // namespace

@@ -35,13 +35,12 @@ Tensor Flatten(const Tensor& x) { return x.Reshape({x.dim(0), x.dim(1) * x.dim(2
 // r[t] = √(mean(x̃²) + eps); then every row of u is divided by it.
 template <class T>
 void DivideByRms(const Streams& s, const T* x, double eps, T* r, T* u, int64_t columns) {
-#pragma omp parallel for schedule(static)
-  for (int64_t t = 0; t < s.tokens; ++t) {
+  ForRows(s.tokens, s.flat(), [&](int64_t t) {
     const T* row = x + t * s.flat();
     const T mean = Dot(row, row, s.flat()) / static_cast<T>(s.flat());
     r[t] = std::sqrt(mean + static_cast<T>(eps));
     for (int64_t c = 0; c < columns; ++c) u[t * columns + c] /= r[t];
-  }
+  });
 }
 
 // Turns dm into du = dm / r, in place, and writes the factor of x̃ in dx̃.
@@ -58,12 +57,11 @@ T RmsGrad(const Streams& s, const T* m, T r, int64_t columns, T* dm) {
 // dx[t] += factor[t] · x[t].
 template <class T>
 void AddScaled(const Streams& s, const std::vector<T>& factor, const T* x, T* dx) {
-#pragma omp parallel for schedule(static)
-  for (int64_t t = 0; t < s.tokens; ++t) {
+  ForRows(s.tokens, s.flat(), [&](int64_t t) {
     const T f = factor[static_cast<size_t>(t)];
 #pragma omp simd
     for (int64_t i = t * s.flat(); i < (t + 1) * s.flat(); ++i) dx[i] += f * x[i];
-  }
+  });
 }
 
 // Gradients of the mixes of one token with respect to their arguments α m + b. dz [n² + 2n].
@@ -93,8 +91,7 @@ void StreamDots(const Streams& s, const T* v, const T* x, int64_t t, T* out) {
 
 template <class T>
 void WeightedSum(const Streams& s, const T* x, const T* weight, T* h) {
-#pragma omp parallel for schedule(static)
-  for (int64_t t = 0; t < s.tokens; ++t) {
+  ForRows(s.tokens, s.flat(), [&](int64_t t) {
     T* out = h + t * s.width;
     std::fill_n(out, s.width, T(0));
     for (int64_t i = 0; i < s.n; ++i) {
@@ -103,7 +100,7 @@ void WeightedSum(const Streams& s, const T* x, const T* weight, T* h) {
 #pragma omp simd
       for (int64_t c = 0; c < s.width; ++c) out[c] += w * stream[c];
     }
-  }
+  });
 }
 
 }  // namespace
@@ -199,13 +196,12 @@ void HyperPreGrad(Stream&, const Tensor& dh, const Tensor& x, const Tensor& pre,
     using T = decltype(zero);
     const T *g = dh.data<T>(), *w = pre.data<T>();
     T *d = dx.data<T>(), *dw = dpre.data<T>();
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < s.tokens; ++t) {
+    ForRows(s.tokens, s.flat(), [&](int64_t t) {
       StreamDots(s, g, x.data<T>(), t, dw + t * s.n);
       for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i)
 #pragma omp simd
         for (int64_t c = 0; c < s.width; ++c) d[i * s.width + c] = w[i] * g[t * s.width + c];
-    }
+    });
   });
 }
 
@@ -216,8 +212,7 @@ void HyperPost(Stream&, const Tensor& x, const Tensor& res, const Tensor& post, 
     using T = decltype(zero);
     const T *in = x.data<T>(), *h = res.data<T>(), *p = post.data<T>(), *f = y.data<T>();
     T* to = out.data<T>();
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < s.tokens; ++t) {
+    ForRows(s.tokens, s.flat(), [&](int64_t t) {
       for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i) {
         T* row = to + i * s.width;
 #pragma omp simd
@@ -229,7 +224,7 @@ void HyperPost(Stream&, const Tensor& x, const Tensor& res, const Tensor& post, 
           for (int64_t c = 0; c < s.width; ++c) row[c] += weight * from[c];
         }
       }
-    }
+    });
   });
 }
 
@@ -241,8 +236,7 @@ void HyperPostGrad(Stream&, const Tensor& dout, const Tensor& x, const Tensor& r
     using T = decltype(zero);
     const T *g = dout.data<T>(), *in = x.data<T>(), *h = res.data<T>(), *f = y.data<T>();
     T *d = dx.data<T>(), *dh = dres.data<T>(), *dp = dpost.data<T>();
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < s.tokens; ++t) {
+    ForRows(s.tokens, s.flat(), [&](int64_t t) {
       StreamDots(s, f, g, t, dp + t * s.n);
       std::fill_n(d + t * s.flat(), s.flat(), T(0));
       for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i) {
@@ -255,7 +249,7 @@ void HyperPostGrad(Stream&, const Tensor& dout, const Tensor& x, const Tensor& r
           for (int64_t c = 0; c < s.width; ++c) d[from + c] += weight * grad[c];
         }
       }
-    }
+    });
     WeightedSum(s, g, post.data<T>(), dy.data<T>());
   });
 }
@@ -314,11 +308,11 @@ void HyperReadGrad(Stream& stream, const HyperOptions&, const Tensor& dh, const 
     AddScaled(s, shrink, x.data<T>(), dx.data<T>());
     T* d = dx.data<T>();
     const T* weight = w.data<T>();
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < s.tokens; ++t)
+    ForRows(s.tokens, s.flat(), [&](int64_t t) {
       for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i)
 #pragma omp simd
         for (int64_t c = 0; c < s.width; ++c) d[i * s.width + c] += weight[i] * g[t * s.width + c];
+    });
   });
 }
 
@@ -326,9 +320,9 @@ void HyperExpand(Stream&, const Tensor& x, Tensor& out) {
   const Streams s = StreamsOf(out);
   DispatchReal(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < s.tokens * s.n; ++i)
+    ForRows(s.tokens * s.n, s.width, [&](int64_t i) {
       std::copy_n(x.data<T>() + i / s.n * s.width, s.width, out.data<T>() + i * s.width);
+    });
   });
 }
 
@@ -336,15 +330,14 @@ void HyperReduce(Stream&, const Tensor& x, double factor, Tensor& h) {
   const Streams s = StreamsOf(x);
   DispatchReal(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < s.tokens; ++t) {
+    ForRows(s.tokens, s.flat(), [&](int64_t t) {
       T* to = h.data<T>() + t * s.width;
       std::fill_n(to, s.width, T(0));
       for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i)
 #pragma omp simd
         for (int64_t c = 0; c < s.width; ++c) to[c] += x.data<T>()[i * s.width + c];
       for (int64_t c = 0; c < s.width; ++c) to[c] *= static_cast<T>(factor);
-    }
+    });
   });
 }
 

@@ -167,8 +167,7 @@ void BalanceLoss(Stream&, const RouteOptions& options, int64_t length, const Ten
     const T* s = scores.data<T>();
     T* frequency = f.data<T>();
     std::vector<double> row_loss(static_cast<size_t>(rows));
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; ++r) {
+    ForRows(rows, length * count, [&](int64_t r) {
       T* fr = frequency + r * count;
       std::fill_n(fr, count, T(0));
       const double share = static_cast<double>(count) / static_cast<double>(options.top_k * length);
@@ -185,7 +184,7 @@ void BalanceLoss(Stream&, const RouteOptions& options, int64_t length, const Ten
         sum += weighted / total;
       }
       row_loss[static_cast<size_t>(r)] = sum / static_cast<double>(length);
-    }
+    });
     double sum = 0;
     for (const double value : row_loss) sum += value;
     loss.data<T>()[0] += static_cast<T>(scale.data<T>()[0] * sum);
@@ -203,8 +202,7 @@ void RouteGrad(Stream&, const RouteOptions& options, int64_t length, const Tenso
     const T* f = balance_f.defined() ? balance_f.data<T>() : nullptr;
     const T factor = f ? balance_scale.data<T>()[0] / static_cast<T>(length) : T(0);
     T* out = dlogits.data<T>();
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < tokens; ++t) {
+    ForRows(tokens, 4 * count, [&](int64_t t) {
       const T* st = s + t * count;
       T* d = out + t * count;
       std::fill_n(d, count, T(0));
@@ -213,7 +211,7 @@ void RouteGrad(Stream&, const RouteOptions& options, int64_t length, const Tenso
       const T inner = options.softmax ? Dot(d, st, count) : T(0);
       for (int64_t e = 0; e < count; ++e)
         d[e] = options.softmax ? st[e] * (d[e] - inner) : d[e] * st[e] * (T(1) - st[e]);
-    }
+    });
   });
 }
 

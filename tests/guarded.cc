@@ -11,8 +11,8 @@
 namespace mneme::test {
 namespace {
 constexpr unsigned char kGapByte = 0xa5;
-constexpr unsigned char kUnwrittenByte =
-    0xff;  // a NaN in every real type, −1 or 255 in integers' bytes
+constexpr unsigned char kUnwrittenReal = 0xff;     // a NaN
+constexpr unsigned char kUnwrittenInteger = 0x7f;  // 2139062143 or its like
 
 int64_t Page() { return sysconf(_SC_PAGESIZE); }
 

@@ -1,17 +1,19 @@
 // One ordered group of ranks and its collectives.
 //
-// Calls return once queued on the stream (on the CPU: once done). Every member calls the same collectives in the same
-// order. On CPUs the transport only moves bytes: sums of floats are made by our own code in rank order, so that threads
-// and MPI give the same bits.
+// Calls return once queued on the stream (on the CPU: once done). Every member calls the same
+// collectives in the same order. On CPUs the transport only moves bytes: sums of floats are made by
+// our own code in rank order, so that threads and MPI give the same bits.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "kernels/core/stream.h"
 #include "kernels/core/tensor.h"
+#include "parallel/transport.h"
 
 namespace mneme {
 
@@ -23,16 +25,23 @@ class Comm {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // x <- reduction over the members, the same bits on each. f32, f64, i32, i64.
+  // x <- reduction over the members, the same bits on each: ((x0 + x1) + x2) + …, element by
+  // element. kMax keeps a NaN. f32, f64, i32, i64.
   virtual void AllReduce(Stream& stream, Tensor& x, Reduce op) = 0;
-  // in is flat, the concatenation of one part a member, counts[r] elements; out (counts[rank()] elements) receives the
-  // sum over members, in rank order, of this member's part. Parts may be uneven or empty.
-  virtual void ReduceScatter(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts, Tensor& out) = 0;
-  // out is flat, the concatenation of every member's `in` (counts[r] elements). in may be out's own part.
-  virtual void AllGather(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts, Tensor& out) = 0;
-  // Member r receives from here send[r] rows of `in` (outermost dim, in member order) and from r come recv[r] rows of out.
-  virtual void AllToAll(Stream& stream, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
-                        absl::Span<const int64_t> recv) = 0;
+  // in is flat, the concatenation of one part a member, counts[r] elements; out (counts[rank()]
+  // elements) receives the sum over members, in rank order, of this member's part. Parts may be
+  // uneven or empty. out may be in's own part.
+  virtual void ReduceScatter(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts,
+                             Tensor& out) = 0;
+  // out is flat, the concatenation of every member's `in` (counts[r] elements). in may be out's own
+  // part.
+  virtual void AllGather(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts,
+                         Tensor& out) = 0;
+  // Member r receives from here send[r] rows of `in` (outermost dim, in member order) and from r
+  // come recv[r] rows of out. Both sides know the counts (ExchangeCounts). in and out do not
+  // overlap. Any dtype.
+  virtual void AllToAll(Stream& stream, const Tensor& in, absl::Span<const int64_t> send,
+                        Tensor& out, absl::Span<const int64_t> recv) = 0;
   virtual void Broadcast(Stream& stream, Tensor& x, int root) = 0;
   // Everyone's send counts, transposed: returns how many rows each member will send here.
   virtual std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send) = 0;
@@ -42,6 +51,11 @@ class Comm {
   // Bytes that this member has sent to others so far (payload), for the metrics.
   virtual int64_t bytes_sent() const = 0;
 };
+
+// The collectives over a way to move bytes; owns it.
+std::unique_ptr<Comm> MakeComm(std::unique_ptr<Transport> transport);
+// A Comm of one.
+std::unique_ptr<Comm> MakeSoloComm();
 
 // A result on its way, with what the transfer still needs. On the CPU it is already there.
 template <class T>

@@ -1,13 +1,14 @@
 // Tokens to the ranks of their experts and back.
 //
-// The unit that travels is (token, destination rank): a token goes once to each rank that owns any of its experts, with
-// its weights; the experts' op sums there, and one row comes back. Sources add the rows of their destinations in rank
-// order. With an axis of size 1 everything is a view and nothing is copied.
+// The unit that travels is (token, destination rank): a token goes once to each rank that owns any
+// of its experts, with its weights; the experts' op sums there, and one row comes back. Sources add
+// the rows of their destinations in rank order. With an axis of size 1 everything is a view and
+// nothing is copied.
 #pragma once
 
+#include "kernels/kernels.h"
 #include "parallel/comm.h"
 #include "parallel/layout.h"
-#include "kernels/kernels.h"
 
 namespace mneme {
 
@@ -29,9 +30,11 @@ class ExpertExchange {
   Range local() const { return local_; }
 
   // x [T, D], experts i32 [T, K] global, weights [T, K].
-  Pending<RoutedTokens> Dispatch(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor& weights);
+  Pending<RoutedTokens> Dispatch(Stream& stream, const Tensor& x, const Tensor& experts,
+                                 const Tensor& weights);
   // y [R, D] of the owners back to [T, D] at the sources.
-  Pending<Tensor> Combine(Stream& stream, const RoutedTokens& routed, const Tensor& y, int64_t tokens);
+  Pending<Tensor> Combine(Stream& stream, const RoutedTokens& routed, const Tensor& y,
+                          int64_t tokens);
   // Gradients: dy [T, D] -> [R, D]; then dx [R, D], dweights [R, K] -> dx [T, D], dweights [T, K].
   Pending<Tensor> CombineGrad(Stream& stream, const RoutedTokens& routed, const Tensor& dy);
   struct SourceGrad {

@@ -1,9 +1,9 @@
 // Pure arithmetic: which ranks share which axis.
 //
-// The world has two views. Every rank takes its part of the batch (data parallel over all). The expert axis cuts the
-// world into replicas of `expert` neighbouring ranks, each replica holding all experts once; the memory axis does the
-// same for Engram rows. What is not spread over an axis is replicated over its replicas, with optimizer state split
-// among them.
+// The world has two views. Every rank takes its part of the batch (data parallel over all). The
+// expert axis cuts the world into replicas of `expert` neighbouring ranks, each replica holding all
+// experts once; the memory axis does the same for Engram rows. What is not spread over an axis is
+// replicated over its replicas, with optimizer state split among them.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ struct Range {
   friend bool operator==(const Range&, const Range&) = default;
 };
 
-// n things in `parts` contiguous ranges, the first n % parts one longer (55 over 4: 14, 14, 14, 13).
+// n things in `parts` contiguous ranges, the first n % parts one longer (55 over 4: 14, 14, 14,
+// 13).
 Range PartOf(int64_t n, int parts, int part);
 // The part that holds thing i.
 int OwnerOf(int64_t n, int parts, int64_t i);
@@ -40,24 +41,28 @@ struct Layout {
   int memory_replica(int rank) const { return rank / memory; }
   int memory_replicas() const { return world / memory; }
 
-  // Ownership of an Engram row: a pure function of the row. Rows are interleaved, so hot and cold ones spread evenly.
+  // Ownership of an Engram row: a pure function of the row. Rows are interleaved, so hot and cold
+  // ones spread evenly.
   int row_coordinate(int64_t row) const { return static_cast<int>(row % memory); }
   // Which replica keeps the row's optimizer state.
-  int row_state_replica(int64_t row) const { return static_cast<int>(row / memory % memory_replicas()); }
+  int row_state_replica(int64_t row) const {
+    return static_cast<int>(row / memory % memory_replicas());
+  }
 };
 
 // Errors: an axis that does not divide the world, with both numbers and the legal values.
 absl::StatusOr<Layout> MakeLayout(const ParallelConfig& config, int world);
 
-// How the sequences of one update are dealt: `per_rank` each, in `accumulation` micro-batches of `micro` (the largest
-// divisor of per_rank that is <= the wanted size).
+// How the sequences of one update are dealt: `per_rank` each, in `accumulation` micro-batches of
+// `micro` (the largest divisor of per_rank that is <= the wanted size).
 struct BatchPlan {
   int64_t sequences = 0;
   int64_t per_rank = 0;
   int64_t micro = 0;
   int64_t accumulation = 0;
 };
-// Errors: a batch that the ranks cannot share equally, with the nearest legal batch sizes and rank counts.
+// Errors: a batch that the ranks cannot share equally, with the nearest legal batch sizes and rank
+// counts.
 absl::StatusOr<BatchPlan> PlanBatch(int64_t sequences, int64_t micro_wanted, int world);
 
 }  // namespace mneme

@@ -9,9 +9,12 @@
 
 namespace mneme {
 
-// An axis of size 1 still has a Comm: no layer asks how large an axis is.
+// An axis of size 1 still has a Comm: no layer asks how large an axis is. Owned by main's run; gone
+// before its World.
 struct Mesh {
   Layout layout;
+  int rank = 0;
+  int ranks_on_host = 1;                  // that share this host's memory, this one included
   std::unique_ptr<Comm> world;            // all ranks
   std::unique_ptr<Comm> expert;           // the ranks of one replica of the experts
   std::unique_ptr<Comm> expert_replicas;  // the ranks that hold the same experts
@@ -19,6 +22,7 @@ struct Mesh {
   std::unique_ptr<Comm> memory_replicas;  // the ranks that hold the same rows
 };
 
+// Collective. REQUIRES: layout.world is the world's size.
 Mesh MakeMesh(World& world, const Layout& layout);
 
 }  // namespace mneme

@@ -1,12 +1,14 @@
 // Dense and expert parameters: named values with gradients, laid out in a few flat buffers.
 //
-// A layer declares its parameters when it is built; Allocate() lays them out. A Parameter is what a kernel reads (often
-// several logical matrices fused); a Piece is one logical tensor of it, with the name that initial values, optimizer,
-// checkpoint and conversion use. Names are the same on every layout.
+// A layer declares its parameters when it is built; Allocate() lays them out. A Parameter is what a
+// kernel reads (often several logical matrices fused); a Piece is one logical tensor of it, with
+// the name that initial values, optimizer, checkpoint and conversion use. Names are the same on
+// every layout.
 //
-// Flat regions. Parameters of one View and one UpdateKind stand together, in order of declaration. Within a region each
-// member of the view's replica group owns one contiguous range for the optimizer: cut at piece borders for matrices
-// (Muon needs whole ones; balanced by Newton-Schulz cost), at rows of a piece for AdamW.
+// Flat regions. Parameters of one View and one UpdateKind stand together, in order of declaration.
+// Within a region each member of the view's replica group owns one contiguous range for the
+// optimizer: cut at piece borders for matrices (Muon needs whole ones; balanced by Newton-Schulz
+// cost), at rows of a piece for AdamW.
 #pragma once
 
 #include <cstdint>
@@ -20,28 +22,31 @@
 
 namespace mneme {
 
-enum class View { kDense, kExpert };        // replicated over all ranks | over the replicas of the expert axis
+enum class View {
+  kDense,
+  kExpert
+};  // replicated over all ranks | over the replicas of the expert axis
 enum class UpdateKind { kMuon, kAdamW };
-inline constexpr int kRegions = 4;          // View x UpdateKind
+inline constexpr int kRegions = 4;  // View x UpdateKind
 
 // First values of a piece.
 struct Init {
   enum class Kind { kConstant, kNormal, kValues };
   Kind kind = Kind::kConstant;
-  double value = 0.0;           // constant, or standard deviation
-  std::vector<double> values;   // kValues: one an element
+  double value = 0.0;          // constant, or standard deviation
+  std::vector<double> values;  // kValues: one an element
   static Init Constant(double v) { return {Kind::kConstant, v, {}}; }
   static Init Normal(double std) { return {Kind::kNormal, std, {}}; }
   static Init Values(std::vector<double> v) { return {Kind::kValues, 0.0, std::move(v)}; }
 };
 
 struct Piece {
-  std::string name;     // "blocks.3.moe.experts.17.up"
-  int64_t rows = 0;     // a matrix of rows x cols; a vector is 1 x n
+  std::string name;  // "blocks.3.moe.experts.17.up"
+  int64_t rows = 0;  // a matrix of rows x cols; a vector is 1 x n
   int64_t cols = 0;
   Init init;
-  bool decays = true;   // weight decay applies
-  int64_t offset = 0;   // first element inside the parameter: pieces stand one after the other
+  bool decays = true;  // weight decay applies
+  int64_t offset = 0;  // first element inside the parameter: pieces stand one after the other
 
   int64_t elements() const { return rows * cols; }
 };
@@ -54,8 +59,8 @@ struct Parameter {
   std::vector<Piece> pieces;
 
   // Valid after Allocate().
-  Tensor value;           // the run's dtype
-  Tensor grad;            // f32 (f64 where the run is f64); layers add into it
+  Tensor value;  // the run's dtype
+  Tensor grad;   // f32 (f64 where the run is f64); layers add into it
   int64_t region_offset = 0;
 };
 
@@ -66,15 +71,16 @@ struct Region {
   std::vector<Parameter*> parameters;  // in order
   Tensor value;                        // [n]
   Tensor grad;                         // [n]
-  std::vector<int64_t> counts;         // elements owned by each member of the replica group; sums to n
-  Range owned;                         // this rank's range
+  std::vector<int64_t> counts;  // elements owned by each member of the replica group; sums to n
+  Range owned;                  // this rank's range
 
   // A part of a piece inside an element range of the region.
   struct Slice {
     const Parameter* parameter;
     const Piece* piece;
     int64_t region_begin;  // element of the region
-    int64_t row_begin;     // rows [row_begin, row_end) of the piece; cols whole. A vector (rows == 1) is never cut.
+    int64_t row_begin;  // rows [row_begin, row_end) of the piece; cols whole. A vector (rows == 1)
+                        // is never cut.
     int64_t row_end;
   };
   std::vector<Slice> Slices(Range range) const;
@@ -82,8 +88,10 @@ struct Region {
 
 class ParameterStore {
  public:
-  // Called by layers, before Allocate. Piece offsets are filled in here; their elements must sum to the shape's.
-  Parameter* Declare(std::string name, Shape shape, View view, UpdateKind kind, std::vector<Piece> pieces);
+  // Called by layers, before Allocate. Piece offsets are filled in here; their elements must sum to
+  // the shape's.
+  Parameter* Declare(std::string name, Shape shape, View view, UpdateKind kind,
+                     std::vector<Piece> pieces);
 
   // Lays out and allocates values and gradients (zeroed), cuts the regions for `rank` of `layout`.
   void Allocate(Stream& stream, DType dtype, const Layout& layout, int rank);

@@ -6,8 +6,9 @@
 
 namespace mneme {
 
-// Sums each region's gradients over its replica group (dense: world, experts: expert replicas), in rank order; after it
-// this rank's owned range of region.grad holds the sum (other ranges are unspecified).
+// Sums each region's gradients over its replica group (dense: world, experts: expert replicas), in
+// rank order; after it this rank's owned range of region.grad holds the sum (other ranges are
+// unspecified).
 void ReduceGradients(Stream& stream, Mesh& mesh, ParameterStore& store);
 // Every rank's owned range of region.value to all members of the group.
 void GatherValues(Stream& stream, Mesh& mesh, ParameterStore& store);

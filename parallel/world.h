@@ -1,5 +1,5 @@
-// This rank among all: host-side agreement, and the way out together. One World a rank, made in main (MpiWorld) or by
-// ThreadWorld::Run (ranks as threads of one process).
+// This rank among all: host-side agreement, and the way out together. One World a rank, made in
+// main (MpiWorld) or by ThreadWorld::Run (ranks as threads of one process).
 #pragma once
 
 #include <cstdint>
@@ -9,48 +9,64 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "parallel/comm.h"
+#include "parallel/transport.h"
 
 namespace mneme {
 
+// Owned by main (or by ThreadWorld::Run), used by one thread of its rank. Every call but the
+// accessors is collective. Comms made from it must be gone before it is.
 class World {
  public:
-  virtual ~World() = default;
-  virtual int rank() const = 0;
-  virtual int size() const = 0;
-  virtual std::string host() const = 0;
+  // `finish` runs last, after the transport is gone; may be empty.
+  World(std::unique_ptr<Transport> transport, std::string host, std::function<void()> finish);
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
 
-  virtual void Barrier() = 0;
+  int rank() const { return transport_->rank(); }
+  int size() const { return transport_->size(); }
+  const std::string& host() const { return host_; }
+
+  void Barrier() { transport_->Barrier(); }
   // Root's bytes on every rank.
-  virtual std::string Broadcast(const std::string& bytes, int root = 0) = 0;
+  std::string Broadcast(const std::string& bytes, int root = 0);
   // Everyone's bytes, by rank.
-  virtual std::vector<std::string> AllGather(const std::string& bytes) = 0;
-  virtual int64_t Sum(int64_t value) = 0;
-  virtual int64_t Max(int64_t value) = 0;
+  std::vector<std::string> AllGather(const std::string& bytes);
+  int64_t Sum(int64_t value);
+  int64_t Max(int64_t value);
 
   // A Comm over all ranks. Its Split makes the axes.
-  virtual std::unique_ptr<Comm> MakeComm() = 0;
+  std::unique_ptr<Comm> MakeComm();
 
-  // Every phase that can fail on one rank ends here: all ranks get the status of the lowest rank that failed, or OK.
-  // No rank enters a collective after another has failed.
+  // Every phase that can fail on one rank ends here: all ranks get the status of the lowest rank
+  // that failed, or OK. No rank enters a collective after another has failed.
   absl::Status Agree(const absl::Status& mine);
+
+ private:
+  std::vector<int64_t> Everyones(int64_t value);
+
+  std::unique_ptr<Transport> transport_;
+  std::string host_;
+  std::function<void()> finish_;
 };
 
-// Starts MPI (once a process) and ends it. Started without mpirun it is one rank. Sets the abort hook to MPI_Abort.
-class MpiWorld : public World {
+// Ranks as processes.
+class MpiWorld {
  public:
-  // Refuses srun without PMIx and similar half-started launches with one message.
+  // Starts MPI; the World ends it (once a process: MPI cannot start again). Without mpirun it is
+  // one rank. Sets the abort hook: a Fatal on one rank ends all. Errors (FailedPrecondition): srun
+  // without PMIx, torchrun.
   static absl::StatusOr<std::unique_ptr<World>> Start(int* argc, char*** argv);
 };
 
-// n ranks as n threads with a barrier and a board of pointers: deterministic, clean under ThreadSanitizer.
-class ThreadWorld : public World {
+// Ranks as threads of one process: deterministic, clean under ThreadSanitizer.
+class ThreadWorld {
  public:
-  // Runs body(world) on n threads (OpenMP limited to one thread each where n > 1) and returns when all have returned.
+  // Runs body(world) on n threads (OpenMP limited to one thread each where n > 1) and returns when
+  // all have returned.
   static void Run(int ranks, const std::function<void(World&)>& body);
 };
-
-// A Comm of one.
-std::unique_ptr<Comm> MakeSoloComm();
 
 }  // namespace mneme

@@ -1,0 +1,13 @@
+#include "tests/parallel/ranks.h"
+
+namespace mneme {
+
+void OnWorlds(const std::function<void(World&)>& body) {
+  for (int ranks : {1, 2, 3, 4, 6}) ThreadWorld::Run(ranks, body);
+}
+
+void OnGroups(const std::function<void(Comm&)>& body) {
+  OnWorlds([&](World& world) { body(*world.MakeComm()); });
+}
+
+}  // namespace mneme

@@ -16,10 +16,12 @@ struct DataConfig {
 
   template <class V>
   void Visit(V& v) {
-    v.Path("train", train, "prepared corpora (folders made by `mneme prepare`): one, or a list to mix");
+    v.Path("train", train,
+           "prepared corpora (folders made by `mneme prepare`): one, or a list to mix");
     v("weights", weights, "share of each corpus in the mixture; [] takes their token counts");
     v("doc_boundary", doc_boundary,
-      "reset: look-back, convolution and attention stop at a document's first token; ignore: they cross",
+      "reset: look-back, convolution and attention stop at a document's first token; ignore: they "
+      "cross",
       {"reset", "ignore"});
     v("bos", bos, "each document begins with the beginning-of-document id, if the corpus has one");
     v("seed", seed, "of the order of samples");

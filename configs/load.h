@@ -1,4 +1,4 @@
-// YAML and key=value overrides -> RunConfig, and back. The only file that knows yaml-cpp.
+// YAML and key=value overrides -> RunConfig, and back.
 #pragma once
 
 #include <string>
@@ -9,11 +9,15 @@
 
 namespace mneme {
 
-// Reads `path` with its include:s (later wins; a file's own keys win over what it includes), then the overrides
-// ("a.b=c", "--a.b=c"; values are YAML), fills stages, resolves paths (~, ${VAR}, relative to the naming file; on the
-// command line and in defaults to the current folder). Unknown keys, wrong types, duplicate keys: all reported at once, a
-// line each "file:line: section.key: what; nearest key", as InvalidArgument (NotFound where the file is missing).
-absl::StatusOr<RunConfig> LoadConfig(const std::string& path, const std::vector<std::string>& overrides);
+// Reads `path` with its include:s (later wins; a file's own keys win over what it includes), then
+// the overrides
+// ("a.b=c", "--a.b=c"; values are YAML), fills stages, resolves paths (~, ${VAR}, relative to the
+// naming file; on the command line and in defaults to the current folder). Unknown keys, wrong
+// types, duplicate keys and broken rules (FindFaults; with world > 0 also FindWorldFaults, for a
+// run that is about to start on that many ranks): all reported at once, a line each "file:line:
+// section.key: what; nearest key", as InvalidArgument (NotFound where the file is missing).
+absl::StatusOr<RunConfig> LoadConfig(const std::string& path,
+                                     const std::vector<std::string>& overrides, int world = 0);
 // The same from text (a checkpoint's stored config); `name` stands in messages.
 absl::StatusOr<RunConfig> ParseConfig(const std::string& text, const std::string& name);
 

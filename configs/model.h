@@ -18,9 +18,11 @@ struct YarnConfig {
   template <class V>
   void Visit(V& v) {
     v("scale", scale, "context is stretched by this factor; 1 is off");
-    v("alpha", alpha, "rotations within original_length below which a frequency is wholly interpolated");
+    v("alpha", alpha,
+      "rotations within original_length below which a frequency is wholly interpolated");
     v("beta", beta, "rotations above which a frequency is left alone");
-    v("mscale", mscale, "coefficient f of the score scale: (0.1 f ln(scale) + 1)^2 multiplies every score");
+    v("mscale", mscale,
+      "coefficient f of the score scale: (0.1 f ln(scale) + 1)^2 multiplies every score");
     v("original_length", original_length, "sequence length before the extension");
   }
 };
@@ -87,7 +89,8 @@ struct MoeConfig {
   template <class V>
   void Visit(V& v) {
     v("experts", experts, "routed experts in each MoE block; 0 makes every block dense");
-    v("shared", shared, "shared experts: one SwiGLU of shared x expert_width beside the routed ones");
+    v("shared", shared,
+      "shared experts: one SwiGLU of shared x expert_width beside the routed ones");
     v("top_k", top_k, "experts chosen for each token");
     v("expert_width", expert_width, "hidden width of one expert");
     v("score", score, "router scores", {"sigmoid", "softmax"});
@@ -109,7 +112,8 @@ struct GateConfig {
   template <class V>
   void Visit(V& v) {
     v("branches", branches,
-      "per_branch: a key a stream; single: one gate on the mean of the streams, its output added to all; none: no gate",
+      "per_branch: a key a stream; single: one gate on the mean of the streams, its output added "
+      "to all; none: no gate",
       {"per_branch", "single", "none"});
     v("transform", transform, "between score and sigmoid", {"signed_sqrt", "none"});
     v("clamp", clamp, "least |score| under the signed square root");
@@ -149,13 +153,17 @@ struct TableConfig {
   void Visit(V& v) {
     v("init_std", init_std, "standard deviation of a row's first value");
     v("lr_mult", lr_mult, "learning rate of the tables as a multiple of optim.lr");
-    v("weight_decay", weight_decay, "decay of the tables (decoupled); must be 0 with store: lazy or adam: touched");
+    v("weight_decay", weight_decay,
+      "decay of the tables (decoupled); must be 0 with store: lazy or adam: touched");
     v("beta1", beta1, "Adam's first decay rate for the tables");
     v("beta2", beta2, "Adam's second decay rate for the tables");
     v("eps", eps, "Adam's eps for the tables");
-    v("adam", adam, "dense: every row that has ever had a gradient moves at each step; touched: rows of this step only",
+    v("adam", adam,
+      "dense: every row that has ever had a gradient moves at each step; touched: rows of this "
+      "step only",
       {"dense", "touched"});
-    v("store", store, "resident: all rows in memory from the start; lazy: a row appears at its first update",
+    v("store", store,
+      "resident: all rows in memory from the start; lazy: a row appears at its first update",
       {"resident", "lazy"});
     v("in_clip_norm", in_clip_norm, "table gradients count in the global norm");
   }
@@ -181,10 +189,13 @@ struct EngramConfig {
     v("orders", orders, "n-gram orders, rising");
     v("heads", heads, "hash heads of each order");
     v("d_mem", d_mem, "width of the whole retrieved vector: orders x heads x row width");
-    v("vocab_size", vocab_size, "least rows of each sub-table (raised to distinct primes): one number, or one an order");
+    v("vocab_size", vocab_size,
+      "least rows of each sub-table (raised to distinct primes): one number, or one an order");
     v("hash_seed", hash_seed, "seed of the hash multipliers");
-    v("hash_layer_ids", hash_layer_ids, "index of each Engram layer in its seed; [] takes the block numbers");
-    v("compression", compression, "hash over canonical ids (tokenizer compression) instead of raw ids");
+    v("hash_layer_ids", hash_layer_ids,
+      "index of each Engram layer in its seed; [] takes the block numbers");
+    v("compression", compression,
+      "hash over canonical ids (tokenizer compression) instead of raw ids");
     v("gate", gate, "context-aware gate");
     v("conv", conv, "short convolution");
     v("table", table, "the tables' values and their optimizer");

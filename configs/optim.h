@@ -47,7 +47,8 @@ struct ScheduleConfig {
 
   template <class V>
   void Visit(V& v) {
-    v("shape", shape, "after the warm-up: constant, step, cosine, or wsd (warmup-stable-decay, linear)",
+    v("shape", shape,
+      "after the warm-up: constant, step, cosine, or wsd (warmup-stable-decay, linear)",
       {"constant", "step", "cosine", "wsd"});
     v("warmup", warmup, "updates over which the rate rises linearly to its peak");
     v("decay_at", decay_at, "step: shares of the stage after which the rate drops");
@@ -68,7 +69,8 @@ struct OptimConfig {
 
   template <class V>
   void Visit(V& v) {
-    v("matrices", matrices, "optimizer of backbone matrices; everything else takes AdamW", {"muon", "adamw"});
+    v("matrices", matrices, "optimizer of backbone matrices; everything else takes AdamW",
+      {"muon", "adamw"});
     v("lr", lr, "peak learning rate");
     v("weight_decay", weight_decay, "decoupled decay of matrices, embedding, head and norms");
     v("clip", clip, "largest global gradient norm; 0 is off");

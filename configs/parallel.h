@@ -1,4 +1,5 @@
-// How ranks share the work. Degrees are of the whole job; every rank also takes its part of the batch.
+// How ranks share the work. Degrees are of the whole job; every rank also takes its part of the
+// batch.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,11 @@ struct ParallelConfig {
 
   template <class V>
   void Visit(V& v) {
-    v("expert", expert, "ranks that the routed experts are spread over; divides the number of ranks; 0 means all ranks");
-    v("memory", memory, "ranks that the Engram rows are spread over; divides the number of ranks; 0 means all ranks");
+    v("expert", expert,
+      "ranks that the routed experts are spread over; divides the number of ranks; 0 means all "
+      "ranks");
+    v("memory", memory,
+      "ranks that the Engram rows are spread over; divides the number of ranks; 0 means all ranks");
   }
 };
 

@@ -1,6 +1,7 @@
 // A whole run as one value.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,13 +21,15 @@ struct RunSection {
   void Visit(V& v) {
     v.Path("dir", dir, "folder of the run; empty means runs/<name of the file>");
     v("resume", resume,
-      "auto: go on where the folder's newest whole checkpoint stands, begin where there is none; never: refuse a folder "
+      "auto: go on where the folder's newest whole checkpoint stands, begin where there is none; "
+      "never: refuse a folder "
       "that holds a run; must: refuse one that does not",
       {"auto", "never", "must"});
   }
 };
 
-// After Load, `stages` is never empty and every stage is complete: a file without stages is one stage.
+// After Load, `stages` is never empty and every stage is complete: a file without stages is one
+// stage.
 struct RunConfig {
   RunSection run;
   ModelConfig model;
@@ -37,6 +40,8 @@ struct RunConfig {
   EvaluateConfig evaluate;
   std::string device = "auto";
   std::vector<StageConfig> stages;
+  // "file:line" of every stated key (of "": the file), for messages; no part of the value.
+  std::map<std::string, std::string> places;
 
   template <class V>
   void Visit(V& v) {

@@ -20,7 +20,8 @@ struct SkipConfig {
   template <class V>
   void Visit(V& v) {
     v("nonfinite", nonfinite, "a step whose loss or gradient norm is not finite changes nothing");
-    v("outlier_sigma", outlier_sigma, "skip a step whose loss is this many deviations above the window's mean; 0 is off");
+    v("outlier_sigma", outlier_sigma,
+      "skip a step whose loss is this many deviations above the window's mean; 0 is off");
     v("window", window, "steps in that window");
     v("limit", limit, "skipped steps in a row after which the run ends with exit 4");
   }
@@ -54,7 +55,8 @@ struct TrainConfig {
     v("log_every", log_every, "steps between lines on the console; metrics.jsonl has every step");
     v("checkpoint_every", checkpoint_every, "steps between checkpoints; 0 saves at the end only");
     v("keep_last", keep_last, "checkpoints kept; 0 keeps all");
-    v("milestone_every", milestone_every, "checkpoints at multiples of this are never deleted; 0 is off");
+    v("milestone_every", milestone_every,
+      "checkpoints at multiples of this are never deleted; 0 is off");
     v("tensorboard", tensorboard, "also write TensorBoard events under tb/");
     v("skip", skip, "bad steps");
   }

@@ -1,0 +1,117 @@
+// Every file under configs/ loads, and the named presets say what the paper says.
+#include <algorithm>
+#include <filesystem>
+
+#include "configs/load.h"
+#include "configs/validate.h"
+#include "gtest/gtest.h"
+
+namespace mneme {
+namespace {
+
+std::string Preset(const std::string& name) {
+  return std::string(MNEME_SOURCE_DIR) + "/configs/" + name;
+}
+
+RunConfig MustLoad(const std::string& name, const std::vector<std::string>& overrides = {}) {
+  absl::StatusOr<RunConfig> config = LoadConfig(Preset(name), overrides);
+  EXPECT_TRUE(config.ok()) << config.status();
+  return config.ok() ? *config : RunConfig{};
+}
+
+TEST(Presets, EveryFileLoadsAndRoundTrips) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(Preset(""))) {
+    if (entry.path().extension() != ".yaml") continue;
+    ++files;
+    const auto config = LoadConfig(entry.path().string(), {});
+    ASSERT_TRUE(config.ok()) << config.status();
+    const auto back = ParseConfig(DumpConfig(*config), entry.path().string());
+    ASSERT_TRUE(back.ok()) << back.status();
+    EXPECT_TRUE(CompareConfigs(*config, *back).empty()) << entry.path();
+  }
+  EXPECT_GE(files, 14);
+}
+
+TEST(Presets, EveryRunIsCompleteForOneRank) {
+  for (const auto& entry : std::filesystem::directory_iterator(Preset("runs"))) {
+    std::vector<std::string> overrides;
+    if (entry.path().stem() == "long_context") overrides = {"data.train=somewhere"};
+    const auto config = LoadConfig(entry.path().string(), overrides, 1);
+    EXPECT_TRUE(config.ok()) << config.status();
+  }
+}
+
+TEST(Presets, TinyIsTheSmallestRun) {
+  const RunConfig tiny = MustLoad("runs/tiny.yaml");
+  EXPECT_EQ(tiny.train.batch_sequences, 24);
+  for (const int world : {1, 2, 3, 4, 6, 8, 12, 24}) {
+    RunConfig on = tiny;
+    EXPECT_TRUE(ValidateForWorld(on, world).ok()) << world;
+  }
+}
+
+TEST(Presets, ThePapersLargeModels) {
+  for (const char* name : {"dense_4b", "moe_27b", "engram_27b", "engram_40b"}) {
+    const RunConfig c = MustLoad("models/" + std::string(name) + ".yaml");
+    EXPECT_EQ(c.model.layers, 30);
+    EXPECT_EQ(c.model.hidden, 2560);
+    EXPECT_EQ(c.model.dense_width, 12288);
+    EXPECT_EQ(c.model.mla.heads, 32);
+    EXPECT_EQ(c.model.mla.kv_lora_rank, 512);
+    EXPECT_EQ(c.model.mla.qk_nope, 128);
+    EXPECT_EQ(c.model.mla.qk_rope, 64);
+    EXPECT_EQ(c.model.mla.v_head, 128);
+    EXPECT_EQ(c.model.mhc.streams, 4);
+    EXPECT_EQ(c.model.vocab_size, 129280);
+    EXPECT_EQ(c.train.steps, 50000);
+    EXPECT_EQ(c.train.batch_sequences, 1280);
+    EXPECT_EQ(c.optim.lr, 4e-4);
+    EXPECT_EQ(c.optim.schedule.warmup, 2000);
+  }
+  EXPECT_EQ(MustLoad("models/dense_4b.yaml").model.moe.experts, 0);
+  EXPECT_EQ(MustLoad("models/moe_27b.yaml").model.moe.experts, 72);
+  const RunConfig e40 = MustLoad("models/engram_40b.yaml");
+  EXPECT_EQ(e40.model.moe.experts, 55);
+  EXPECT_EQ(e40.model.engram.blocks, (std::vector<int64_t>{1, 14}));
+  EXPECT_EQ(e40.model.engram.vocab_size, std::vector<int64_t>{7239680});
+  EXPECT_EQ(MustLoad("models/engram_27b.yaml").model.engram.vocab_size,
+            std::vector<int64_t>{2262400});
+}
+
+// Table sizes of the sweep follow from the experts that were given up (paper.md 19).
+TEST(Presets, SweepTablesHoldWhatTheExpertsGaveUp) {
+  for (const char* name : {"sweep_2e20", "sweep_6e20"}) {
+    const ModelConfig moe = MustLoad("models/" + std::string(name) + ".yaml").model;
+    const ModelConfig engram = MustLoad("models/" + std::string(name) + "_engram.yaml").model;
+    const int64_t freed = (moe.moe.experts - engram.moe.experts) *
+                          (moe.layers - moe.leading_dense) * 3 * moe.hidden * moe.moe.expert_width;
+    EXPECT_EQ(engram.engram.vocab_size[0] * engram.engram.d_mem * 2, freed) << name;
+  }
+}
+
+TEST(Presets, HundredBillionRows) {
+  const RunConfig c = MustLoad("runs/engram_100b_rows.yaml");
+  const EngramConfig& e = c.model.engram;
+  const auto tables = static_cast<int64_t>(e.blocks.size() * e.orders.size()) * e.heads;
+  EXPECT_EQ(tables, 32);
+  EXPECT_GE(tables * e.vocab_size[0], 100'000'000'000);
+  EXPECT_EQ(e.d_mem / (static_cast<int64_t>(e.orders.size()) * e.heads), 16);
+  EXPECT_EQ(e.table.store, "lazy");
+  EXPECT_GE(c.stages[0].steps * c.stages[0].batch_sequences * c.stages[0].sequence_length,
+            2'000'000);
+}
+
+TEST(Presets, LongContextIsThePapers) {
+  const RunConfig c = MustLoad("runs/long_context.yaml");
+  ASSERT_EQ(c.stages.size(), 1u);
+  EXPECT_EQ(c.stages[0].sequence_length, 32768);
+  EXPECT_EQ(c.stages[0].yarn.scale, 10.0);
+  EXPECT_EQ(c.stages[0].yarn.mscale, 0.707);
+  EXPECT_EQ(c.stages[0].yarn.original_length, 4096);
+  EXPECT_EQ(c.stages[0].lr, 4e-5);
+  EXPECT_EQ(c.stages[0].batch_sequences, 183);
+}
+
+}  // namespace
+}  // namespace mneme

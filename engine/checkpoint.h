@@ -47,9 +47,9 @@ absl::StatusOr<std::string> SaveCheckpoint(World& world, Context& context,
                                            const std::string& folder, const RunPosition& position,
                                            const CheckpointMeta& meta, const CheckpointPart& part);
 
-// Verifies every file (work shared over ranks), then fills `part` on this layout. Collective; the
-// same status everywhere. Errors: DataLoss (torn or foreign), FailedPrecondition (another model or
-// vocabulary).
+// Fills `part` on this layout from a verified checkpoint. Collective; the same status everywhere.
+// Errors: FailedPrecondition (another model), DataLoss (unreadable after all); `part` is then
+// undefined.
 absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const std::string& path,
                                            const CheckpointPart& part);
 // From the manifest alone, for one rank.
@@ -60,9 +60,12 @@ absl::StatusOr<RunPosition> ReadCheckpointPosition(const std::string& path);
 std::vector<std::string> ListCandidates(const std::string& folder);
 // Those whose manifest is sound and whose files have their sizes, newest first.
 std::vector<std::string> ListCheckpoints(const std::string& folder);
-// Files and checksums; cheap structure first. For one rank.
-absl::Status VerifyCheckpoint(const std::string& path);
-// Deletes what keep-last and milestones do not keep, and leftovers of interrupted saves.
-void PruneCheckpoints(const std::string& folder, int64_t keep_last, int64_t milestone_every);
+// Manifest, sizes and checksums of every file. DataLoss with the file that fails. Collective: each
+// rank checks its share, all return the same status.
+absl::Status VerifyCheckpoint(World& world, const std::string& path);
+// Deletes what keep-last and milestones do not keep, and leftovers of interrupted saves. Counts
+// from step `newest` down: later ones, torn or left behind by a fallback, save nobody.
+void PruneCheckpoints(const std::string& folder, int64_t newest, int64_t keep_last,
+                      int64_t milestone_every);
 
 }  // namespace mneme

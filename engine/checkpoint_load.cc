@@ -1,0 +1,329 @@
+// The reading half of engine/checkpoint.h: every slice of the target layout, by row ranges of
+// whatever files hold it.
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <set>
+#include <utility>
+
+#include "data/hdf5_file.h"
+#include "engine/checkpoint.h"
+#include "engine/checkpoint_manifest.h"
+#include "kernels/core/check.h"
+#include "parallel/reduce.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kChunkBytes = int64_t{16} << 20;
+constexpr size_t kOpenFiles = 64;
+
+H5Type FileType(DType dtype) { return dtype == DType::kF64 ? H5Type::kF64 : H5Type::kF32; }
+
+absl::Status Foreign(const std::string& path, const std::string& why) {
+  return absl::FailedPreconditionError(path + ": " + why +
+                                       ": it belongs to another model; see its config.yaml");
+}
+
+// A verified checkpoint, its files opened as they are asked for.
+class Source {
+ public:
+  Source(std::string path, CheckpointManifest manifest)
+      : path_(std::move(path)), manifest_(std::move(manifest)) {
+    for (const StoredSlice& slice : manifest_.slices) {
+      slices_[{slice.kind, slice.name}].push_back(&slice);
+    }
+  }
+
+  const std::string& path() const { return path_; }
+  const CheckpointManifest& manifest() const { return manifest_; }
+
+  absl::StatusOr<const H5File*> File(const std::string& name) {
+    if (auto it = files_.find(name); it != files_.end()) return it->second.get();
+    if (files_.size() >= kOpenFiles) files_.clear();
+    ASSIGN_OR_RETURN(std::unique_ptr<H5File> file, H5File::Open(path_ + "/" + name));
+    const H5File* opened = file.get();
+    files_[name] = std::move(file);
+    return opened;
+  }
+
+  // Rows [begin, end) of a piece of rows x cols, from every slice that holds some of them.
+  absl::Status Read(const char* kind, const std::string& name, int64_t rows, int64_t cols,
+                    int64_t begin, int64_t end, Tensor& to) {
+    const auto it = slices_.find({kind, name});
+    if (it == slices_.end()) {
+      return Foreign(path_, std::string("holds no ") + kind + " of " + name);
+    }
+    const int64_t row_bytes = cols * SizeOf(to.dtype());
+    int64_t found = 0;
+    for (const StoredSlice* slice : it->second) {
+      if (slice->rows != rows || slice->cols != cols) {
+        return Foreign(path_, name + " is " + std::to_string(slice->rows) + " x " +
+                                  std::to_string(slice->cols) + " there and " +
+                                  std::to_string(rows) + " x " + std::to_string(cols) + " here");
+      }
+      const int64_t from = std::max(begin, slice->begin);
+      const int64_t until = std::min(end, slice->end);
+      if (from >= until) continue;
+      ASSIGN_OR_RETURN(const H5File* file, File(slice->file));
+      char* place = static_cast<char*>(to.raw()) + (from - begin) * row_bytes;
+      RETURN_IF_ERROR(file->ReadRows(slice->dataset, FileType(to.dtype()), from - slice->begin,
+                                     until - from, place, (until - from) * row_bytes));
+      found += until - from;
+    }
+    if (found != end - begin) {
+      return Foreign(path_, "holds " + std::to_string(found) + " of the " +
+                                std::to_string(end - begin) + " wanted rows of " + name);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  std::string path_;
+  CheckpointManifest manifest_;
+  std::map<std::pair<std::string, std::string>, std::vector<const StoredSlice*>> slices_;
+  std::map<std::string, std::unique_ptr<H5File>> files_;
+};
+
+// The owned range of a region: values always, moments where an optimizer wants them.
+absl::Status ReadRegion(Source& source, Region& region, RegionState* state) {
+  for (const Region::Slice& slice : region.Slices(region.owned)) {
+    const Piece& piece = *slice.piece;
+    const int64_t begin = slice.region_begin;
+    const int64_t end = begin + (slice.row_end - slice.row_begin) * piece.cols;
+    const auto read = [&](const char* kind, Tensor to) {
+      return source.Read(kind, piece.name, piece.rows, piece.cols, slice.row_begin, slice.row_end,
+                         to);
+    };
+    RETURN_IF_ERROR(read("value", region.value.Flat(begin, end)));
+    if (state == nullptr) continue;
+    const int64_t base = region.owned.begin;
+    RETURN_IF_ERROR(read(state->muon ? "muon_momentum" : "adam_m",
+                         state->first.Flat(begin - base, end - base)));
+    if (state->muon) continue;
+    RETURN_IF_ERROR(read("adam_v", state->second.Flat(begin - base, end - base)));
+  }
+  return absl::OkStatus();
+}
+
+// Rows of one chunk of a table's file, in host memory.
+struct RowChunk {
+  std::vector<int64_t> ids;
+  std::vector<char> values, m, v;
+
+  // Moves row `from` to place `to` <= from.
+  void Move(size_t from, size_t to, size_t row_bytes) {
+    if (from == to) return;
+    ids[to] = ids[from];
+    for (std::vector<char>* column : {&values, &m, &v}) {
+      if (column->empty()) continue;
+      std::copy_n(column->data() + from * row_bytes, row_bytes, column->data() + to * row_bytes);
+    }
+  }
+};
+
+absl::StatusOr<RowChunk> ReadChunk(const H5File& file, const StoredTable& part, DType dtype,
+                                   int64_t begin, int64_t end, bool with_state) {
+  RowChunk chunk;
+  const int64_t rows = end - begin;
+  chunk.ids.resize(static_cast<size_t>(rows));
+  RETURN_IF_ERROR(file.ReadRows(part.group + "/ids", H5Type::kI64, begin, rows, chunk.ids.data(),
+                                rows * static_cast<int64_t>(sizeof(int64_t))));
+  const int64_t bytes = rows * part.width * SizeOf(dtype);
+  const auto read = [&](const char* dataset, std::vector<char>& to) {
+    to.resize(static_cast<size_t>(bytes));
+    return file.ReadRows(part.group + "/" + dataset, FileType(dtype), begin, rows, to.data(),
+                         bytes);
+  };
+  RETURN_IF_ERROR(read("values", chunk.values));
+  if (!with_state) return chunk;
+  RETURN_IF_ERROR(read("m", chunk.m));
+  RETURN_IF_ERROR(read("v", chunk.v));
+  return chunk;
+}
+
+// Those rows of a chunk that `keep` wants, in order, into the store.
+template <class Keep>
+void ImportRows(Stream& stream, RowStore& store, RowChunk chunk, bool with_state, Keep keep) {
+  const RowTableSpec& spec = store.spec();
+  const size_t row_bytes = static_cast<size_t>(spec.width * SizeOf(spec.dtype));
+  size_t kept = 0;
+  for (size_t i = 0; i < chunk.ids.size(); ++i) {
+    if (keep(chunk.ids[i])) chunk.Move(i, kept++, row_bytes);
+  }
+  if (kept == 0) return;
+  const int64_t n = static_cast<int64_t>(kept);
+  const auto wrap = [&](std::vector<char>& x) {
+    return Tensor::Wrap(x.data(), spec.dtype, {n, spec.width});
+  };
+  const Tensor ids = Tensor::Wrap(chunk.ids.data(), DType::kI64, {n});
+  if (with_state) {
+    store.Import(stream, ids, wrap(chunk.values), wrap(chunk.m), wrap(chunk.v), true);
+  } else {
+    store.Import(stream, ids, wrap(chunk.values), Tensor(), Tensor(), false);
+  }
+}
+
+absl::Status ReadTablePart(Context& context, Source& source, const StoredTable& part,
+                           RowStore& store, bool optimizer) {
+  const RowTableSpec& spec = store.spec();
+  const Layout& layout = context.mesh.layout;
+  const int coordinate = context.mesh.memory->rank();
+  const int replica = context.mesh.memory_replicas->rank();
+  // Ids of the file are phase modulo stride: none can be ours where the two residues never meet.
+  const int64_t common = std::gcd(part.stride, static_cast<int64_t>(layout.memory));
+  if (part.count == 0 || part.phase % common != coordinate % common) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const H5File* file, source.File(part.file));
+  const int64_t chunk_rows = std::max<int64_t>(1, kChunkBytes / (spec.width * SizeOf(spec.dtype)));
+  for (int64_t begin = 0; begin < part.count; begin += chunk_rows) {
+    const int64_t end = std::min(part.count, begin + chunk_rows);
+    ASSIGN_OR_RETURN(RowChunk chunk, ReadChunk(*file, part, spec.dtype, begin, end, optimizer));
+    const auto here = [&](int64_t id) { return layout.row_coordinate(id) == coordinate; };
+    if (!optimizer) {
+      ImportRows(context.stream, store, std::move(chunk), false, here);
+      continue;
+    }
+    const auto state_here = [&](int64_t id) {
+      return here(id) && layout.row_state_replica(id) == replica;
+    };
+    const auto state_elsewhere = [&](int64_t id) {
+      return here(id) && layout.row_state_replica(id) != replica;
+    };
+    if (layout.memory_replicas() > 1) {
+      ImportRows(context.stream, store, chunk, false, state_elsewhere);
+    }
+    ImportRows(context.stream, store, std::move(chunk), true, state_here);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTables(Context& context, Source& source, Stack& stack, bool optimizer) {
+  std::map<std::string, RowStore*> stores;
+  for (RowExchange* table : stack.tables()) stores[table->store().spec().name] = &table->store();
+  std::set<std::string> seen;
+  for (const StoredTable& part : source.manifest().tables) {
+    const auto it = stores.find(part.name);
+    if (it == stores.end()) return Foreign(source.path(), "holds a table " + part.name);
+    const RowTableSpec& spec = it->second->spec();
+    if (spec.rows != part.rows || spec.width != part.width) {
+      return Foreign(source.path(), part.name + " is " + std::to_string(part.rows) + " x " +
+                                        std::to_string(part.width) + " there and " +
+                                        std::to_string(spec.rows) + " x " +
+                                        std::to_string(spec.width) + " here");
+    }
+    RETURN_IF_ERROR(ReadTablePart(context, source, part, *it->second, optimizer));
+    seen.insert(part.name);
+  }
+  for (const auto& [name, store] : stores) {
+    if (!seen.contains(name)) return Foreign(source.path(), "holds no table " + name);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadEverything(Context& context, Source& source, const CheckpointPart& part) {
+  if (source.manifest().dtype != Name(context.dtype)) {
+    return Foreign(source.path(), "is in " + source.manifest().dtype + ", the run in " +
+                                      Name(context.dtype) + " (train.precision)");
+  }
+  if (part.optimizer != nullptr) {
+    for (RegionState& state : part.optimizer->state()) {
+      RETURN_IF_ERROR(ReadRegion(source, *state.region, &state));
+    }
+  } else {
+    for (Region* region : part.store->regions()) {
+      RETURN_IF_ERROR(ReadRegion(source, *region, nullptr));
+    }
+  }
+  for (RouterState& router : part.stack->routers()) {
+    RETURN_IF_ERROR(
+        source.Read("router_bias", router.name, 1, router.bias.elements(), 0, 1, router.bias));
+  }
+  return ReadTables(context, source, *part.stack, part.optimizer != nullptr);
+}
+
+// Everything in the checkpoint has a place in the model, too. Collective.
+absl::Status CheckNothingLeft(World& world, const Source& source, ParameterStore& store) {
+  int64_t wanted = 0;
+  for (const Region* region : store.regions()) wanted += region->owned.size();
+  wanted = world.Sum(wanted);
+  int64_t held = 0;
+  for (const StoredSlice& slice : source.manifest().slices) {
+    if (slice.kind == "value") held += (slice.end - slice.begin) * slice.cols;
+  }
+  if (held == wanted) return absl::OkStatus();
+  return Foreign(source.path(), "holds " + std::to_string(held) + " values, the model has " +
+                                    std::to_string(wanted));
+}
+
+// Digests of this rank's share of the files.
+absl::Status VerifyShare(const std::string& path, const CheckpointManifest& manifest, int rank,
+                         int size) {
+  int index = 0;
+  for (const auto& [name, file] : manifest.files) {
+    if (index++ % size != rank) continue;
+    const std::string full = path + "/" + name;
+    absl::StatusOr<int64_t> bytes = FileSize(full);
+    if (!bytes.ok()) {
+      return absl::DataLossError(full +
+                                 ": cannot be read: " + std::string(bytes.status().message()));
+    }
+    if (*bytes != file.bytes) {
+      return absl::DataLossError(full + ": has " + std::to_string(*bytes) + " bytes, not " +
+                                 std::to_string(file.bytes) + ": torn");
+    }
+    ASSIGN_OR_RETURN(const std::string digest, FileDigest(full));
+    if (digest != file.digest) {
+      return absl::DataLossError(full + ": does not match its checksum: damaged");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status VerifyCheckpoint(World& world, const std::string& path) {
+  const absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(path);
+  RETURN_IF_ERROR(world.Agree(manifest.status()));
+  return world.Agree(VerifyShare(path, *manifest, world.rank(), world.size()));
+}
+
+absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const std::string& path,
+                                           const CheckpointPart& part) {
+  absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(path);
+  RETURN_IF_ERROR(world.Agree(manifest.status()));
+  Source source(path, std::move(manifest).value());
+  RETURN_IF_ERROR(CheckNothingLeft(world, source, *part.store));
+  RETURN_IF_ERROR(world.Agree(ReadEverything(context, source, part)));
+  // Each rank read what it owns; the rest comes from its owners, as after an update.
+  GatherValues(context.stream, context.mesh, *part.store);
+  return source.manifest().position;
+}
+
+absl::StatusOr<RunPosition> ReadCheckpointPosition(const std::string& path) {
+  ASSIGN_OR_RETURN(const CheckpointManifest manifest, ReadCheckpointManifest(path));
+  return manifest.position;
+}
+
+absl::StatusOr<CheckpointMeta> ReadCheckpointMeta(const std::string& path) {
+  ASSIGN_OR_RETURN(CheckpointManifest manifest, ReadCheckpointManifest(path));
+  CheckpointMeta meta;
+  meta.data_digest = manifest.data_digest;
+  meta.vocabulary = std::move(manifest.vocabulary);
+  ASSIGN_OR_RETURN(meta.config, ReadFileBytes(path + "/config.yaml"));
+  if (manifest.files.contains("tokenizer.json")) {
+    ASSIGN_OR_RETURN(meta.vocabulary.tokenizer_json, ReadFileBytes(path + "/tokenizer.json"));
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<H5File> file, H5File::Open(path + "/rank-00000.h5"));
+  std::vector<int32_t>& canonical = meta.vocabulary.canonical;
+  ASSIGN_OR_RETURN(const H5DatasetInfo info, file->Info("vocabulary/canonical"));
+  if (info.shape.size() != 1 || info.shape[0] != meta.vocabulary.size) {
+    return absl::DataLossError(path + ": its canonical map has not one entry an id");
+  }
+  canonical.resize(static_cast<size_t>(info.shape[0]));
+  RETURN_IF_ERROR(file->Read("vocabulary/canonical", H5Type::kI32, canonical.data(),
+                             info.shape[0] * static_cast<int64_t>(sizeof(int32_t))));
+  return meta;
+}
+
+}  // namespace mneme

@@ -1,0 +1,51 @@
+#include "engine/loaded_model.h"
+
+#include <cstdio>
+#include <utility>
+
+#include "configs/load.h"
+#include "engine/run_folder.h"
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+// Everything that one rank can say about the checkpoint before anything is built.
+absl::Status ReadDescription(LoadedModel& loaded) {
+  ASSIGN_OR_RETURN(loaded.meta, ReadCheckpointMeta(loaded.path));
+  ASSIGN_OR_RETURN(loaded.position, ReadCheckpointPosition(loaded.path));
+  ASSIGN_OR_RETURN(loaded.config, ParseConfig(loaded.meta.config, loaded.path + "/config.yaml"));
+  const size_t stage = static_cast<size_t>(loaded.position.stage);
+  if (stage >= loaded.config.stages.size()) {
+    return absl::DataLossError(loaded.path + ": stands in stage " + std::to_string(stage) +
+                               ", its config has " + std::to_string(loaded.config.stages.size()));
+  }
+  loaded.sequence_length = loaded.config.stages[stage].sequence_length;
+  loaded.yarn = loaded.config.stages[stage].yarn;
+  ASSIGN_OR_RETURN(loaded.config.model.vocab_size,
+                   ModelVocabularySize(loaded.config.model, loaded.meta.vocabulary));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(World& world, const std::string& path,
+                                                       const ParallelConfig& parallel) {
+  auto loaded = std::make_unique<LoadedModel>();
+  const auto warn = [&](const std::string& text) {
+    if (world.rank() == 0) std::fprintf(stderr, "%s\n", text.c_str());
+  };
+  ASSIGN_OR_RETURN(loaded->path, FindCheckpoint(world, path, warn));
+  RETURN_IF_ERROR(world.Agree(ReadDescription(*loaded)));
+  loaded->config.parallel = parallel;
+  ASSIGN_OR_RETURN(const Layout layout, MakeLayout(parallel, world.size()));
+  loaded->machine = std::make_unique<Machine>(world, layout, PrecisionOf(loaded->config));
+  ASSIGN_OR_RETURN(loaded->model,
+                   BuildModel(world, *loaded->machine, loaded->config, loaded->meta.vocabulary));
+  const CheckpointPart part = {&loaded->model->store, nullptr, loaded->model->stack.get()};
+  RETURN_IF_ERROR(LoadCheckpoint(world, loaded->context(), loaded->path, part).status());
+  loaded->stack().SetPositions(loaded->context(), loaded->sequence_length, loaded->yarn);
+  return loaded;
+}
+
+}  // namespace mneme

@@ -1,0 +1,86 @@
+#include "engine/machine.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "kernels/kernels.h"
+
+namespace mneme {
+namespace {
+
+RecomputePlan MakeRecompute(const std::vector<std::string>& parts) {
+  const auto asked = [&](const char* part) {
+    return std::any_of(parts.begin(), parts.end(),
+                       [&](const std::string& p) { return p == part || p == "all"; });
+  };
+  return {asked("attention"), asked("ffn"), asked("mhc")};
+}
+
+}  // namespace
+
+Machine::Machine(World& world, const Layout& layout, DType dtype)
+    : allocator(Device{}),
+      stream(Device{}, allocator),
+      mesh(MakeMesh(world, layout)),
+      context{CpuKernels(), stream, mesh, dtype} {}
+
+DType PrecisionOf(const RunConfig& config) {
+  return config.train.precision == "f64" ? DType::kF64 : DType::kF32;
+}
+
+absl::StatusOr<int64_t> ModelVocabularySize(const ModelConfig& config, const VocabularyInfo& data) {
+  if (config.vocab_size == 0) return data.size;
+  if (config.vocab_size < data.size) {
+    return absl::InvalidArgumentError(
+        "model.vocab_size " + std::to_string(config.vocab_size) + " is less than the " +
+        std::to_string(data.size) +
+        " ids of the data: raise it, or leave it at 0 to take the data's");
+  }
+  return config.vocab_size;
+}
+
+Vocabulary MakeVocabulary(const ModelConfig& config, const VocabularyInfo& data) {
+  Vocabulary vocabulary;
+  vocabulary.size = config.vocab_size == 0 ? data.size : config.vocab_size;
+  const int64_t raw_pad = data.pad >= 0 ? data.pad : std::max<int64_t>(data.eos, 0);
+  vocabulary.canonical.resize(static_cast<size_t>(vocabulary.size));
+  const bool compressed = config.engram.compression;
+  const auto map = [&](int64_t id) -> int32_t {
+    if (!compressed) return static_cast<int32_t>(id);
+    return data.canonical[static_cast<size_t>(id)];
+  };
+  vocabulary.pad = map(raw_pad);
+  for (int64_t id = 0; id < vocabulary.size; ++id) {
+    const bool known = id < data.size || !compressed;
+    vocabulary.canonical[static_cast<size_t>(id)] =
+        known ? map(id) : static_cast<int32_t>(vocabulary.pad);
+  }
+  vocabulary.canonical_size = compressed ? data.canonical_size : vocabulary.size;
+  return vocabulary;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> BuildModel(World& world, Machine& machine,
+                                                  const RunConfig& config,
+                                                  const VocabularyInfo& vocabulary) {
+  auto model = std::make_unique<Model>();
+  ModelConfig model_config = config.model;
+  absl::Status status;
+  if (absl::StatusOr<int64_t> size = ModelVocabularySize(config.model, vocabulary); size.ok()) {
+    model_config.vocab_size = *size;
+    auto stack =
+        Stack::Make(machine.context, model_config, MakeVocabulary(model_config, vocabulary),
+                    MakeRecompute(config.train.recompute), static_cast<uint64_t>(config.train.seed),
+                    model->store);
+    if (stack.ok()) model->stack = std::move(stack).value();
+    status = stack.status();
+  } else {
+    status = size.status();
+  }
+  RETURN_IF_ERROR(world.Agree(status));
+  model->store.Allocate(machine.stream, machine.context.dtype, machine.mesh.layout, world.rank());
+  model->store.Initialize(static_cast<uint64_t>(config.train.seed));
+  return model;
+}
+
+}  // namespace mneme

@@ -1,0 +1,30 @@
+// result.json: what a finished run says of itself.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/checkpoint.h"
+#include "engine/evaluate.h"
+#include "models/count.h"
+
+namespace mneme {
+
+struct RunResult {
+  RunPosition position;
+  std::vector<HeldOutResult> sets;  // the first gives validation_loss
+  double unigram_entropy = 0.0;     // of the first set; absent without one
+  double train_loss = 0.0;  // of the last step; absent where no step was made in this process
+  bool trained = false;
+  double seconds = 0.0;     // of training in this process
+  int64_t tokens_here = 0;  // trained on in those seconds
+  int64_t peak_memory = 0;  // bytes, of the fullest rank
+  int ranks = 0;
+  Counts counts;
+};
+
+// One strict-JSON object, keys in a fixed order. Written atomically.
+absl::Status WriteResult(const std::string& path, const RunResult& result);
+
+}  // namespace mneme

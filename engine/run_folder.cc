@@ -1,0 +1,164 @@
+#include "engine/run_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "configs/load.h"
+#include "data/files.h"
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool HasBytes(const std::string& path) {
+  const absl::StatusOr<int64_t> size = FileSize(path);
+  return size.ok() && *size > 0;
+}
+
+std::string HolderText() {
+  char host[256] = {};
+  gethostname(host, sizeof host - 1);
+  return "process " + std::to_string(getpid()) + " on " + host + "\n";
+}
+
+std::string FirstLine(const std::string& path) {
+  const std::string text = ReadFileBytes(path).value_or("an unknown process");
+  return text.substr(0, text.find('\n'));
+}
+
+// Newest first.
+absl::StatusOr<std::vector<std::string>> Candidates(const std::string& path) {
+  std::error_code error;
+  const bool named = fs::path(path).filename().string().starts_with("step-");
+  if ((named && fs::is_directory(path, error)) || fs::exists(path + "/manifest.json", error)) {
+    return std::vector<std::string>{path};
+  }
+  for (const std::string& folder : {path + "/checkpoints", path}) {
+    std::vector<std::string> found = ListCandidates(folder);
+    if (!found.empty()) return found;
+  }
+  return absl::NotFoundError(path + ": is no checkpoint, and no run folder that holds one");
+}
+
+}  // namespace
+
+absl::StatusOr<FolderLock> FolderLock::Take(const std::string& folder) {
+  const std::string path = folder + "/.lock";
+  const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (descriptor < 0) return FileError(path, "open", errno);
+  for (int tries = 0; flock(descriptor, LOCK_EX | LOCK_NB) != 0; ++tries) {
+    if (errno != EWOULDBLOCK || tries >= 50) {
+      const int code = errno;
+      close(descriptor);
+      if (code != EWOULDBLOCK) return FileError(path, "lock", code);
+      return absl::UnavailableError(folder + ": " + FirstLine(path) +
+                                    " is writing this run; wait for it to end, or give another "
+                                    "run.dir");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  // Who holds it is only for the message of others; a failure here harms nothing.
+  const std::string holder = HolderText();
+  if (ftruncate(descriptor, 0) == 0) {
+    [[maybe_unused]] const ssize_t written = pwrite(descriptor, holder.data(), holder.size(), 0);
+  }
+  return FolderLock(descriptor);
+}
+
+FolderLock::FolderLock(FolderLock&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)) {}
+FolderLock& FolderLock::operator=(FolderLock&& other) noexcept {
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+FolderLock::~FolderLock() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+bool RunFolder::HoldsRun() const {
+  return !ListCandidates(checkpoints()).empty() || HasBytes(result()) || HasBytes(metrics());
+}
+
+int64_t StageSteps(const StageConfig& stage) {
+  if (stage.steps > 0) return stage.steps;
+  const int64_t update = stage.batch_sequences * stage.sequence_length;
+  return update > 0 ? (stage.tokens + update - 1) / update : 0;
+}
+
+int64_t TotalSteps(const RunConfig& config) {
+  int64_t steps = 0;
+  for (const StageConfig& stage : config.stages) steps += StageSteps(stage);
+  return steps;
+}
+
+absl::Status CheckMayRun(const RunFolder& folder, const RunConfig& config) {
+  const bool holds = folder.HoldsRun();
+  if (config.run.resume == "must" && ListCandidates(folder.checkpoints()).empty()) {
+    return absl::InvalidArgumentError(folder.dir +
+                                      ": holds no checkpoint to go on from, and run.resume is "
+                                      "must; use auto to begin");
+  }
+  if (!holds) return absl::OkStatus();
+  if (config.run.resume == "never") {
+    return absl::InvalidArgumentError(folder.dir +
+                                      ": holds a run already, and run.resume is never; give "
+                                      "another run.dir, or use auto to go on");
+  }
+  const absl::StatusOr<std::string> text = ReadFileBytes(folder.config());
+  if (!text.ok()) return absl::OkStatus();  // the checkpoint's own checks remain
+  ASSIGN_OR_RETURN(const RunConfig before, ParseConfig(*text, folder.config()));
+  std::string lines;
+  for (const ConfigDifference& d : CompareConfigs(before, config)) {
+    if (!MayChangeOnResume(d.key)) lines += "\n  " + d.key + ": " + d.before + " -> " + d.after;
+  }
+  if (lines.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      folder.dir + ": holds a run of another configuration (before -> now):" + lines +
+      "\nput the old values back to go on, or give another run.dir");
+}
+
+bool IsFinished(const RunFolder& folder, const RunConfig& config) {
+  const std::vector<std::string> whole = ListCheckpoints(folder.checkpoints());
+  if (whole.empty()) return false;
+  const absl::StatusOr<RunPosition> position = ReadCheckpointPosition(whole.front());
+  const int64_t last = static_cast<int64_t>(config.stages.size()) - 1;
+  if (!position.ok() || position->stage < last || position->step < TotalSteps(config)) return false;
+  const absl::StatusOr<std::string> text = ReadFileBytes(folder.result());
+  if (!text.ok()) return false;
+  const nlohmann::json result = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!result.is_object() || !result.contains("steps")) return false;
+  return result["steps"].is_number_integer() && result["steps"].get<int64_t>() == position->step;
+}
+
+absl::StatusOr<std::string> FindCheckpoint(World& world, const std::string& path,
+                                           const std::function<void(const std::string&)>& warn) {
+  // One rank looks, all go by what it saw.
+  absl::StatusOr<std::vector<std::string>> found = std::vector<std::string>{};
+  if (world.rank() == 0) found = Candidates(path);
+  RETURN_IF_ERROR(world.Agree(found.status()));
+  nlohmann::json list = *found;
+  list = nlohmann::json::parse(world.Broadcast(list.dump()), nullptr, /*allow_exceptions=*/false);
+  std::string reasons;
+  for (const nlohmann::json& entry : list) {
+    const std::string candidate = entry.get<std::string>();
+    const absl::Status status = VerifyCheckpoint(world, candidate);
+    if (status.ok()) return candidate;
+    reasons += "\n  " + std::string(status.message());
+    if (warn) warn("warning: passing over " + candidate + ": " + std::string(status.message()));
+  }
+  return absl::DataLossError(path + ": none of its checkpoints is whole:" + reasons +
+                             "\nremove them to begin anew, or bring one back from a copy");
+}
+
+}  // namespace mneme

@@ -1,0 +1,390 @@
+#include "engine/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "configs/load.h"
+#include "configs/validate.h"
+#include "data/files.h"
+#include "engine/banner.h"
+#include "engine/checkpoint.h"
+#include "engine/evaluate.h"
+#include "engine/footprint.h"
+#include "engine/machine.h"
+#include "engine/optimizer.h"
+#include "engine/result.h"
+#include "engine/run_folder.h"
+#include "engine/signals.h"
+#include "engine/stage.h"
+#include "engine/step.h"
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A run from its folder to its result. Every method but the constructor is collective and returns
+// the same status on every rank.
+class Trainer {
+ public:
+  Trainer(World& world, const RunConfig& config, const TrainHooks& hooks)
+      : world_(world), config_(config), hooks_(hooks), folder_{config.run.dir} {}
+
+  absl::StatusOr<TrainResult> Run();
+
+ private:
+  bool first() const { return world_.rank() == 0; }
+  void Say(const std::string& text) const;
+
+  absl::StatusOr<bool> OpenFolder();  // true: the run is finished already
+  absl::Status Build();
+  absl::Status Resume();
+  absl::Status Begin();
+  absl::Status StartFrom(const std::string& path);
+  absl::Status CheckSameData(const std::string& checkpoint, bool data_too);
+  absl::Status OpenLogs();
+
+  absl::StatusOr<TrainResult> RunStages();
+  absl::StatusOr<std::optional<TrainResult>> RunStage(Stage& stage);
+  absl::Status EvaluateIfDue(const Stage& stage, StepReport& report);
+  absl::Status Log(const StepReport& report);
+  absl::Status SaveNow();
+  absl::StatusOr<bool> AnswerSignals();  // true: stop
+  absl::StatusOr<TrainResult> Finish();
+  TrainResult Stopped() const;
+
+  World& world_;
+  RunConfig config_;
+  const TrainHooks& hooks_;
+  RunFolder folder_;
+  std::optional<FolderLock> lock_;
+  std::vector<Stage> stages_;
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Optimizer> optimizer_;
+  CheckpointMeta meta_;
+  RunPosition position_;
+  int64_t saved_step_ = -1;
+  std::unique_ptr<MetricsLog> metrics_;  // rank 0
+
+  std::vector<HeldOutResult> last_scores_;
+  int64_t scored_step_ = -1;
+  double last_loss_ = 0.0;
+  double seconds_ = 0.0;
+  int64_t tokens_here_ = 0;
+  int64_t steps_here_ = 0;
+};
+
+void Trainer::Say(const std::string& text) const {
+  if (first() && !hooks_.quiet) std::fprintf(stderr, "%s\n", text.c_str());
+}
+
+absl::StatusOr<bool> Trainer::OpenFolder() {
+  absl::Status status;
+  bool finished = false;
+  if (first()) {
+    const auto open = [&]() -> absl::Status {
+      std::error_code error;
+      std::filesystem::create_directories(folder_.checkpoints(), error);
+      if (error) return FileError(folder_.dir, "make the folder", error.value());
+      ASSIGN_OR_RETURN(FolderLock lock, FolderLock::Take(folder_.dir));
+      lock_ = std::move(lock);
+      RETURN_IF_ERROR(CheckMayRun(folder_, config_));
+      finished = IsFinished(folder_, config_);
+      return absl::OkStatus();
+    };
+    status = open();
+  }
+  RETURN_IF_ERROR(world_.Agree(status));
+  return world_.Max(finished ? 1 : 0) == 1;
+}
+
+absl::Status Trainer::Build() {
+  absl::StatusOr<std::vector<Stage>> stages = OpenStages(config_, world_.size());
+  RETURN_IF_ERROR(world_.Agree(stages.status()));
+  stages_ = std::move(stages).value();
+  meta_.vocabulary = stages_.front().loader->vocabulary();
+  meta_.data_digest = DataDigest(stages_);
+  meta_.config = DumpConfig(config_);
+
+  absl::StatusOr<int64_t> vocabulary = ModelVocabularySize(config_.model, meta_.vocabulary);
+  absl::StatusOr<Layout> layout = MakeLayout(config_.parallel, world_.size());
+  RETURN_IF_ERROR(world_.Agree(vocabulary.ok() ? layout.status() : vocabulary.status()));
+  config_.model.vocab_size = *vocabulary;
+  const Footprint footprint = PredictFootprint(config_, *layout, *vocabulary);
+  const std::vector<std::string> hosts = world_.AllGather(world_.host());
+  const int here = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
+  RETURN_IF_ERROR(world_.Agree(CheckFits(footprint, here, AvailableMemory())));
+  if (first()) {
+    Say(Banner(config_, Count(config_.model), *layout, stages_, footprint, folder_));
+  }
+
+  machine_ = std::make_unique<Machine>(world_, *layout, PrecisionOf(config_));
+  ASSIGN_OR_RETURN(model_, BuildModel(world_, *machine_, config_, meta_.vocabulary));
+  optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
+                                           model_->store, *model_->stack);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::CheckSameData(const std::string& checkpoint, bool data_too) {
+  const auto check = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const CheckpointMeta meta, ReadCheckpointMeta(checkpoint));
+    if (meta.vocabulary.digest != meta_.vocabulary.digest ||
+        meta.vocabulary.canonical_size != meta_.vocabulary.canonical_size) {
+      return absl::FailedPreconditionError(
+          checkpoint + ": was trained on another vocabulary (" +
+          std::to_string(meta.vocabulary.size) + " ids, V' " +
+          std::to_string(meta.vocabulary.canonical_size) + ", digest " + meta.vocabulary.digest +
+          "; the data has " + std::to_string(meta_.vocabulary.size) + " ids, V' " +
+          std::to_string(meta_.vocabulary.canonical_size) + ", digest " + meta_.vocabulary.digest +
+          ")");
+    }
+    if (data_too && meta.data_digest != meta_.data_digest) {
+      return absl::FailedPreconditionError(checkpoint + ": was trained on other data (digest " +
+                                           meta.data_digest + ", now " + meta_.data_digest +
+                                           "): bring the data back, or give another run.dir");
+    }
+    return absl::OkStatus();
+  };
+  return world_.Agree(first() ? check() : absl::OkStatus());
+}
+
+absl::Status Trainer::StartFrom(const std::string& path) {
+  const CheckpointPart part = {&model_->store, optimizer_.get(), model_->stack.get()};
+  ASSIGN_OR_RETURN(position_, LoadCheckpoint(world_, machine_->context, path, part));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Begin() {
+  const std::string donor = config_.stages.front().init_from;
+  if (donor.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::string path,
+                   FindCheckpoint(world_, donor, [&](const std::string& text) { Say(text); }));
+  RETURN_IF_ERROR(CheckSameData(path, /*data_too=*/false));
+  RETURN_IF_ERROR(StartFrom(path));
+  // Moments and their update count go on; steps, samples and tokens are this run's own.
+  RunPosition begin;
+  begin.updates = position_.updates;
+  position_ = begin;
+  Say("starting from " + path);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Resume() {
+  const bool mine = first() && !ListCandidates(folder_.checkpoints()).empty();
+  if (world_.Max(mine ? 1 : 0) == 0) {
+    RETURN_IF_ERROR(Begin());
+  } else {
+    ASSIGN_OR_RETURN(
+        const std::string path,
+        FindCheckpoint(world_, folder_.dir, [&](const std::string& text) { Say(text); }));
+    RETURN_IF_ERROR(CheckSameData(path, /*data_too=*/true));
+    RETURN_IF_ERROR(StartFrom(path));
+    if (position_.stage >= static_cast<int64_t>(stages_.size())) {
+      return absl::FailedPreconditionError(path + ": stands in stage " +
+                                           std::to_string(position_.stage) + ", the run has " +
+                                           std::to_string(stages_.size()));
+    }
+    saved_step_ = position_.step;
+    Say("going on from " + path);
+  }
+  return OpenLogs();
+}
+
+absl::Status Trainer::OpenLogs() {
+  const auto open = [&]() -> absl::Status {
+    RETURN_IF_ERROR(WriteFileAtomically(folder_.config(), meta_.config));
+    ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(folder_.metrics(), position_.step));
+    return absl::OkStatus();
+  };
+  return world_.Agree(first() ? open() : absl::OkStatus());
+}
+
+absl::Status Trainer::SaveNow() {
+  if (saved_step_ == position_.step) return absl::OkStatus();
+  // Metrics first: a step that a checkpoint holds is never missing from them.
+  RETURN_IF_ERROR(world_.Agree(first() ? metrics_->Flush() : absl::OkStatus()));
+  const CheckpointPart part = {&model_->store, optimizer_.get(), model_->stack.get()};
+  const auto path =
+      SaveCheckpoint(world_, machine_->context, folder_.checkpoints(), position_, meta_, part);
+  RETURN_IF_ERROR(path.status());
+  saved_step_ = position_.step;
+  if (first()) {
+    PruneCheckpoints(folder_.checkpoints(), position_.step, config_.train.keep_last,
+                     config_.train.milestone_every);
+  }
+  Say("saved " + *path);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Trainer::AnswerSignals() {
+  SignalRequest request = TakeSignals();
+  if (hooks_.stop_at_step >= 0 && position_.step >= hooks_.stop_at_step) request.stop = true;
+  const int64_t agreed = world_.Max((request.stop ? 2 : 0) + (request.save ? 1 : 0));
+  if (agreed > 0) RETURN_IF_ERROR(SaveNow());
+  return agreed >= 2;
+}
+
+absl::Status Trainer::EvaluateIfDue(const Stage& stage, StepReport& report) {
+  const int64_t every = config_.evaluate.every;
+  const bool due = every > 0 && position_.step % every == 0;
+  if (stage.sets.empty() || (!due && position_.stage_step < stage.steps)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(last_scores_, EvaluateSets(world_, machine_->context, *model_->stack, stage));
+  scored_step_ = position_.step;
+  for (const HeldOutResult& set : last_scores_) {
+    report.more.emplace_back("evaluate/" + set.name + "/loss", set.loss);
+    report.more.emplace_back("evaluate/" + set.name + "/bits_per_byte", set.bits_per_byte);
+    char text[160];
+    std::snprintf(text, sizeof text, "step %lld | %s: loss %.4f, %.4f bits a byte",
+                  static_cast<long long>(position_.step), set.name.c_str(), set.loss,
+                  set.bits_per_byte);
+    Say(text);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Log(const StepReport& report) {
+  if (!first()) return absl::OkStatus();
+  const int64_t every = std::max<int64_t>(1, config_.train.log_every);
+  if (report.step % every == 0 || report.step == report.steps || report.skipped) {
+    const double each = seconds_ / static_cast<double>(steps_here_);
+    Say(ConsoleLine(report, each * static_cast<double>(report.steps - report.step)));
+  }
+  if (hooks_.on_step) hooks_.on_step(report);
+  return metrics_->Write(report);
+}
+
+TrainResult Trainer::Stopped() const {
+  return {75, "stopped after step " + std::to_string(position_.step) + " of " +
+                  std::to_string(TotalSteps(config_)) + " with a checkpoint in " + folder_.dir +
+                  "; the same command goes on"};
+}
+
+absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
+  Context& context = machine_->context;
+  model_->stack->SetPositions(context, stage.length(), stage.config.yarn);
+  Stepper stepper(world_, context, config_, stage, *model_->stack, *optimizer_);
+  const int64_t every = config_.train.checkpoint_every;
+  while (position_.stage_step < stage.steps) {
+    ASSIGN_OR_RETURN(const bool stop, AnswerSignals());
+    if (stop) return Stopped();
+    StepReport report = stepper.Step(position_);
+    report.steps = TotalSteps(config_);
+    report.more.emplace_back("stage", static_cast<double>(position_.stage));
+    report.more.emplace_back("memory/peak_bytes",
+                             static_cast<double>(machine_->allocator.total().peak));
+    seconds_ += report.seconds;
+    tokens_here_ += stage.plan.sequences * stage.length();
+    ++steps_here_;
+    last_loss_ = report.loss;
+    RETURN_IF_ERROR(EvaluateIfDue(stage, report));
+    RETURN_IF_ERROR(world_.Agree(Log(report)));
+    if (position_.skipped_in_a_row >= config_.train.skip.limit) {
+      return TrainResult{4, "diverged: " + std::to_string(position_.skipped_in_a_row) +
+                                " steps in a row were skipped, the last at step " +
+                                std::to_string(position_.step) +
+                                "; lower optim.lr or raise train.skip.limit"};
+    }
+    if (every > 0 && position_.step % every == 0) RETURN_IF_ERROR(SaveNow());
+  }
+  return std::optional<TrainResult>();
+}
+
+absl::StatusOr<TrainResult> Trainer::RunStages() {
+  const int64_t stages = static_cast<int64_t>(stages_.size());
+  while (true) {
+    ASSIGN_OR_RETURN(std::optional<TrainResult> ended,
+                     RunStage(stages_[static_cast<size_t>(position_.stage)]));
+    if (ended.has_value()) {
+      RETURN_IF_ERROR(world_.Agree(first() ? metrics_->Flush() : absl::OkStatus()));
+      return *std::move(ended);
+    }
+    if (position_.stage + 1 == stages) return Finish();
+    ++position_.stage;
+    position_.stage_step = 0;
+    position_.stage_sample = 0;
+  }
+}
+
+absl::StatusOr<TrainResult> Trainer::Finish() {
+  RETURN_IF_ERROR(SaveNow());
+  const Stage& stage = stages_.back();
+  if (scored_step_ != position_.step && !stage.sets.empty()) {
+    ASSIGN_OR_RETURN(last_scores_, EvaluateSets(world_, machine_->context, *model_->stack, stage));
+  }
+  RunResult result;
+  result.position = position_;
+  result.sets = last_scores_;
+  result.trained = steps_here_ > 0;
+  result.train_loss = last_loss_;
+  result.seconds = seconds_;
+  result.tokens_here = tokens_here_;
+  result.peak_memory = world_.Max(machine_->allocator.total().peak);
+  result.ranks = world_.size();
+  result.counts = Count(config_.model);
+  absl::Status status;
+  if (first()) {
+    if (!stage.sets.empty()) {
+      result.unigram_entropy = UnigramEntropy(*stage.loader, *stage.sets.front());
+    }
+    status = WriteResult(folder_.result(), result);
+  }
+  RETURN_IF_ERROR(world_.Agree(status));
+  return TrainResult{
+      0, "finished " + std::to_string(position_.step) + " steps; results in " + folder_.result()};
+}
+
+absl::StatusOr<TrainResult> Trainer::Run() {
+  ASSIGN_OR_RETURN(const bool finished, OpenFolder());
+  if (finished) {
+    return TrainResult{0, folder_.dir + ": this run is finished; results in " + folder_.result()};
+  }
+  RETURN_IF_ERROR(Build());
+  RETURN_IF_ERROR(Resume());
+  return RunStages();
+}
+
+absl::Status CheckConfig(const RunConfig& config, int world) {
+  RETURN_IF_ERROR(Validate(config));
+  RETURN_IF_ERROR(ValidateForWorld(config, world));
+  if (config.device == "gpu" || config.device == "cuda") {
+    return absl::InvalidArgumentError("device: " + config.device +
+                                      ": this program was built without a GPU; use cpu or auto");
+  }
+  if (config.run.dir.empty()) {
+    return absl::InvalidArgumentError("run.dir: is empty; say where the run lives");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<TrainResult> Train(World& world, const RunConfig& config, const TrainHooks& hooks) {
+  RETURN_IF_ERROR(world.Agree(CheckConfig(config, world.size())));
+  InstallSignalHandlers();
+  Trainer trainer(world, config, hooks);
+  return trainer.Run();
+}
+
+int ExitCode(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+      return 2;
+    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kNotFound:
+      return 3;
+    default:
+      return 1;
+  }
+}
+
+}  // namespace mneme

@@ -111,9 +111,14 @@ bool Partial(const OpCase& c, const std::string& name) {
                      [&](const OpArg& a) { return a.name == name && a.partial; });
 }
 
+// One pool for all runs, never destroyed: what a case captures may outlive a run.
+Allocator& Pool() {
+  static auto* const pool = new Allocator(Device{});
+  return *pool;
+}
+
 struct Scope {
-  Allocator allocator{Device{}};
-  Stream stream{Device{}, allocator};
+  Stream stream{Device{}, Pool()};
 };
 
 // Σ ⟨d output, output⟩ at one input moved by `by`, as the outputs themselves.

@@ -4,13 +4,14 @@
     run_blocks.py ROOT BUILD [--list] [FILE...]
 
 A block fenced as ```sh no-run is not run; it should say why beside it. The blocks of one document run in one scratch
-folder, one after the other, which looks like the checkout: every entry of ROOT is linked into it, BUILD as `build`, and
-what they write (runs/, corpora/) stays there. A block fails with the first of its lines that fails.
+folder, one after the other, which is a copy of the checkout with BUILD as `build`; what they write stays there. A block fails
+with the first of its lines that fails.
 """
 
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,10 +48,13 @@ def documents(root):
 
 
 def scratch(root, build, folder):
-    """The checkout again, by links; what a run writes is left out."""
-    for entry in sorted(root.iterdir()):
-        if entry.name not in ("runs", "corpora", ".git") and not entry.name.startswith("build"):
-            (folder / entry.name).symlink_to(entry)
+    """The checkout again, without what runs and builds have written."""
+
+    def skip(place, names):
+        return [n for n in names if n in (".git", "__pycache__") or
+                pathlib.Path(place) == root and (n in ("runs", "corpora") or n.startswith("build"))]
+
+    shutil.copytree(root, folder, ignore=skip, dirs_exist_ok=True)
     (folder / "build").symlink_to(build)
 
 

@@ -48,7 +48,7 @@ TEST(DumpConfig, EveryKeyReadsBackToTheSameValue) {
   const absl::StatusOr<RunConfig> back = ParseConfig(DumpConfig(config), "dumped");
   ASSERT_FALSE(back.ok());
   for (const char* fault :
-       {"unknown key", "expects", "is not one of", "stands twice", "not YAML", "is not a "}) {
+       {"unknown key", "expects", "is not one of", "stands twice", "not YAML", "is not a whole"}) {
     EXPECT_EQ(back.status().message().find(fault), absl::string_view::npos)
         << back.status().message();
   }

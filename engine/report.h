@@ -1,4 +1,4 @@
-// What a step tells: console line, metrics.jsonl, TensorBoard; and the loss curve as text and SVG.
+// What a step tells: the console line, metrics.jsonl, and what can be read back from it.
 #pragma once
 
 #include <cstdint>
@@ -20,31 +20,41 @@ struct StepReport {
   double loss = 0.0;
   double learning_rate = 0.0;
   double grad_norm = 0.0;
-  double seconds = 0.0;        // of this step
+  double seconds = 0.0;  // of this step
   double tokens_per_second = 0.0;
   bool skipped = false;
-  std::vector<std::pair<std::string, double>> more;  // "balance_loss", "time/forward", "rows/unique", ...
+  std::vector<std::pair<std::string, double>>
+      more;  // "balance_loss", "time/forward", "rows/unique", ...
 };
 
-// metrics.jsonl of a run: strict JSON, one object a step, each step once, in order, also after a crash.
+// One strict-JSON object without a line end: step, loss, tokens, learning_rate, grad_norm, seconds,
+// tokens_per_second, skipped, then `more`. A number that is not finite is null.
+std::string MetricsLine(const StepReport& report);
+
+// metrics.jsonl of a run: one object a step, each step once, in order, also after a crash. A line
+// is handed to the system as it is written; Flush makes it outlive the machine.
 class MetricsLog {
  public:
-  // Opens for appending after dropping lines of steps > `last_step` and a torn last line.
-  static absl::StatusOr<std::unique_ptr<MetricsLog>> Open(const std::string& path, int64_t last_step);
+  // Opens for appending after cutting off lines of steps > `last_step` and a torn last line.
+  static absl::StatusOr<std::unique_ptr<MetricsLog>> Open(const std::string& path,
+                                                          int64_t last_step);
   virtual ~MetricsLog() = default;
+  // REQUIRES: report.step is larger than any before.
   virtual absl::Status Write(const StepReport& report) = 0;
   virtual absl::Status Flush() = 0;
 };
 
-// "step 120/5000 | loss 3.214 | gnorm 0.84 | lr 3.0e-4 | 51.5k tok/s | eta 2h14m".
-std::string ConsoleLine(const StepReport& report, double eta_seconds);
+// A named series of a metrics.jsonl: (step, value) where the value is there and finite. Stops at a
+// torn line. NotFound where there is no such file.
+absl::StatusOr<std::vector<std::pair<double, double>>> ReadSeries(const std::string& path,
+                                                                  const std::string& name);
 
-struct Curve {
-  std::string name;
-  std::vector<double> x, y;
-};
-std::string PlotText(const std::vector<Curve>& curves, int width, int height);
-std::string PlotSvg(const std::vector<Curve>& curves, const std::string& title, const std::string& x_label,
-                    const std::string& y_label);
+// "step 120/5000 | loss 3.214 | gnorm 0.84 | lr 3.0e-4 | 51.5k tok/s | eta 2h14m"; held-out losses
+// of this step and the word "skipped" where they apply.
+std::string ConsoleLine(const StepReport& report, double eta_seconds);
+// "2h14m", "3m05s", "12s".
+std::string DurationText(double seconds);
+// "51.5k", "2.10M".
+std::string CountText(double count);
 
 }  // namespace mneme

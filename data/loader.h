@@ -54,6 +54,7 @@ class HeldOut {
                                                        const std::string& doc_boundary,
                                                        int64_t sequence_length);
   int64_t sequences() const { return static_cast<int64_t>(begins_.size()); }
+  int64_t sequence_length() const { return sequence_length_; }
   const Corpus& corpus() const { return *corpus_; }
   // Sequences [first, first + rows); rows beyond the end are padding with no counted target.
   // Returns counted targets.

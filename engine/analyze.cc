@@ -111,7 +111,7 @@ std::vector<NgramGate> Largest(const GateSums& sums, const AnalyzeOptions& optio
 }
 
 // Text and the gate that it is shaded by. A character of several tokens takes their largest gate.
-struct Piece {
+struct ShadedText {
   std::string text;
   double gate = 0.0;
 };
@@ -128,9 +128,10 @@ bool EndsInsideCharacter(const std::string& text) {
   return continuation < needs;
 }
 
-std::vector<Piece> Pieces(const std::vector<GeneratedToken>& tokens, const Tokenizer* tokenizer) {
-  std::vector<Piece> pieces;
-  Piece open;
+std::vector<ShadedText> ShadedTexts(const std::vector<GeneratedToken>& tokens,
+                                    const Tokenizer* tokenizer) {
+  std::vector<ShadedText> pieces;
+  ShadedText open;
   for (const GeneratedToken& token : tokens) {
     const std::string text =
         tokenizer != nullptr ? tokenizer->Decode({token.id}) : std::to_string(token.id) + " ";
@@ -139,7 +140,7 @@ std::vector<Piece> Pieces(const std::vector<GeneratedToken>& tokens, const Token
     open.gate = std::max(open.gate, token.gate);
     if (EndsInsideCharacter(open.text)) continue;
     pieces.push_back(std::move(open));
-    open = Piece();
+    open = ShadedText();
   }
   if (!open.text.empty()) pieces.push_back(std::move(open));
   return pieces;
@@ -153,8 +154,8 @@ int64_t Columns(const std::string& text) {
 // 0 to 3 by the place of a gate among all of them, so that some stand out whatever their range.
 class Levels {
  public:
-  explicit Levels(const std::vector<Piece>& pieces) {
-    for (const Piece& piece : pieces) sorted_.push_back(piece.gate);
+  explicit Levels(const std::vector<ShadedText>& pieces) {
+    for (const ShadedText& piece : pieces) sorted_.push_back(piece.gate);
     std::sort(sorted_.begin(), sorted_.end());
   }
   int Of(double gate) const {
@@ -167,19 +168,19 @@ class Levels {
   std::vector<double> sorted_;
 };
 
-std::string ShadeColour(const std::vector<Piece>& pieces, const Levels& levels) {
+std::string ShadeColour(const std::vector<ShadedText>& pieces, const Levels& levels) {
   // Backgrounds of the 256-colour palette, with black text on the strong ones.
   static constexpr const char* kBegin[] = {"", "\x1b[48;5;229;30m", "\x1b[48;5;221;30m",
                                            "\x1b[48;5;208;30m"};
   std::string out;
-  for (const Piece& piece : pieces) {
+  for (const ShadedText& piece : pieces) {
     const int level = piece.text == "\n" ? 0 : levels.Of(piece.gate);
     out += kBegin[level] + piece.text + (level > 0 ? "\x1b[0m" : "");
   }
   return out + "\n";
 }
 
-std::string ShadeMarks(const std::vector<Piece>& pieces, const Levels& levels) {
+std::string ShadeMarks(const std::vector<ShadedText>& pieces, const Levels& levels) {
   constexpr int64_t kWidth = 76;
   static constexpr char kMark[] = {' ', '.', ':', '#'};
   std::string out, line, marks;
@@ -189,7 +190,7 @@ std::string ShadeMarks(const std::vector<Piece>& pieces, const Levels& levels) {
     line.clear();
     marks.clear();
   };
-  for (const Piece& piece : pieces) {
+  for (const ShadedText& piece : pieces) {
     if (piece.text == "\n") {
       flush();
       continue;
@@ -239,7 +240,7 @@ std::string ShowIds(const std::vector<int32_t>& ids, const Tokenizer* tokenizer)
 
 std::string ShadeText(const std::vector<GeneratedToken>& tokens, const Tokenizer* tokenizer,
                       bool colour) {
-  const std::vector<Piece> pieces = Pieces(tokens, tokenizer);
+  const std::vector<ShadedText> pieces = ShadedTexts(tokens, tokenizer);
   const Levels levels(pieces);
   return colour ? ShadeColour(pieces, levels) : ShadeMarks(pieces, levels);
 }

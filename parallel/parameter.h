@@ -5,10 +5,11 @@
 // the name that initial values, optimizer, checkpoint and conversion use. Names are the same on
 // every layout.
 //
-// Flat regions. Parameters of one View and one UpdateKind stand together, in order of declaration.
-// Within a region each member of the view's replica group owns one contiguous range for the
-// optimizer: cut at piece borders for matrices (Muon needs whole ones; balanced by Newton-Schulz
-// cost), at rows of a piece for AdamW.
+// Flat regions. Parameters of one View and one UpdateKind stand together, in order of declaration,
+// each from a multiple of kParameterAlignment elements (the gap holds zeros and belongs to the
+// parameter before it). Within a region each member of the view's replica group owns one contiguous
+// range for the optimizer: cut at piece borders for matrices (Muon needs whole ones; balanced by
+// Newton-Schulz cost), at rows of a piece for AdamW.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@ enum class View {
   kExpert
 };  // replicated over all ranks | over the replicas of the expert axis
 enum class UpdateKind { kMuon, kAdamW };
-inline constexpr int kRegions = 4;  // View x UpdateKind
+inline constexpr int64_t kParameterAlignment = 16;  // elements
+inline constexpr int kRegions = 4;                  // View x UpdateKind
 
 // First values of a piece.
 struct Init {
@@ -83,9 +85,11 @@ struct Region {
                         // is never cut.
     int64_t row_end;
   };
+  // The slices of `range`, in order. REQUIRES: its ends fall on rows (or between pieces).
   std::vector<Slice> Slices(Range range) const;
 };
 
+// Owned by the run (engine/machine.h); layers keep pointers to its parameters, which stay valid.
 class ParameterStore {
  public:
   // Called by layers, before Allocate. Piece offsets are filled in here; their elements must sum to

@@ -25,9 +25,12 @@ struct VocabularyInfo {
   std::string digest;              // of all the above
 };
 
+// Immutable; any thread may read. The files are mapped, so that the ranks of one host share their
+// pages.
 class Corpus {
  public:
-  // Opens the folder, checks manifest, sizes and (once) checksums. Errors name file and cause.
+  // Opens the folder, checks manifest, sizes and, once, checksums of all files. Errors: NotFound
+  // and DataLoss, each naming file and cause.
   static absl::StatusOr<std::shared_ptr<const Corpus>> Open(const std::string& folder);
   virtual ~Corpus() = default;
 
@@ -36,14 +39,14 @@ class Corpus {
   virtual int64_t tokens() const = 0;
   virtual int64_t documents() const = 0;
   virtual int64_t text_bytes() const = 0;  // UTF-8 bytes of the text, for bits per byte
-  virtual const std::string& digest()
-      const = 0;  // of the manifest: names the data whatever its path
+  // Of vocabulary, ids and documents: names the data whatever its path.
+  virtual const std::string& digest() const = 0;
 
   // ids [begin, begin + ids.size()) of the concatenated shards, and for each the number of its
-  // document. REQUIRES: inside [0, tokens()).
+  // document. REQUIRES: inside [0, tokens()); spans of one size.
   virtual void Read(int64_t begin, absl::Span<int32_t> ids,
                     absl::Span<int64_t> documents) const = 0;
-  // Index of document d's first token.
+  // Index of document d's first token. REQUIRES: 0 <= d < documents().
   virtual int64_t DocumentBegin(int64_t d) const = 0;
 };
 

@@ -127,6 +127,8 @@ std::string BytesDigest(const std::string& bytes) {
   return Hex(XXH3_64bits(bytes.data(), bytes.size()));
 }
 
+uint64_t BytesHash(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
+
 absl::Status WriteFileAtomically(const std::string& path, const std::string& bytes) {
   const std::string part = path + ".tmp";
   absl::Status status = WriteAndSync(part, bytes);

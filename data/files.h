@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -17,6 +18,7 @@ absl::Status FileError(const std::string& path, const std::string& deed, int cod
 // XXH3-64 of a file's bytes, 16 hex digits.
 absl::StatusOr<std::string> FileDigest(const std::string& path);
 std::string BytesDigest(const std::string& bytes);
+uint64_t BytesHash(const void* data, size_t bytes);
 
 // Writes path.tmp, fsyncs, renames, fsyncs the folder: a reader sees the old file or the new one,
 // never a part. On failure path.tmp is removed.

@@ -185,6 +185,7 @@ class SerialFile final : public H5File {
     return absl::AlreadyExistsError(path_ + ": dataset '" + name + "' is written twice");
   }
   bool HasLink(const std::string& name) const;
+  absl::Status MakeGroups(const std::string& name);
   absl::Status Make(const std::string& name, H5Type type, const std::vector<int64_t>& shape);
   absl::Status Put(const std::string& name, H5Type type, const std::vector<int64_t>& shape,
                    int64_t row_begin, int64_t rows, const void* data);
@@ -207,6 +208,21 @@ bool SerialFile::HasLink(const std::string& name) const {
   }
 }
 
+// Groups and datasets keep no times: the same content gives the same bytes.
+absl::Status SerialFile::MakeGroups(const std::string& name) {
+  const Id properties(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  H5Pset_obj_track_times(properties.get(), 0);
+  for (size_t slash = name.find('/', 1); slash != std::string::npos;
+       slash = name.find('/', slash + 1)) {
+    const std::string group = name.substr(0, slash);
+    if (HasLink(group)) continue;
+    const Id made(H5Gcreate2(file_, group.c_str(), H5P_DEFAULT, properties.get(), H5P_DEFAULT),
+                  H5Gclose);
+    if (!made.ok()) return StackError(path_, "make group '" + group + "'");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SerialFile::Make(const std::string& name, H5Type type,
                               const std::vector<int64_t>& shape) {
   CHECK(writable_);
@@ -215,12 +231,12 @@ absl::Status SerialFile::Make(const std::string& name, H5Type type,
                      ? H5Screate(H5S_SCALAR)
                      : H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr),
                  H5Sclose);
-  const Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  RETURN_IF_ERROR(MakeGroups(name));
   const Id layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links.get(), 1);
   H5Pset_layout(layout.get(), H5D_CONTIGUOUS);
   H5Pset_fill_time(layout.get(), H5D_FILL_TIME_NEVER);
-  const Id set(H5Dcreate2(file_, name.c_str(), StoredType(type), space.get(), links.get(),
+  H5Pset_obj_track_times(layout.get(), 0);
+  const Id set(H5Dcreate2(file_, name.c_str(), StoredType(type), space.get(), H5P_DEFAULT,
                           layout.get(), H5P_DEFAULT),
                H5Dclose);
   if (!set.ok()) return StackError(path_, Deed("make", name));
@@ -332,9 +348,10 @@ absl::Status SerialFile::WriteText(const std::string& name, const std::string& t
   H5Tset_strpad(type.get(), H5T_STR_NULLPAD);
   H5Tset_cset(type.get(), H5T_CSET_UTF8);
   const Id space(H5Screate(text.empty() ? H5S_NULL : H5S_SCALAR), H5Sclose);
-  const Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links.get(), 1);
-  const Id set(H5Dcreate2(file_, name.c_str(), type.get(), space.get(), links.get(), H5P_DEFAULT,
+  RETURN_IF_ERROR(MakeGroups(name));
+  const Id layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_obj_track_times(layout.get(), 0);
+  const Id set(H5Dcreate2(file_, name.c_str(), type.get(), space.get(), H5P_DEFAULT, layout.get(),
                           H5P_DEFAULT),
                H5Dclose);
   if (!set.ok()) return StackError(path_, Deed("make", name));
@@ -418,7 +435,9 @@ const char* H5TypeName(H5Type type) { return kTypes[static_cast<size_t>(type)].n
 absl::StatusOr<std::unique_ptr<H5File>> H5File::Create(const std::string& path) {
   const std::lock_guard<std::mutex> lock(Mutex());
   const Id access(Access(), H5Pclose);
-  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get());
+  const Id creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(creation.get(), 0);
+  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get());
   if (file < 0) return StackError(path, "create");
   return std::make_unique<SerialFile>(path, file, true);
 }

@@ -20,7 +20,7 @@ class NpyReader {
 
   int64_t size() const { return size_; }               // elements
   const std::string& dtype() const { return dtype_; }  // "<u2", "<u4", "<i4" or "<i8"
-  // The next elements, widened; OutOfRange after the last. REQUIRES: out fits what is left.
+  // The next elements, widened. REQUIRES: at least so many are left.
   absl::Status Read(absl::Span<int64_t> out);
 
  private:

@@ -46,7 +46,7 @@ struct PrepareOptions {
       0;  // blocks (between blank_lines, at least 1) are grouped to documents of about this size
 
   // Share of the documents set aside: 0 makes one corpus in `output`, more makes output/train and
-  // output/held_out. Which side a document falls on depends on its first MiB alone.
+  // output/held_out. Which side a document falls on depends on its first 2^18 ids alone.
   double held_out = 0.0;
 
   bool replace = false;  // put the new corpus in the place of another one

@@ -34,7 +34,4 @@ std::unique_ptr<Tokenizer> ByteTokenizer();
 // The tokenizer of a corpus. FailedPrecondition where its ids were made elsewhere ("external").
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const VocabularyInfo& vocabulary);
 
-// Digest of all fields but `digest`: fill it in when the others are final.
-std::string VocabularyDigest(const VocabularyInfo& vocabulary);
-
 }  // namespace mneme

@@ -1,0 +1,261 @@
+#include "data/prepare.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <utility>
+
+#include "data/corpus.h"
+#include "data/corpus_writer.h"
+#include "data/document_router.h"
+#include "data/documents.h"
+#include "data/external_ids.h"
+#include "data/files.h"
+#include "data/inputs.h"
+#include "data/staging.h"
+#include "data/tokenizer.h"
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kProgressBytes = int64_t{16} << 20;
+
+absl::Status CheckOptions(const PrepareOptions& options) {
+  if (options.output.empty()) return absl::InvalidArgumentError("no output folder named");
+  if (options.blank_lines < 0 || options.document_bytes < 0) {
+    return absl::InvalidArgumentError("blank lines and document bytes cannot be negative");
+  }
+  if (!(options.held_out >= 0.0 && options.held_out < 1.0)) {
+    return absl::InvalidArgumentError("the held-out share is " + std::to_string(options.held_out) +
+                                      "; it must be at least 0 and below 1");
+  }
+  if (options.shard_tokens < 1) {
+    return absl::InvalidArgumentError("a shard holds at least one token");
+  }
+  return absl::OkStatus();
+}
+
+// All that decides what comes out, but for the inputs' bytes.
+std::string Fingerprint(const PrepareOptions& options, const VocabularyInfo& vocabulary) {
+  return "field=" + options.text_field + " blank_lines=" + std::to_string(options.blank_lines) +
+         " document_bytes=" + std::to_string(options.document_bytes) +
+         " held_out=" + std::to_string(options.held_out) +
+         " shard_tokens=" + std::to_string(options.shard_tokens) +
+         " text_bytes=" + std::to_string(options.ids.text_bytes) +
+         " vocabulary=" + vocabulary.digest;
+}
+
+absl::StatusOr<std::vector<ManifestFile>> DigestInputs(const std::vector<InputFile>& inputs) {
+  std::vector<ManifestFile> files;
+  for (const InputFile& input : inputs) {
+    ASSIGN_OR_RETURN(std::string digest, FileDigest(input.path));
+    files.push_back({.name = std::filesystem::path(input.path).filename().string(),
+                     .bytes = input.bytes,
+                     .digest = std::move(digest)});
+  }
+  return files;
+}
+
+std::vector<std::string> CorpusNames(const PrepareOptions& options) {
+  if (options.held_out > 0.0) return {"/train", "/held_out"};
+  return {""};
+}
+
+// Same bytes and options; where the inputs lie does not matter.
+bool SameSource(const Manifest& a, const std::vector<ManifestFile>& inputs,
+                const std::string& fingerprint) {
+  const auto same = [](const ManifestFile& x, const ManifestFile& y) {
+    return x.bytes == y.bytes && x.digest == y.digest;
+  };
+  return a.options == fingerprint &&
+         std::equal(a.inputs.begin(), a.inputs.end(), inputs.begin(), inputs.end(), same);
+}
+
+PreparedCorpus Describe(const std::string& folder, const Manifest& manifest) {
+  return {.folder = folder,
+          .tokens = manifest.tokens,
+          .documents = manifest.documents,
+          .text_bytes = manifest.text_bytes,
+          .shards = static_cast<int64_t>(manifest.shards.size()),
+          .digest = CorpusDigest(manifest)};
+}
+
+// The report of an output that was made from the same before; nullopt-like false where it was not.
+absl::StatusOr<bool> FindOutput(const PrepareOptions& options,
+                                const std::vector<ManifestFile>& inputs,
+                                const std::string& fingerprint, PrepareReport& report) {
+  for (const std::string& name : CorpusNames(options)) {
+    const std::string folder = options.output + name;
+    const auto manifest = ReadManifest(folder);
+    if (!manifest.ok() || !SameSource(*manifest, inputs, fingerprint)) return false;
+    const absl::Status whole = Corpus::Open(folder).status();
+    if (!whole.ok()) {
+      return absl::Status(whole.code(), std::string(whole.message()) + ", replacing this one");
+    }
+    report.corpora.push_back(Describe(folder, *manifest));
+  }
+  report.already_there = true;
+  return true;
+}
+
+// Ids of text, with the end of each document; a document of nothing but white space is dropped.
+class TextEncoder final : public DocumentSink {
+ public:
+  TextEncoder(const Tokenizer& tokenizer, DocumentRouter& router)
+      : tokenizer_(tokenizer), router_(router) {}
+
+  absl::Status Text(const std::string& piece) override {
+    ids_.clear();
+    tokenizer_.Encode(piece, ids_);
+    bytes_ += static_cast<int64_t>(piece.size());
+    blank_ = blank_ && piece.find_first_not_of(" \t\r\n\v\f") == std::string::npos;
+    return router_.Append(ids_);
+  }
+  absl::Status End() override {
+    const int64_t bytes = std::exchange(bytes_, 0);
+    if (std::exchange(blank_, true)) return router_.Drop();
+    const auto eos = static_cast<int32_t>(tokenizer_.vocabulary().eos);
+    RETURN_IF_ERROR(router_.Append({&eos, 1}));
+    return router_.EndDocument(bytes);
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  DocumentRouter& router_;
+  std::vector<int32_t> ids_;
+  int64_t bytes_ = 0;
+  bool blank_ = true;
+};
+
+// Tells the caller how far we are, now and then.
+class Meter {
+ public:
+  Meter(const PrepareOptions& options, const std::vector<InputFile>& inputs)
+      : progress_(options.progress) {
+    for (const InputFile& input : inputs) at_.bytes_total += input.bytes;
+  }
+  void Begin(const std::string& input) { at_.input = input; }
+  void Add(int64_t bytes, int64_t tokens) {
+    at_.bytes_done += bytes;
+    at_.tokens = tokens;
+    const bool due = at_.bytes_done - told_ >= kProgressBytes || at_.bytes_done == at_.bytes_total;
+    if (!progress_ || !due || bytes == 0) return;
+    told_ = at_.bytes_done;
+    progress_(at_);
+  }
+
+ private:
+  const std::function<void(const PrepareProgress&)>& progress_;
+  PrepareProgress at_;
+  int64_t told_ = 0;
+};
+
+absl::Status ReadInputs(const PrepareOptions& options, const std::vector<InputFile>& inputs,
+                        const VocabularyInfo& vocabulary, DocumentRouter& router) {
+  const std::unique_ptr<Tokenizer> tokenizer = ByteTokenizer();
+  TextEncoder encoder(*tokenizer, router);
+  Meter meter(options, inputs);
+  const ReadMeter read = [&](int64_t bytes) { meter.Add(bytes, router.tokens()); };
+  const TextRule rule = {.blank_lines = options.blank_lines,
+                         .document_bytes = options.document_bytes};
+  for (const InputFile& input : inputs) {
+    meter.Begin(input.path);
+    switch (input.kind) {
+      case InputKind::kText:
+        RETURN_IF_ERROR(ReadText(input.path, rule, encoder, read));
+        break;
+      case InputKind::kJsonLines:
+        RETURN_IF_ERROR(ReadJsonLines(input.path, options.text_field, encoder, read));
+        break;
+      case InputKind::kIds:
+        RETURN_IF_ERROR(ReadExternalIds(input.path, vocabulary, router, read));
+        break;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSides(const PrepareOptions& options,
+                        const std::vector<std::unique_ptr<CorpusWriter>>& writers) {
+  int64_t documents = 0;
+  for (const auto& writer : writers) documents += writer->documents();
+  if (documents == 0) {
+    return absl::InvalidArgumentError(options.inputs.front() +
+                                      (options.inputs.size() > 1 ? " and the other inputs" : "") +
+                                      ": no text in it");
+  }
+  for (size_t side = 0; side < writers.size(); ++side) {
+    if (writers[side]->documents() > 0) continue;
+    return absl::InvalidArgumentError(
+        "a held-out share of " + std::to_string(options.held_out) + " of " +
+        std::to_string(documents) + " documents leaves none for " +
+        (side == 0 ? "training" : "the held-out side") +
+        "; cut the text into more documents (document bytes, e.g. 20000) or change the share");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PrepareReport> Build(const PrepareOptions& options,
+                                    const std::vector<InputFile>& inputs,
+                                    const VocabularyInfo& vocabulary,
+                                    const std::vector<ManifestFile>& sources,
+                                    const std::string& fingerprint) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Staging> staging, Staging::Begin(options.output));
+  const std::vector<std::string> names = CorpusNames(options);
+  std::vector<std::unique_ptr<CorpusWriter>> writers;
+  for (const std::string& name : names) {
+    const std::string folder = staging->folder() + name;
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error) return FileError(folder, "make", error.value());
+    writers.push_back(std::make_unique<CorpusWriter>(folder, vocabulary, options.shard_tokens));
+  }
+  DocumentRouter router(*writers.front(), writers.size() > 1 ? writers.back().get() : nullptr,
+                        options.held_out);
+  RETURN_IF_ERROR(ReadInputs(options, inputs, vocabulary, router));
+  RETURN_IF_ERROR(CheckSides(options, writers));
+
+  PrepareReport report;
+  const int64_t all_tokens = router.tokens();
+  for (size_t side = 0; side < names.size(); ++side) {
+    const double share =
+        static_cast<double>(writers[side]->tokens()) / static_cast<double>(all_tokens);
+    const auto text_bytes =
+        static_cast<int64_t>(share * static_cast<double>(options.ids.text_bytes) + 0.5);
+    ASSIGN_OR_RETURN(const Manifest manifest,
+                     writers[side]->Finish(sources, fingerprint, text_bytes));
+    report.corpora.push_back(Describe(options.output + names[side], manifest));
+  }
+  RETURN_IF_ERROR(staging->Publish(options.replace));
+  return report;
+}
+
+}  // namespace
+
+absl::StatusOr<PrepareReport> Prepare(const PrepareOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(const std::vector<InputFile> inputs, FindInputs(options.inputs));
+  VocabularyInfo vocabulary;
+  if (inputs.front().kind == InputKind::kIds) {
+    ASSIGN_OR_RETURN(vocabulary, ExternalVocabulary(options.ids));
+  } else {
+    vocabulary = ByteTokenizer()->vocabulary();
+  }
+  ASSIGN_OR_RETURN(const std::vector<ManifestFile> sources, DigestInputs(inputs));
+  const std::string fingerprint = Fingerprint(options, vocabulary);
+  if (HoldsSomething(options.output)) {
+    PrepareReport report;
+    const auto found = FindOutput(options, sources, fingerprint, report);
+    if (found.ok() && *found) return report;
+    if (!options.replace) {
+      RETURN_IF_ERROR(found.status());
+      return absl::FailedPreconditionError(
+          options.output +
+          ": holds something else already; name another folder, remove this one, or replace it");
+    }
+  }
+  return Build(options, inputs, vocabulary, sources, fingerprint);
+}
+
+}  // namespace mneme

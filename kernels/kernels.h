@@ -69,6 +69,9 @@ struct Kernels {
   ScaleFn* scale;
 };
 
+// What runs: the fast version of an op where there is one.
 const Kernels& CpuKernels();
+// The plain version of every op: the definition that the fast ones are tested against.
+const Kernels& PlainCpuKernels();
 
 }  // namespace mneme

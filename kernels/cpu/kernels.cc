@@ -1,10 +1,13 @@
 #include "kernels/kernels.h"
 
-namespace mneme {
+#include "kernels/cpu/fast.h"
 
-const Kernels& CpuKernels() {
-  static constexpr Kernels kTable{
-      .name = "cpu",
+namespace mneme {
+namespace {
+
+constexpr Kernels Plain() {
+  return {
+      .name = "cpu, plain",
       .matmul = cpu::Matmul,
       .grouped_matmul = cpu::GroupedMatmul,
       .grouped_matmul_weight_grad = cpu::GroupedMatmulWeightGrad,
@@ -52,6 +55,33 @@ const Kernels& CpuKernels() {
       .add = cpu::Add,
       .scale = cpu::Scale,
   };
+}
+
+constexpr Kernels Fast() {
+  Kernels k = Plain();
+  k.name = "cpu";
+  k.rms_norm = cpu::RmsNormFast;
+  k.rms_norm_grad = cpu::RmsNormGradFast;
+  k.attention = cpu::AttentionFast;
+  k.attention_grad = cpu::AttentionGradFast;
+  k.swiglu = cpu::SwiGluFast;
+  k.swiglu_grad = cpu::SwiGluGradFast;
+  k.head_loss = cpu::HeadLossFast;
+  k.adamw = cpu::AdamWFast;
+  k.adam_rows = cpu::AdamRowsFast;
+  k.sum_squares = cpu::SumSquaresFast;
+  return k;
+}
+
+}  // namespace
+
+const Kernels& CpuKernels() {
+  static constexpr Kernels kTable = Fast();
+  return kTable;
+}
+
+const Kernels& PlainCpuKernels() {
+  static constexpr Kernels kTable = Plain();
   return kTable;
 }
 

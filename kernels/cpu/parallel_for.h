@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 namespace mneme::cpu {
 
@@ -42,21 +43,36 @@ void ParallelFor(int64_t n, int64_t grain, const Body& body) {
   }
 }
 
-// The same for a few large tasks of uneven length, dealt out as threads come free. body(task).
+// How many threads ParallelTasks uses for so many tasks: the size of a workspace with a part for
+// each worker.
+inline int64_t Workers(int64_t tasks) {
+  if (omp_in_parallel()) return 1;
+  return std::clamp<int64_t>(tasks, 1, omp_get_max_threads());
+}
+
+// The same for a few large tasks of uneven length, dealt out as threads come free. Calls
+// body(task), or body(task, worker) with worker in [0, Workers(tasks)).
 template <class Body>
 void ParallelTasks(int64_t tasks, const Body& body) {
   FlushDenormals();
-  if (tasks <= 0) return;
-  const int64_t threads = omp_in_parallel() ? 1 : std::min<int64_t>(omp_get_max_threads(), tasks);
-  if (threads == 1) {
-    for (int64_t task = 0; task < tasks; ++task) body(task);
+  const auto call = [&](int64_t task, int64_t worker) {
+    if constexpr (std::is_invocable_v<Body, int64_t, int64_t>) {
+      body(task, worker);
+    } else {
+      body(task);
+    }
+  };
+  const int64_t workers = Workers(tasks);
+  if (workers == 1) {
+    for (int64_t task = 0; task < tasks; ++task) call(task, 0);
     return;
   }
-#pragma omp parallel num_threads(static_cast <int>(threads))
+#pragma omp parallel num_threads(static_cast <int>(workers))
   {
     FlushDenormals();
+    const int64_t me = omp_get_thread_num();
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; ++task) body(task);
+    for (int64_t task = 0; task < tasks; ++task) call(task, me);
   }
 }
 

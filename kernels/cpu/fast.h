@@ -1,0 +1,24 @@
+// The fast versions of CPU ops: each stands in <op>_fast.cc beside the plain one, has its
+// signature, and agrees with it to rounding.
+#pragma once
+
+#include "kernels/ops/activation.h"
+#include "kernels/ops/attention.h"
+#include "kernels/ops/head.h"
+#include "kernels/ops/norm.h"
+#include "kernels/ops/update.h"
+
+namespace mneme::cpu {
+
+RmsNormFn RmsNormFast;
+RmsNormGradFn RmsNormGradFast;
+AttentionFn AttentionFast;
+AttentionGradFn AttentionGradFast;
+SwiGluFn SwiGluFast;
+SwiGluGradFn SwiGluGradFast;
+HeadLossFn HeadLossFast;
+AdamWFn AdamWFast;
+AdamRowsFn AdamRowsFast;
+SumSquaresFn SumSquaresFast;
+
+}  // namespace mneme::cpu

@@ -1,0 +1,126 @@
+#include "kernels/ops/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/naive.h"
+#include "tests/op_case.h"
+
+namespace mneme::test {
+namespace {
+
+Trans Flag(bool turned) { return turned ? Trans::kYes : Trans::kNo; }
+
+// y = op(a) · op(b), and both gradients as the layers make them.
+OpCase Product(int64_t m, int64_t n, int64_t k, bool ta, bool tb) {
+  OpCase c("matmul");
+  c.Activation("a", ta ? Shape{k, m} : Shape{m, k});
+  c.Weight("b", tb ? Shape{n, k} : Shape{k, n});
+  c.Output("y", {m, n});
+  c.forward = [=](OpRun& r) {
+    r.kernels.matmul(r.stream, r["a"], Flag(ta), r["b"], Flag(tb), false, r["y"]);
+  };
+  c.backward = [=](OpRun& r) {
+    const auto multiply = r.kernels.matmul;
+    if (ta) {
+      multiply(r.stream, r["b"], Flag(tb), r["dy"], Trans::kYes, false, r["da"]);
+    } else {
+      multiply(r.stream, r["dy"], Trans::kNo, r["b"], Flag(!tb), false, r["da"]);
+    }
+    if (tb) {
+      multiply(r.stream, r["dy"], Trans::kYes, r["a"], Flag(ta), true, r["db"]);
+    } else {
+      multiply(r.stream, r["a"], Flag(!ta), r["dy"], Trans::kNo, true, r["db"]);
+    }
+  };
+  c.same_bits_on_teams = false;  // the BLAS library cuts large products among its threads
+  return c;
+}
+
+TEST(MatmulTest, AnswersAll) {
+  for (const bool ta : {false, true}) {
+    for (const bool tb : {false, true}) {
+      CheckOp(Product(1, 1, 1, ta, tb));
+      CheckOp(Product(7, 33, 5, ta, tb));
+      CheckOp(Product(67, 20, 137, ta, tb));
+    }
+  }
+}
+
+TEST(MatmulTest, AgreesWithThreeLoops) {
+  for (const bool ta : {false, true}) {
+    for (const bool tb : {false, true}) {
+      const OpCase c = Product(19, 34, 53, ta, tb);
+      Allocator allocator{Device{}};
+      Stream stream{Device{}, allocator};
+      OpRun r{stream, CpuKernels(), {}};
+      Tensor a = Tensor::Empty(stream, DType::kF64, c.args[0].shape);
+      Tensor b = Tensor::Empty(stream, DType::kF64, c.args[1].shape);
+      for (int64_t i = 0; i < a.elements(); ++i)
+        a.data<double>()[i] = std::sin(1.0 + 3.0 * static_cast<double>(i));
+      for (int64_t i = 0; i < b.elements(); ++i)
+        b.data<double>()[i] = std::cos(2.0 + 5.0 * static_cast<double>(i));
+      Tensor y = Tensor::Zeros(stream, DType::kF64, {19, 34});
+      y.data<double>()[0] = 3;
+      CpuKernels().matmul(stream, a, Flag(ta), b, Flag(tb), true, y);
+      Doubles expected = NaiveMatmul(19, 34, 53, a.data<double>(), ta, b.data<double>(), tb);
+      expected[0] += 3;
+      EXPECT_LE(RelativeDistance(Values(y), expected), 1e-14);
+    }
+  }
+}
+
+TEST(MatmulTest, NothingToSumGivesZeros) {
+  Allocator allocator{Device{}};
+  Stream stream{Device{}, allocator};
+  Tensor a = Tensor::Empty(stream, DType::kF32, {2, 0});
+  Tensor b = Tensor::Empty(stream, DType::kF32, {0, 3});
+  Tensor c = Tensor::Zeros(stream, DType::kF32, {2, 3});
+  CpuKernels().fill(stream, 7, c);
+  CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, true, c);
+  EXPECT_EQ(Values(c), Doubles(6, 7.0));
+  CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, false, c);
+  EXPECT_EQ(Values(c), Doubles(6, 0.0));
+}
+
+// Groups of 3, 0, 5 and 1 rows; two rows beyond the last group are not touched.
+OpCase Groups(int64_t k, int64_t n, bool tb) {
+  OpCase c("grouped_matmul");
+  const int64_t rows = 9;
+  c.Activation("a", {rows, k});
+  c.Weight("b", tb ? Shape{4, n, k} : Shape{4, k, n});
+  c.Integers("offsets", DType::kI64, {5}, {0, 3, 3, 8, 9});
+  c.Output("y", {rows, n});
+  c.forward = [=](OpRun& r) {
+    r.kernels.grouped_matmul(r.stream, r["a"], r["b"], Flag(tb), r["offsets"], r["y"]);
+  };
+  c.backward = [=](OpRun& r) {
+    r.kernels.grouped_matmul(r.stream, r["dy"], r["b"], Flag(!tb), r["offsets"], r["da"]);
+    const Tensor& left = tb ? r["dy"] : r["a"];
+    const Tensor& right = tb ? r["a"] : r["dy"];
+    r.kernels.grouped_matmul_weight_grad(r.stream, left, right, r["offsets"], r["db"]);
+  };
+  c.same_bits_on_teams = false;
+  return c;
+}
+
+TEST(GroupedMatmulTest, AnswersAll) {
+  CheckOp(Groups(5, 7, false));
+  CheckOp(Groups(33, 12, true));
+}
+
+TEST(GroupedMatmulTest, LeavesRowsBeyondTheLastGroupAlone) {
+  Allocator allocator{Device{}};
+  Stream stream{Device{}, allocator};
+  Tensor a = Tensor::Empty(stream, DType::kF64, {5, 2});
+  Tensor b = Tensor::Empty(stream, DType::kF64, {2, 2, 2});
+  Tensor c = Tensor::Empty(stream, DType::kF64, {5, 2});
+  CpuKernels().fill(stream, 1, a);
+  CpuKernels().fill(stream, 1, b);
+  CpuKernels().fill(stream, -5, c);
+  int64_t offsets[] = {0, 1, 3};
+  CpuKernels().grouped_matmul(stream, a, b, Trans::kNo, Tensor::Wrap(offsets, DType::kI64, {3}), c);
+  EXPECT_EQ(Values(c), (Doubles{2, 2, 2, 2, 2, 2, -5, -5, -5, -5}));
+}
+
+}  // namespace
+}  // namespace mneme::test

@@ -1,0 +1,102 @@
+#include "kernels/ops/rows.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/core/random.h"
+#include "tests/op_case.h"
+
+namespace mneme::test {
+namespace {
+
+std::vector<int64_t> RandomIds(int64_t n, int64_t rows) {
+  std::vector<int64_t> ids;
+  for (int64_t i = 0; i < n; ++i) {
+    ids.push_back(RandomInt(MakeKey(5, "ids"), static_cast<uint64_t>(i), rows));
+  }
+  return ids;
+}
+
+OpCase Lookup(int64_t rows, int64_t width, int64_t n, DType id_type) {
+  OpCase c("gather_rows");
+  c.Weight("table", {rows, width});
+  c.Integers("ids", id_type, {n}, RandomIds(n, rows));
+  c.Output("out", {n, width});
+  c.forward = [](OpRun& r) { r.kernels.gather_rows(r.stream, r["table"], r["ids"], r["out"]); };
+  c.backward = [](OpRun& r) {
+    r.kernels.scatter_add_rows(r.stream, r["dout"], r["ids"], r["dtable"]);
+  };
+  return c;
+}
+
+TEST(RowsTest, GatherAndScatterAnswerAll) {
+  CheckOp(Lookup(1, 1, 1, DType::kI32));
+  CheckOp(Lookup(11, 7, 23, DType::kI64));
+  CheckOp(Lookup(5, 33, 2000, DType::kI32));  // enough for a team
+  CheckOp(Lookup(40, 80, 900, DType::kI64));
+}
+
+TEST(RowsTest, GatherPicksTheRowAndScatterAddsInOrder) {
+  Allocator allocator{Device{}};
+  Stream stream{Device{}, allocator};
+  float table[] = {1, 2, 3, 4, 5, 6};
+  int64_t ids[] = {2, 0, 2};
+  float out[6];
+  Tensor t = Tensor::Wrap(table, DType::kF32, {3, 2});
+  Tensor o = Tensor::Wrap(out, DType::kF32, {3, 2});
+  const Tensor id = Tensor::Wrap(ids, DType::kI64, {3});
+  CpuKernels().gather_rows(stream, t, id, o);
+  EXPECT_EQ(Values(o), (std::vector<double>{5, 6, 1, 2, 5, 6}));
+  // 1e8 + 1 − 1e8 in rising order is 0 in floats; in another order it is 1.
+  table[4] = 1e8f;
+  out[0] = 1;
+  out[4] = -1e8f;
+  CpuKernels().scatter_add_rows(stream, o, id, t);
+  EXPECT_EQ(table[4], 0);
+  EXPECT_EQ(table[0], 2);
+}
+
+TEST(RowsTest, UniqueIdsRiseAndLeadBack) {
+  for (const int64_t n : {1, 7, 137, 5000}) {
+    Allocator allocator{Device{}};
+    Stream stream{Device{}, allocator};
+    std::vector<int64_t> ids = RandomIds(n, 97);
+    for (int64_t& id : ids) id = id * 1'000'000'007 + 5'000'000'000;
+    Tensor unique = Tensor::Empty(stream, DType::kI64, {n});
+    Tensor inverse = Tensor::Empty(stream, DType::kI32, {n});
+    Tensor count = Tensor::Empty(stream, DType::kI64, {1});
+    CpuKernels().unique_ids(stream, Tensor::Wrap(ids.data(), DType::kI64, {n}), unique, inverse,
+                            count);
+    const int64_t distinct = count.data<int64_t>()[0];
+    ASSERT_GE(distinct, 1);
+    ASSERT_LE(distinct, std::min<int64_t>(n, 97));
+    const int64_t* u = unique.data<int64_t>();
+    for (int64_t i = 1; i < distinct; ++i) EXPECT_LT(u[i - 1], u[i]);
+    std::vector<bool> used(static_cast<size_t>(distinct));
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t place = inverse.data<int32_t>()[i];
+      ASSERT_TRUE(place >= 0 && place < distinct);
+      EXPECT_EQ(u[place], ids[static_cast<size_t>(i)]);
+      used[static_cast<size_t>(place)] = true;
+    }
+    EXPECT_EQ(std::count(used.begin(), used.end(), true), distinct);
+  }
+}
+
+TEST(RowsTest, NoIdsIsLegal) {
+  Allocator allocator{Device{}};
+  Stream stream{Device{}, allocator};
+  Tensor none = Tensor::Empty(stream, DType::kI64, {0});
+  Tensor unique = Tensor::Empty(stream, DType::kI64, {0});
+  Tensor inverse = Tensor::Empty(stream, DType::kI32, {0});
+  Tensor count = Tensor::Empty(stream, DType::kI64, {1});
+  CpuKernels().unique_ids(stream, none, unique, inverse, count);
+  EXPECT_EQ(count.data<int64_t>()[0], 0);
+  Tensor table = Tensor::Zeros(stream, DType::kF32, {3, 2});
+  Tensor out = Tensor::Empty(stream, DType::kF32, {0, 2});
+  CpuKernels().gather_rows(stream, table, none, out);
+  CpuKernels().scatter_add_rows(stream, out, none, table);
+  EXPECT_EQ(Values(table), std::vector<double>(6, 0.0));
+}
+
+}  // namespace
+}  // namespace mneme::test

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts: lets Open MPI run as root, in a container, on few cores and with a small /dev/shm. What is
 # already set stays.
 export OMPI_ALLOW_RUN_AS_ROOT=${OMPI_ALLOW_RUN_AS_ROOT:-1}

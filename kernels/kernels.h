@@ -1,5 +1,5 @@
-// The op vocabulary on one page: a table of functions, one table a backend. A table is a value: tests hold two and
-// compare them, a debug run swaps one entry.
+// The op vocabulary on one page: a table of functions, one table a backend. A table is a value:
+// tests hold two and compare them, a debug run swaps one entry.
 #pragma once
 
 #include "kernels/ops/activation.h"

@@ -18,8 +18,9 @@ double Mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 }  // namespace
 
 const char* Name(MemoryTag tag) {
-  static constexpr const char* kNames[kMemoryTags] = {
-      "parameters", "gradients", "optimizer", "tables", "activations", "exchange", "workspace", "other"};
+  static constexpr const char* kNames[kMemoryTags] = {"parameters", "gradients",   "optimizer",
+                                                      "tables",     "activations", "exchange",
+                                                      "workspace",  "other"};
   return kNames[static_cast<int>(tag)];
 }
 
@@ -29,7 +30,8 @@ Allocator::~Allocator() {
   }
 }
 
-// Classes an eighth of a power of two apart: at most 12.5 % is wasted and nearly equal requests share blocks.
+// Classes an eighth of a power of two apart: at most 12.5 % is wasted and nearly equal requests
+// share blocks.
 int64_t Allocator::BlockSize(int64_t bytes) {
   if (bytes <= 512) return std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
   const int64_t step =
@@ -56,7 +58,8 @@ void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
   if (posix_memalign(&block, static_cast<size_t>(alignment), static_cast<size_t>(size)) != 0) {
     Fatal(__FILE__, __LINE__,
           "out of memory: " + std::to_string(size) + " bytes for " + Name(tag) +
-              "; lower train.micro_batch, or raise parallel.expert or parallel.memory\n" + Report());
+              "; lower train.micro_batch, or raise parallel.expert or parallel.memory\n" +
+              Report());
   }
   if (size >= kHugePage) madvise(block, static_cast<size_t>(size), MADV_HUGEPAGE);
   return block;

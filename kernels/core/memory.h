@@ -1,4 +1,5 @@
-// Where tensors come from: a caching pool per rank, tagged so that a memory report can say who holds what.
+// Where tensors come from: a caching pool per rank, tagged so that a memory report can say who
+// holds what.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +31,10 @@ struct MemoryUse {
   int64_t peak = 0;  // most that `live` ever was
 };
 
-// A pool of blocks of one device. Freed blocks are kept by size and handed out again, so that after the second step no
-// request reaches the driver; the same sequence of requests gets the same addresses. Blocks are 64-byte aligned.
-// Thread-safe (a tensor may die on another thread). Out of memory prints Report() and exits 1.
+// A pool of blocks of one device. Freed blocks are kept by size and handed out again, so that after
+// the second step no request reaches the driver; the same sequence of requests gets the same
+// addresses. Blocks are 64-byte aligned. Thread-safe (a tensor may die on another thread). Out of
+// memory prints Report() and exits 1.
 class Allocator {
  public:
   explicit Allocator(Device device) : device_(device) {}

@@ -6,7 +6,8 @@
 
 namespace mneme {
 
-// On the CPU a stream runs each op at once, on the calling thread (and its OpenMP team). Owned by Context; not copied.
+// On the CPU a stream runs each op at once, on the calling thread (and its OpenMP team). Owned by
+// Context; not copied.
 class Stream {
  public:
   Stream(Device device, Allocator& allocator) : device_(device), allocator_(allocator) {}

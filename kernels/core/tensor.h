@@ -38,7 +38,8 @@ class Shape {
   int rank_ = 0;
 };
 
-// Copying a Tensor copies the handle, not the data. An empty handle (defined() is false) stands for "no tensor".
+// Copying a Tensor copies the handle, not the data. An empty handle (defined() is false) stands for
+// "no tensor".
 class Tensor {
  public:
   Tensor() = default;

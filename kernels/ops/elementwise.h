@@ -6,9 +6,9 @@
 namespace mneme {
 
 using FillFn = void(Stream&, double value, Tensor& x);
-using CopyFn = void(Stream&, const Tensor& x, Tensor& y);  // same dtype and element count
-using CastFn = void(Stream&, const Tensor& x, Tensor& y);  // between real dtypes
-using AddFn = void(Stream&, const Tensor& x, Tensor& y);   // y += x
+using CopyFn = void(Stream&, const Tensor& x, Tensor& y);        // same dtype and element count
+using CastFn = void(Stream&, const Tensor& x, Tensor& y);        // between real dtypes
+using AddFn = void(Stream&, const Tensor& x, Tensor& y);         // y += x
 using ScaleFn = void(Stream&, const Tensor& factor, Tensor& x);  // x *= factor[0], same dtype
 
 namespace cpu {

@@ -1,5 +1,6 @@
-// The routed experts of one rank as one op: gather tokens by expert, SwiGLU feed-forward, weighted sum back per token.
-// Keeps the plan and the pre-activations only (x is the caller's); the CPU composes plain ops.
+// The routed experts of one rank as one op: gather tokens by expert, SwiGLU feed-forward, weighted
+// sum back per token. Keeps the plan and the pre-activations only (x is the caller's); the CPU
+// composes plain ops.
 #pragma once
 
 #include "kernels/core/tensor.h"
@@ -14,15 +15,17 @@ struct ExpertsSaved {
   Tensor gate_up;  // [capacity, 2F] pre-activations
 };
 
-// x [R, D]; experts i32 [R, K], local index or −1 (a row of only −1 gives zeros: unused capacity); weights [R, K];
-// w_gate_up [E, 2F, D] (gate, then up), w_down [E, D, F]. y [R, D] = Σ_k weights · down(SiLU(gate x) · up x).
-using ExpertsFn = void(Stream&, const Tensor& x, const Tensor& experts, const Tensor& weights, const Tensor& w_gate_up,
-                       const Tensor& w_down, Tensor& y, ExpertsSaved& saved);
+// x [R, D]; experts i32 [R, K], local index or −1 (a row of only −1 gives zeros: unused capacity);
+// weights [R, K]; w_gate_up [E, 2F, D] (gate, then up), w_down [E, D, F]. y [R, D] = Σ_k weights ·
+// down(SiLU(gate x) · up x).
+using ExpertsFn = void(Stream&, const Tensor& x, const Tensor& experts, const Tensor& weights,
+                       const Tensor& w_gate_up, const Tensor& w_down, Tensor& y,
+                       ExpertsSaved& saved);
 
 // dx [R, D], dweights [R, K] assigned (0 where −1); d_gate_up_w, d_down_w +=.
-using ExpertsGradFn = void(Stream&, const Tensor& dy, const Tensor& x, const Tensor& weights, const Tensor& w_gate_up,
-                           const Tensor& w_down, const ExpertsSaved& saved, Tensor& dx, Tensor& dweights,
-                           Tensor& d_w_gate_up, Tensor& d_w_down);
+using ExpertsGradFn = void(Stream&, const Tensor& dy, const Tensor& x, const Tensor& weights,
+                           const Tensor& w_gate_up, const Tensor& w_down, const ExpertsSaved& saved,
+                           Tensor& dx, Tensor& dweights, Tensor& d_w_gate_up, Tensor& d_w_down);
 
 namespace cpu {
 ExpertsFn Experts;

@@ -5,13 +5,14 @@
 
 namespace mneme {
 
-// y = x · rstd · w, rstd = rsqrt(mean(x²) + eps), row by row. x, y [R, D]; w [M, D], row r uses w row r % M (M branches;
-// 1 for an ordinary norm); rstd [R] is kept for the gradient.
-using RmsNormFn = void(Stream&, const Tensor& x, const Tensor& w, double eps, Tensor& y, Tensor& rstd);
+// y = x · rstd · w, rstd = rsqrt(mean(x²) + eps), row by row. x, y [R, D]; w [M, D], row r uses w
+// row r % M (M branches; 1 for an ordinary norm); rstd [R] is kept for the gradient.
+using RmsNormFn = void(Stream&, const Tensor& x, const Tensor& w, double eps, Tensor& y,
+                       Tensor& rstd);
 
 // dx assigned; dw += .
-using RmsNormGradFn = void(Stream&, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
-                           Tensor& dx, Tensor& dw);
+using RmsNormGradFn = void(Stream&, const Tensor& dy, const Tensor& x, const Tensor& w,
+                           const Tensor& rstd, Tensor& dx, Tensor& dw);
 
 namespace cpu {
 RmsNormFn RmsNorm;

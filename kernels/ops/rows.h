@@ -9,9 +9,10 @@ namespace mneme {
 using GatherRowsFn = void(Stream&, const Tensor& table, const Tensor& ids, Tensor& out);
 // dtable[ids[i]] += dout[i], in rising order of i: the same bits every time.
 using ScatterAddRowsFn = void(Stream&, const Tensor& dout, const Tensor& ids, Tensor& dtable);
-// unique i64 [n]: the distinct ids, rising, in its first `count` places; inverse i32 [n]: place of ids[i] there;
-// count i64 [1]. ids i64 [n].
-using UniqueIdsFn = void(Stream&, const Tensor& ids, Tensor& unique, Tensor& inverse, Tensor& count);
+// unique i64 [n]: the distinct ids, rising, in its first `count` places; inverse i32 [n]: place of
+// ids[i] there; count i64 [1]. ids i64 [n].
+using UniqueIdsFn = void(Stream&, const Tensor& ids, Tensor& unique, Tensor& inverse,
+                         Tensor& count);
 
 namespace cpu {
 GatherRowsFn GatherRows;

@@ -1,4 +1,5 @@
-// The optimizers' arithmetic (paper.md 8, 0.2-15 to 0.2-18). What changes from step to step stands in a device tensor.
+// The optimizers' arithmetic (paper.md 8, 0.2-15 to 0.2-18). What changes from step to step stands
+// in a device tensor.
 #pragma once
 
 #include "kernels/core/tensor.h"
@@ -24,23 +25,28 @@ struct AdamOptions {
 };
 
 // g, m, v, p [n], flat.
-using AdamWFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g, Tensor& m, Tensor& v, Tensor& p);
-// The same for rows slots[i] of m, v, p [R, W] with gradient g[i]; g [n, W], slots i64 [n], distinct.
-using AdamRowsFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g, const Tensor& slots,
-                        Tensor& m, Tensor& v, Tensor& p);
+using AdamWFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g, Tensor& m,
+                     Tensor& v, Tensor& p);
+// The same for rows slots[i] of m, v, p [R, W] with gradient g[i]; g [n, W], slots i64 [n],
+// distinct.
+using AdamRowsFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g,
+                        const Tensor& slots, Tensor& m, Tensor& v, Tensor& p);
 
-// buf ← μ·buf + clip·g; u ← nesterov ? clip·g + μ·buf : buf. Nothing moves (u = 0) where the step is skipped.
-using MuonMomentumFn = void(Stream&, double momentum, bool nesterov, const Tensor& step, const Tensor& g, Tensor& buf,
-                            Tensor& u);
+// buf ← μ·buf + clip·g; u ← nesterov ? clip·g + μ·buf : buf. Nothing moves (u = 0) where the step
+// is skipped.
+using MuonMomentumFn = void(Stream&, double momentum, bool nesterov, const Tensor& step,
+                            const Tensor& g, Tensor& buf, Tensor& u);
 struct NewtonSchulzOptions {
   int64_t steps = 5;
   double a = 3.4445, b = -4.7750, c = 2.0315;
   double eps = 1e-7;  // X = U / (‖U‖_F + eps)
 };
-// x [rows, cols] → its approximate orthogonal factor, in place. Transposes inside where rows > cols. 0 stays 0.
+// x [rows, cols] → its approximate orthogonal factor, in place. Transposes inside where rows >
+// cols. 0 stays 0.
 using NewtonSchulzFn = void(Stream&, const NewtonSchulzOptions&, Tensor& x);
 // p ← p − rate · (scale · o + decay · p).
-using MuonApplyFn = void(Stream&, double scale, double decay, const Tensor& step, const Tensor& o, Tensor& p);
+using MuonApplyFn = void(Stream&, double scale, double decay, const Tensor& step, const Tensor& o,
+                         Tensor& p);
 
 // sum f64 [1] += Σ x², accumulated in double.
 using SumSquaresFn = void(Stream&, const Tensor& x, Tensor& sum);

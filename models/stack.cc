@@ -32,16 +32,6 @@ RowTableSpec TableSpec(const Context& c, const EngramConfig& engram, const Ngram
   return spec;
 }
 
-absl::StatusOr<std::unique_ptr<RowStore>> MakeStore(Context& c, const TableConfig& table,
-                                                    RowTableSpec spec) {
-  const Layout& layout = c.mesh.layout;
-  const int64_t phase = layout.memory_coordinate(c.mesh.world->rank());
-  if (table.store == "resident") {
-    return MakeResidentStore(c.stream, c.kernels, std::move(spec), phase, layout.memory);
-  }
-  return MakeLazyStore(c.stream, c.kernels, std::move(spec), phase, layout.memory);
-}
-
 // Ids beyond the data's vocabulary hash like padding (paper.md 0.2-3).
 Tensor CanonicalMap(Context& c, const Vocabulary& vocabulary, int64_t size) {
   std::vector<int32_t> map = vocabulary.canonical;
@@ -116,7 +106,8 @@ absl::StatusOr<std::vector<std::optional<Engram>>> Stack::State::DeclareEngrams(
       MakeNgramHashes(e, vocabulary.canonical_size, vocabulary.pad);
   for (size_t i = 0; i < e.blocks.size(); ++i) {
     const std::string prefix = "blocks." + std::to_string(e.blocks[i]) + ".engram";
-    auto rows = MakeStore(c, e.table, TableSpec(c, e, hashes[i], prefix, seed));
+    auto rows = MakeRowStore(c.stream, c.kernels, c.mesh, TableSpec(c, e, hashes[i], prefix, seed),
+                             /*resident=*/e.table.store == "resident");
     RETURN_IF_ERROR(rows.status());
     auto exchange = std::make_shared<RowExchange>(c.mesh, c.kernels, *std::move(rows));
     tables.push_back(exchange.get());

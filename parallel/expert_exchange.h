@@ -45,6 +45,10 @@ class ExpertExchange {
                                    const Tensor& dweights, const Tensor& experts);
 
  private:
+  // rows [R, D] of owners -> [tokens, D]: those of one token added in rank order.
+  Tensor BackToSources(Stream& stream, const RoutedTokens& routed, const Tensor& rows,
+                       int64_t tokens);
+
   Comm& axis_;
   const Kernels& kernels_;
   int64_t experts_;

@@ -10,12 +10,13 @@
 
 #include "parallel/mesh.h"
 #include "parallel/row_store.h"
+#include "parallel/step_gradient.h"
 
 namespace mneme {
 
 // The rows of one micro-batch.
 struct FetchedRows {
-  Tensor rows;     // [U, W] one a distinct id
+  Tensor rows;     // [U, W] one a distinct id, in the order of `ids`
   Tensor inverse;  // i32 [n] place of each requested id in `rows`
   // The route back, filled by Fetch.
   Tensor ids;                       // i64 [U] distinct ids, grouped by owner, rising inside
@@ -56,8 +57,15 @@ class RowExchange {
   const Kernels& kernels_;
   std::unique_ptr<RowStore> store_;
   RowTraffic traffic_;
-  struct StepGradient;
-  std::shared_ptr<StepGradient> gradient_;
+  // Adds to this step's gradient the parts of the sources, in rank order; counts: rows of each.
+  void AddParts(const Tensor& ids, const Tensor& grads, const std::vector<int64_t>& counts);
+  // Rows of others that moved in this update, written here; ours sent there.
+  void Replicate(Stream& stream);
+  int64_t BytesSent() const;
+
+  StepGradient gradient_;
+  Tensor ids_;    // i64 [m] rows of this step's gradient, rising: after ReduceGradients
+  Tensor grads_;  // [m, W]
 };
 
 }  // namespace mneme

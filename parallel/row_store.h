@@ -9,10 +9,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/core/random.h"
 #include "kernels/kernels.h"
+#include "parallel/mesh.h"
 
 namespace mneme {
 
@@ -32,12 +34,27 @@ struct RowTableSpec {
   bool dense_adam = true;  // every materialised row moves each step, or only rows with a gradient
 };
 
-// The rows with (row % stride) == phase of a table; ids in the interface are global rows (int64 end
-// to end).
+// Which rows of a table a rank holds, and of which it keeps the optimizer state: pure functions of
+// the row (Layout::row_coordinate, row_state_replica).
+struct RowShare {
+  int64_t phase = 0;  // coordinate on the memory axis
+  int64_t stride = 1;
+  int64_t replica = 0;
+  int64_t replicas = 1;
+
+  bool holds(int64_t row) const { return row % stride == phase; }
+  // Of a row that it holds.
+  bool keeps_state(int64_t row) const { return row / stride % replicas == replica; }
+};
+
+// The rows of one share of a table; ids in the interface are global rows (int64 end to end) that
+// the share holds. Owned by a RowExchange; used by the thread of its rank.
 class RowStore {
  public:
   virtual ~RowStore() = default;
   const RowTableSpec& spec() const { return spec_; }
+  const RowShare& share() const { return share_; }
+  Allocator& allocator() { return allocator_; }  // whose report the store's memory stands in
 
   // values [n, W] of ids i64 [n] (any order, repeats allowed); rows not materialised give their
   // first value.
@@ -45,35 +62,49 @@ class RowStore {
 
   // One optimizer step for the rows whose state this store keeps. ids i64 [n] rising and distinct,
   // grads [n, W]. Materialises rows seen for the first time. Under dense_adam all materialised rows
-  // with state move. Nothing moves where step[kStepApply] is 0 — and then nothing is materialised.
-  // changed_ids [m] (rising) and changed_values [m, W]: what must be sent to other replicas.
-  virtual void Update(Stream& stream, const Tensor& step, const Tensor& ids, const Tensor& grads,
-                      Tensor& changed_ids, Tensor& changed_values) = 0;
-  // Values computed by another replica. Materialises.
+  // with state move, those without a gradient by a gradient of 0; else only those of `ids`. Nothing
+  // moves where step[kStepApply] is 0, and then nothing is materialised.
+  virtual void Update(Stream& stream, const Tensor& step, const Tensor& ids,
+                      const Tensor& grads) = 0;
+  // Values computed by another replica, of distinct ids whose state it keeps. Materialises.
   virtual void Write(Stream& stream, const Tensor& ids, const Tensor& values) = 0;
 
-  // Materialised rows, whose state this store keeps if `with_state`, all otherwise.
+  // Materialised rows: with_state, only those whose state this store keeps; all otherwise.
   virtual int64_t materialised(bool with_state) const = 0;
-  // Materialised rows with state, by rising id, for a checkpoint; [begin, end) of that order.
-  // ids i64 [n], values, m, v [n, W].
+  // Rows [begin, end) of the materialised rows with state, in the store's own order (the same every
+  // time, stable between updates). ids i64 [n], values [n, W].
+  virtual void List(Stream& stream, int64_t begin, int64_t end, Tensor& ids, Tensor& values) = 0;
+  // The same by rising id, with moments, for a checkpoint. ids i64 [n], values, m, v [n, W].
   virtual void Export(Stream& stream, int64_t begin, int64_t end, Tensor& ids, Tensor& values,
                       Tensor& m, Tensor& v) = 0;
-  // Rows of a checkpoint. with_state: m and v are defined and this store keeps them.
+  // Rows of a checkpoint, distinct ids. with_state: m and v are defined and this store keeps them;
+  // else the moments of rows that it keeps begin at zero.
   virtual void Import(Stream& stream, const Tensor& ids, const Tensor& values, const Tensor& m,
                       const Tensor& v, bool with_state) = 0;
   virtual int64_t bytes() const = 0;  // memory held now
 
  protected:
-  explicit RowStore(RowTableSpec spec) : spec_(std::move(spec)) {}
-  RowTableSpec spec_;
+  RowStore(Allocator& allocator, RowTableSpec spec, RowShare share)
+      : spec_(std::move(spec)), share_(share), allocator_(allocator) {}
+  const RowTableSpec spec_;
+  const RowShare share_;
+
+ private:
+  Allocator& allocator_;
 };
 
-// All rows of (phase, stride) in memory from the start. Fails where they do not fit the machine.
+// All rows of the share in memory from the start, moments of those whose state it keeps. Errors:
+// ResourceExhausted, before memory is touched, where they do not fit the machine.
 absl::StatusOr<std::unique_ptr<RowStore>> MakeResidentStore(Stream& stream, const Kernels& kernels,
-                                                            RowTableSpec spec, int64_t phase,
-                                                            int64_t stride);
-// Memory grows with materialised rows: values, moments and about 30 bytes of index each.
+                                                            RowTableSpec spec, RowShare share);
+// Memory grows with materialised rows: values, moments and about 25 bytes of index each.
 std::unique_ptr<RowStore> MakeLazyStore(Stream& stream, const Kernels& kernels, RowTableSpec spec,
-                                        int64_t phase, int64_t stride);
+                                        RowShare share);
+
+// The store of this rank. Collective over the mesh's world; the same status on every rank. Errors:
+// ResourceExhausted where a resident table does not fit a host of the run.
+absl::StatusOr<std::unique_ptr<RowStore>> MakeRowStore(Stream& stream, const Kernels& kernels,
+                                                       Mesh& mesh, RowTableSpec spec,
+                                                       bool resident);
 
 }  // namespace mneme

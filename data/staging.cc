@@ -94,7 +94,8 @@ absl::Status Staging::Publish(bool replace) {
     return FileError(target_, "put in place", code);
   }
   published_ = true;
-  // The lock goes along and is removed there, lest another process take the hidden folder for a dead one's.
+  // The lock goes along and is removed there, lest another process take the hidden folder for a
+  // dead one's.
   ::unlink((target_ + kLockName).c_str());
   fs::remove_all(old, ignored);
   const fs::path parent = fs::path(target_).parent_path();

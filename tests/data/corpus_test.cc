@@ -1,0 +1,189 @@
+#include "data/corpus.h"
+
+#include <thread>
+
+#include "data/files.h"
+#include "data/manifest.h"
+#include "gmock/gmock.h"
+#include "tests/data/corpora.h"
+
+namespace mneme {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+class CorpusTest : public CorpusScratch {
+ protected:
+  CorpusTest() {
+    std::string lines;
+    for (int i = 0; i < 300; ++i) lines += "{\"text\":\"line number " + std::to_string(i) + "\"}\n";
+    PrepareOptions options = Options({Put("a.jsonl", lines)});
+    options.shard_tokens = 2000;
+    EXPECT_TRUE(Prepare(options).ok());
+  }
+  std::string In(const std::string& name) const { return Path("corpus/" + name); }
+  // Opens the spoilt corpus: the code must be DataLoss, and the message name the file.
+  std::string Spoilt(const std::string& file) const {
+    const absl::Status status = Corpus::Open(Path("corpus")).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("corpus/" + file));
+    EXPECT_EQ(std::string(status.message()).find('\n'), std::string::npos);
+    return std::string(status.message());
+  }
+  Manifest Read() const {
+    auto manifest = ReadManifest(Path("corpus"));
+    EXPECT_TRUE(manifest.ok()) << manifest.status();
+    return *manifest;
+  }
+  void Write(const Manifest& manifest) const {
+    Put("corpus/manifest.json", ManifestText(manifest));
+  }
+  // A manifest entry as it would be for the file as it lies there now.
+  ManifestFile Entry(const std::string& name) const {
+    return {.name = name, .bytes = *FileSize(In(name)), .digest = *FileDigest(In(name))};
+  }
+};
+
+TEST_F(CorpusTest, OneFlippedBitAnywhereIsSeen) {
+  ASSERT_TRUE(Corpus::Open(Path("corpus")).ok());
+  for (const std::string& name : Names("corpus")) {
+    const std::string good = Bytes(In(name));
+    for (size_t at = 0; at < good.size(); at += 1 + good.size() / 60) {
+      Flip(In(name), at);
+      Spoilt(name);
+      Put("corpus/" + name, good);
+    }
+  }
+  EXPECT_TRUE(Corpus::Open(Path("corpus")).ok());
+}
+
+TEST_F(CorpusTest, OneMissingOrAddedByteIsSeen) {
+  for (const std::string& name : Names("corpus")) {
+    const std::string good = Bytes(In(name));
+    for (const size_t size : {size_t{0}, good.size() / 2, good.size() - 1}) {
+      Put("corpus/" + name, good.substr(0, size));
+      Spoilt(name);
+    }
+    Put("corpus/" + name, good + "x");
+    Spoilt(name);
+    Put("corpus/" + name, good);
+  }
+  EXPECT_TRUE(Corpus::Open(Path("corpus")).ok());
+}
+
+TEST_F(CorpusTest, MissingFilesAreNamed) {
+  for (const char* name : {"shard-00001.h5", "vocabulary.h5"}) {
+    std::filesystem::rename(In(name), Path("away"));
+    EXPECT_THAT(Spoilt(name), HasSubstr("is missing"));
+    std::filesystem::rename(Path("away"), In(name));
+  }
+  std::filesystem::rename(In("manifest.json"), Path("away"));
+  const absl::Status status = Corpus::Open(Path("corpus")).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("corpus"), HasSubstr("not a corpus")));
+  EXPECT_THAT(std::string(Corpus::Open(Path("no such")).status().message()),
+              HasSubstr("no such folder"));
+  EXPECT_THAT(std::string(Corpus::Open(Path("a.jsonl")).status().message()),
+              HasSubstr("no such folder"));
+}
+
+TEST_F(CorpusTest, ManifestsThatAreNone) {
+  const std::string good = Bytes(In("manifest.json"));
+  for (const char* text : {"", "{", "[]", "{}", "null", "{\"format\": \"other\"}"}) {
+    Put("corpus/manifest.json", text);
+    EXPECT_THAT(Spoilt("manifest.json"), HasSubstr("is not the manifest")) << text;
+  }
+  std::string later = good;
+  later.replace(later.find("\"version\": 1"), 12, "\"version\": 2");
+  Put("corpus/manifest.json", later);
+  EXPECT_THAT(Spoilt("manifest.json"), HasSubstr("version 2, this program reads 1"));
+  std::string edited = good;
+  edited.replace(edited.find("\"text_bytes\""), 12, "\"text_Bytes\"");
+  Put("corpus/manifest.json", edited);
+  EXPECT_THAT(Spoilt("manifest.json"), HasSubstr("changed or damaged"));
+}
+
+TEST_F(CorpusTest, ManifestsThatDoNotFitTheirFiles) {
+  Manifest manifest = Read();
+  manifest.tokens += 1;
+  Write(manifest);
+  EXPECT_THAT(Spoilt("manifest.json"), HasSubstr("add up"));
+
+  manifest.shards[0].tokens += 1;
+  Write(manifest);
+  EXPECT_THAT(Spoilt("shard-00000.h5"), HasSubstr("'tokens'"));
+
+  manifest.shards[0].tokens -= 1;
+  manifest.tokens -= 1;
+  manifest.documents += 1;
+  manifest.shards[0].documents += 1;
+  Write(manifest);
+  EXPECT_THAT(Spoilt("shard-00000.h5"), HasSubstr("'document_begins'"));
+
+  manifest.documents -= 1;
+  manifest.shards[0].documents -= 1;
+  manifest.vocabulary_digest = "0123456789abcdef";
+  Write(manifest);
+  EXPECT_THAT(Spoilt("vocabulary.h5"), HasSubstr("0123456789abcdef"));
+}
+
+TEST_F(CorpusTest, AShardOfAnotherVocabularyIsRefused) {
+  PrepareOptions options = Options({Put("ids.npy", Npy<uint16_t>({3, 4, 0}, "<u2"))});
+  options.output = Path("other");
+  options.ids = {.eos = 0,
+                 .bos = -1,
+                 .pad = -1,
+                 .vocabulary = 258,
+                 .canonical = "",
+                 .text_bytes = 10,
+                 .tokenizer_json = ""};
+  ASSERT_TRUE(Prepare(options).ok());
+  Put("corpus/shard-00001.h5", Bytes(Path("other/shard-00000.h5")));
+  Manifest manifest = Read();
+  manifest.shards[1].file = Entry("shard-00001.h5");
+  Write(manifest);
+  EXPECT_THAT(Spoilt("shard-00001.h5"), HasSubstr("was made for vocabulary"));
+}
+
+TEST_F(CorpusTest, FilesThatAreNotHdf5AreRefused) {
+  Put("corpus/shard-00000.h5", std::string(5000, 'x'));
+  Manifest manifest = Read();
+  manifest.shards[0].file = Entry("shard-00000.h5");
+  Write(manifest);
+  EXPECT_THAT(Spoilt("shard-00000.h5"), HasSubstr("not an HDF5 file"));
+}
+
+TEST_F(CorpusTest, ManyThreadsReadTheSame) {
+  const auto corpus = Opened(Path("corpus"));
+  std::vector<int64_t> documents;
+  const std::vector<int32_t> ids = Ids(*corpus, &documents);
+  std::vector<std::thread> threads;
+  std::array<bool, 4> same{};
+  for (size_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      const auto mine = Corpus::Open(Path("corpus"));
+      same[t] = mine.ok();
+      for (int64_t begin = static_cast<int64_t>(t); begin + 100 <= corpus->tokens(); begin += 53) {
+        std::vector<int32_t> window(100);
+        std::vector<int64_t> numbers(100);
+        const Corpus& from = begin % 2 == 0 || !mine.ok() ? *corpus : **mine;
+        from.Read(begin, absl::MakeSpan(window), absl::MakeSpan(numbers));
+        same[t] = same[t] && std::equal(window.begin(), window.end(), ids.begin() + begin) &&
+                  std::equal(numbers.begin(), numbers.end(), documents.begin() + begin);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(same, testing::Each(true));
+}
+
+TEST_F(CorpusTest, TheDigestNamesTheData) {
+  const std::string digest = Opened(Path("corpus"))->digest();
+  std::filesystem::rename(Path("corpus"), Path("moved"));
+  EXPECT_EQ(Opened(Path("moved"))->digest(), digest);
+  EXPECT_NE(Prepared(Options({Put("b.txt", "x")}))->digest(), digest);
+}
+
+}  // namespace
+}  // namespace mneme

@@ -1,0 +1,402 @@
+#include "data/prepare.h"
+
+#include <sys/file.h>
+#include <sys/resource.h>
+
+#include <csignal>
+
+#include "data/manifest.h"
+#include "data/npy.h"
+#include "gmock/gmock.h"
+#include "tests/data/corpora.h"
+
+namespace mneme {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class PrepareTest : public CorpusScratch {
+ protected:
+  // The error of a preparation that must leave nothing behind but its inputs.
+  absl::Status Fails(const PrepareOptions& options) const {
+    const std::vector<std::string> before = Names(".");
+    const absl::Status status = Prepare(options).status();
+    EXPECT_FALSE(status.ok());
+    EXPECT_EQ(Names("."), before);
+    return status;
+  }
+  std::string Message(const PrepareOptions& options) const {
+    return std::string(Fails(options).message());
+  }
+  PrepareOptions IdOptions(const std::string& input) const {
+    PrepareOptions options = Options({input});
+    options.ids.eos = 1;
+    options.ids.vocabulary = 10;
+    options.ids.text_bytes = 100;
+    return options;
+  }
+};
+
+TEST_F(PrepareTest, AFileIsADocument) {
+  const std::string text = std::string("one\n\n\ntwo \xE9 \0", 13);
+  const auto corpus = Prepared(Options({Put("a.txt", text), Put("b.txt", "x")}));
+  EXPECT_EQ(Text(*corpus), text + "|x|");
+  EXPECT_EQ(corpus->documents(), 2);
+  EXPECT_EQ(corpus->text_bytes(), 14);
+  EXPECT_EQ(corpus->tokens(), 16);
+  EXPECT_EQ(corpus->DocumentBegin(1), 14);
+  EXPECT_EQ(corpus->vocabulary().tokenizer, "bytes");
+  EXPECT_EQ(corpus->vocabulary().canonical_size, 229);
+  EXPECT_THAT(Names("corpus"), ElementsAre("manifest.json", "shard-00000.h5", "vocabulary.h5"));
+}
+
+TEST_F(PrepareTest, BlankLinesCutDocuments) {
+  PrepareOptions options = Options({Put("a.txt", "\n\na\nb\n \n\n\nc\n\nd\n\n\n\ne")});
+  options.blank_lines = 2;
+  EXPECT_EQ(Text(*Prepared(options)), "a\nb\n|c\n\nd\n|e|");
+  options.blank_lines = 1;
+  options.replace = true;
+  EXPECT_EQ(Text(*Prepared(options)), "a\nb\n|c\n|d\n|e|");
+}
+
+TEST_F(PrepareTest, BlocksAreGroupedToASize) {
+  PrepareOptions options = Options({Put("a.txt", "aaa\n\nbbb\n\nccc\n\nddd\n")});
+  options.document_bytes = 7;
+  EXPECT_EQ(Text(*Prepared(options)), "aaa\n\nbbb\n|ccc\n\nddd\n|");
+  // Text without blank lines is cut at lines, at four times the size.
+  std::string lines;
+  for (int i = 0; i < 20; ++i) lines += "1234567\n";
+  options = Options({Put("b.txt", lines)});
+  options.document_bytes = 10;
+  options.output = Path("lines");
+  const auto corpus = Prepared(options);
+  EXPECT_EQ(corpus->documents(), 4);
+  EXPECT_EQ(corpus->DocumentBegin(1), 41);
+}
+
+TEST_F(PrepareTest, JsonLinesAreDocuments) {
+  const std::string lines =
+      "{\"text\": \"a\\n\\u00e9\", \"id\": 1}\n\n{\"id\": 2, \"text\": \"\"}\r\n{\"text\":\"b\"}";
+  const auto corpus = Prepared(Options({Put("a.jsonl", lines)}));
+  EXPECT_EQ(Text(*corpus), "a\n\xC3\xA9|b|");
+  PrepareOptions options = Options({Put("b.ndjson", "{\"body\": \"x\"}\n")});
+  options.text_field = "body";
+  options.output = Path("other");
+  EXPECT_EQ(Text(*Prepared(options)), "x|");
+}
+
+TEST_F(PrepareTest, FoldersAreReadInOrder) {
+  Put("in/b/2.txt", "two");
+  Put("in/a.md", "one");
+  Put("in/c.jsonl", "{\"text\":\"three\"}");
+  Put("in/.hidden.txt", "no");
+  Put("in/picture.png", "no");
+  EXPECT_EQ(Text(*Prepared(Options({Path("in")}))), "one|two|three|");
+}
+
+TEST_F(PrepareTest, AByteOrderMarkIsDropped) {
+  EXPECT_EQ(Text(*Prepared(Options({Put("a.txt", "\xEF\xBB\xBFhi")}))), "hi|");
+}
+
+TEST_F(PrepareTest, ShardsEndAtDocumentsAndReadAsOne) {
+  std::string lines;
+  std::string expected;
+  for (int i = 0; i < 200; ++i) {
+    const std::string text(static_cast<size_t>(1 + i % 17), static_cast<char>('a' + i % 26));
+    lines += "{\"text\":\"" + text + "\"}\n";
+    expected += text + "|";
+  }
+  PrepareOptions options = Options({Put("a.jsonl", lines)});
+  options.shard_tokens = 100;
+  const auto report = Prepare(options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_GT(report->corpora[0].shards, 10);
+  const auto corpus = Opened(options.output);
+  EXPECT_EQ(Text(*corpus), expected);
+  std::vector<int64_t> documents;
+  const std::vector<int32_t> ids = Ids(*corpus, &documents);
+  int64_t document = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    EXPECT_EQ(documents[i], document);
+    if (i == 0 || documents[i - 1] != document) {
+      EXPECT_EQ(corpus->DocumentBegin(document), static_cast<int64_t>(i));
+    }
+    if (ids[i] == 256) ++document;
+  }
+  EXPECT_EQ(document, corpus->documents());
+  // Any window is the same as in the whole.
+  for (int64_t begin = 0; begin + 150 <= corpus->tokens(); begin += 37) {
+    std::vector<int32_t> window(150);
+    std::vector<int64_t> numbers(150);
+    corpus->Read(begin, absl::MakeSpan(window), absl::MakeSpan(numbers));
+    EXPECT_TRUE(std::equal(window.begin(), window.end(), ids.begin() + begin));
+    EXPECT_TRUE(std::equal(numbers.begin(), numbers.end(), documents.begin() + begin));
+  }
+}
+
+TEST_F(PrepareTest, HeldOutIsSplitByDocumentAndKeepsEverything) {
+  std::string lines;
+  for (int i = 0; i < 1000; ++i) lines += "{\"text\":\"document " + std::to_string(i) + "\"}\n";
+  PrepareOptions options = Options({Put("a.jsonl", lines)});
+  options.held_out = 0.1;
+  const auto report = Prepare(options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  ASSERT_EQ(report->corpora.size(), 2u);
+  const auto train = Opened(Path("corpus/train"));
+  const auto held_out = Opened(Path("corpus/held_out"));
+  EXPECT_EQ(train->documents() + held_out->documents(), 1000);
+  EXPECT_NEAR(static_cast<double>(held_out->documents()), 100.0, 35.0);
+  EXPECT_EQ(train->vocabulary().digest, held_out->vocabulary().digest);
+  EXPECT_NE(train->digest(), held_out->digest());
+  // A document's side does not depend on its neighbours.
+  const std::string held_text = Text(*held_out);
+  PrepareOptions half = Options({Put("b.jsonl", lines.substr(lines.size() / 2))});
+  half.inputs[0] = Put("b.jsonl", lines.substr(lines.find('\n', lines.size() / 2) + 1));
+  half.held_out = 0.1;
+  half.output = Path("half");
+  ASSERT_TRUE(Prepare(half).ok());
+  const std::string half_held = Text(*Opened(Path("half/held_out")));
+  EXPECT_THAT(held_text, testing::EndsWith(half_held));
+  // A bare folder of two is not a corpus, and says so.
+  EXPECT_THAT(std::string(Corpus::Open(Path("corpus")).status().message()),
+              AllOf(HasSubstr("two corpora"), HasSubstr("train")));
+}
+
+TEST_F(PrepareTest, TheSameAgainDoesNothing) {
+  const PrepareOptions options = Options({Put("a.txt", "some text")});
+  ASSERT_TRUE(Prepare(options).ok());
+  const auto before = std::filesystem::last_write_time(Path("corpus/manifest.json"));
+  Put("moved.txt", "some text");
+  PrepareOptions again = options;
+  again.inputs = {Path("moved.txt")};
+  const auto report = Prepare(again);
+  ASSERT_TRUE(report.ok());
+  EXPECT_TRUE(report->already_there);
+  EXPECT_EQ(report->corpora[0].tokens, 10);
+  EXPECT_EQ(report->corpora[0].digest, Opened(Path("corpus"))->digest());
+  EXPECT_EQ(std::filesystem::last_write_time(Path("corpus/manifest.json")), before);
+}
+
+TEST_F(PrepareTest, AnotherCorpusIsNotOverwrittenUnlessAsked) {
+  PrepareOptions options = Options({Put("a.txt", "some text")});
+  ASSERT_TRUE(Prepare(options).ok());
+  options.inputs = {Put("b.txt", "other text")};
+  EXPECT_EQ(Fails(options).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Text(*Opened(Path("corpus"))), "some text|");
+  options.replace = true;
+  ASSERT_TRUE(Prepare(options).ok());
+  EXPECT_EQ(Text(*Opened(Path("corpus"))), "other text|");
+  EXPECT_THAT(Names("."), ElementsAre("a.txt", "b.txt", "corpus"));
+  // A folder with other things in it is nobody's to replace by accident.
+  Put("mine/notes", "x");
+  options.replace = false;
+  options.output = Path("mine");
+  EXPECT_EQ(Fails(options).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(PrepareTest, TheSameInputGivesTheSameBytes) {
+  PrepareOptions options = Options({Put("a.txt", "text\n\nmore")});
+  ASSERT_TRUE(Prepare(options).ok());
+  options.output = Path("twin");
+  ASSERT_TRUE(Prepare(options).ok());
+  for (const std::string& name : Names("corpus")) {
+    EXPECT_EQ(Bytes(Path("corpus/" + name)), Bytes(Path("twin/" + name))) << name;
+  }
+}
+
+TEST_F(PrepareTest, WhatAKilledProcessLeftIsRemoved) {
+  Put(".corpus.preparing/shard-00000.h5", "half");
+  Put(".corpus.preparing/.lock", "");
+  ASSERT_TRUE(Prepare(Options({Put("a.txt", "x")})).ok());
+  EXPECT_THAT(Names("."), ElementsAre("a.txt", "corpus"));
+  EXPECT_THAT(Names("corpus"), ElementsAre("manifest.json", "shard-00000.h5", "vocabulary.h5"));
+}
+
+TEST_F(PrepareTest, OnlyOneWorksOnAFolder) {
+  const std::string lock = Put(".corpus.preparing/.lock", "");
+  std::FILE* other = std::fopen(lock.c_str(), "r");
+  ASSERT_EQ(flock(fileno(other), LOCK_EX | LOCK_NB), 0);
+  const std::string input = Put("a.txt", "x");
+  EXPECT_THAT(Message(Options({input})), HasSubstr("another process"));
+  std::fclose(other);
+  EXPECT_TRUE(Prepare(Options({input})).ok());
+}
+
+TEST_F(PrepareTest, AnEmptyFolderAndATrailingSlashAreFine) {
+  std::filesystem::create_directories(Path("corpus"));
+  PrepareOptions options = Options({Put("a.txt", "x")});
+  options.output += "/";
+  EXPECT_TRUE(Prepare(options).ok());
+  EXPECT_EQ(Text(*Opened(Path("corpus"))), "x|");
+}
+
+TEST_F(PrepareTest, ProgressCountsUpToTheEnd) {
+  PrepareOptions options = Options({Put("a.txt", std::string(40 << 20, 'a'))});
+  std::vector<int64_t> done;
+  options.progress = [&](const PrepareProgress& at) {
+    done.push_back(at.bytes_done);
+    EXPECT_EQ(at.bytes_total, 40 << 20);
+  };
+  ASSERT_TRUE(Prepare(options).ok());
+  ASSERT_GE(done.size(), 3u);
+  EXPECT_EQ(done.back(), 40 << 20);
+  EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
+}
+
+TEST_F(PrepareTest, AFullDiskIsSaidAndLeavesNothing) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  const PrepareOptions options = Options({Put("a.txt", std::string(9 << 20, 'a'))});
+  rlimit before;
+  getrlimit(RLIMIT_FSIZE, &before);
+  for (const rlim_t limit : {rlim_t{1} << 20, rlim_t{12} << 20, rlim_t{1000}}) {
+    rlimit small = before;
+    small.rlim_cur = limit;
+    setrlimit(RLIMIT_FSIZE, &small);
+    const absl::Status status = Fails(options);
+    setrlimit(RLIMIT_FSIZE, &before);
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  }
+}
+
+TEST_F(PrepareTest, IdsMadeElsewhere) {
+  PrepareOptions options = Options({Put("a.npy", Npy<uint16_t>({5, 6, 1, 7, 1, 8}, "<u2")),
+                                    Put("b.npy", Npy<uint32_t>({9, 1}, "<u4"))});
+  options.ids.eos = 1;
+  options.ids.pad = 2;
+  options.ids.bos = 0;
+  options.ids.vocabulary = 12;
+  options.ids.text_bytes = 34;
+  options.ids.canonical = Put("map.npy", Npy<int32_t>({0, 1, 2, 3, 3, 3, 4, 4, 5, 6}, "<i4"));
+  options.ids.tokenizer_json = Put("tokenizer.json", "{\"model\": {}}");
+  const auto corpus = Prepared(options);
+  std::vector<int64_t> documents;
+  EXPECT_THAT(Ids(*corpus, &documents), ElementsAre(5, 6, 1, 7, 1, 8, 9, 1));
+  EXPECT_THAT(documents, ElementsAre(0, 0, 0, 1, 1, 2, 3, 3));
+  EXPECT_EQ(corpus->text_bytes(), 34);
+  const VocabularyInfo& v = corpus->vocabulary();
+  EXPECT_EQ(v.size, 12);
+  EXPECT_EQ(v.canonical_size, 7);
+  EXPECT_THAT(v.canonical, ElementsAre(0, 1, 2, 3, 3, 3, 4, 4, 5, 6, 2, 2));  // padding goes to pad
+  EXPECT_EQ(v.tokenizer, "external");
+  EXPECT_EQ(v.tokenizer_json, "{\"model\": {}}");
+}
+
+TEST_F(PrepareTest, WideVocabulariesAreKept) {
+  PrepareOptions options = IdOptions(Put("a.npy", Npy<int64_t>({70000, 99999, 1}, "<i8")));
+  options.ids.vocabulary = 100000;
+  const auto corpus = Prepared(options);
+  EXPECT_THAT(Ids(*corpus), ElementsAre(70000, 99999, 1));
+  EXPECT_EQ(corpus->vocabulary().canonical_size, 100000);
+  EXPECT_EQ(corpus->vocabulary().canonical[99999], 99999);
+}
+
+TEST_F(PrepareTest, HeldOutIdsShareTheTextBytesByTokens) {
+  std::vector<uint16_t> ids;
+  for (int i = 0; i < 3000; ++i) ids.push_back(static_cast<uint16_t>(i % 3 == 2 ? 1 : 2 + i % 7));
+  PrepareOptions options = IdOptions(Put("a.npy", Npy(ids, "<u2")));
+  options.ids.text_bytes = 9000;
+  options.held_out = 0.3;
+  ASSERT_TRUE(Prepare(options).ok());
+  const auto train = Opened(Path("corpus/train"));
+  const auto held_out = Opened(Path("corpus/held_out"));
+  EXPECT_EQ(train->tokens() + held_out->tokens(), 3000);
+  EXPECT_EQ(train->text_bytes(), 3 * train->tokens());
+  EXPECT_EQ(held_out->text_bytes(), 3 * held_out->tokens());
+}
+
+// Each case: one message that names the place, the right code, nothing left behind.
+TEST_F(PrepareTest, BadTextInputs) {
+  const auto code = [&](const PrepareOptions& options) { return Fails(options).code(); };
+  EXPECT_EQ(code(Options({})), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(Options({Path("absent.txt")})), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Message(Options({Path("absent.txt")})), HasSubstr("absent.txt"));
+  Put("empty/notes.pdf", "x");
+  EXPECT_THAT(Message(Options({Path("empty")})), HasSubstr("holds no *.txt"));
+  EXPECT_THAT(Message(Options({Put("a.txt", "")})),
+              AllOf(HasSubstr("a.txt"), HasSubstr("no text")));
+  EXPECT_THAT(Message(Options({Put("b.txt", " \n\t\n")})), HasSubstr("no text"));
+  EXPECT_THAT(Message(Options({Put("c.txt", std::string("\x1F\x8B\x08", 3))})),
+              HasSubstr("gzip -dk"));
+  EXPECT_THAT(Message(Options({Put("d.txt", std::string("\xFD"
+                                                        "7zXZ\0",
+                                                        6))})),
+              HasSubstr("xz -dk"));
+  EXPECT_THAT(Message(Options({Put("e.txt", "\xFF\xFEh")})), HasSubstr("iconv"));
+  PrepareOptions none = Options({Put("f.txt", "x")});
+  none.output = "";
+  EXPECT_EQ(code(none), absl::StatusCode::kInvalidArgument);
+  PrepareOptions share = Options({Put("f.txt", "x")});
+  share.held_out = 1.0;
+  EXPECT_THAT(Message(share), HasSubstr("1.0"));
+  share.held_out = 0.5;
+  EXPECT_THAT(Message(share), HasSubstr("leaves none"));
+  PrepareOptions file = Options({Put("f.txt", "x")});
+  file.output = Path("f.txt");
+  EXPECT_EQ(code(file), absl::StatusCode::kFailedPrecondition);
+  file.output = Path("f.txt/corpus");
+  EXPECT_FALSE(Prepare(file).ok());
+}
+
+TEST_F(PrepareTest, BadJsonLines) {
+  const auto message = [&](const std::string& lines) {
+    return Message(Options({Put("a.jsonl", lines)}));
+  };
+  EXPECT_THAT(message("{\"text\":\"a\"}\n{\"text\":\"b\"\n"), HasSubstr("a.jsonl:2: is not JSON"));
+  EXPECT_THAT(message("[1]\n"), HasSubstr("a.jsonl:1: is not a JSON object"));
+  EXPECT_THAT(message("\n\n{\"body\":\"a\"}\n"), HasSubstr("a.jsonl:3: has no field 'text'"));
+  EXPECT_THAT(message("{\"text\": 5}\n"), HasSubstr("'text' is not a string"));
+  EXPECT_THAT(message("{\"text\": \"\xE9\"}\n"), HasSubstr("a.jsonl:1: is not JSON"));
+  EXPECT_THAT(message("{\"text\": \"\\ud800\"}\n"), HasSubstr("a.jsonl:1:"));
+}
+
+TEST_F(PrepareTest, BadIds) {
+  const auto with = [&](const std::string& bytes) {
+    return Message(IdOptions(Put("a.npy", bytes)));
+  };
+  const std::vector<uint16_t> ids = {5, 1, 6, 1};
+  EXPECT_THAT(with(Npy<float>({1.0f, 2.0f}, "<f4")), AllOf(HasSubstr("a.npy"), HasSubstr("<f4")));
+  EXPECT_THAT(with(Npy(ids, ">u2")), HasSubstr(">u2"));
+  EXPECT_THAT(with(Npy(ids, "<u2", "True")), HasSubstr("Fortran"));
+  EXPECT_THAT(with(Npy(ids, "<u2", "False", "(2, 2)")), HasSubstr("(2, 2)"));
+  EXPECT_THAT(with(Npy(ids, "<u2", "False", "()")), HasSubstr("()"));
+  EXPECT_THAT(with(Npy(ids, "<u2").substr(0, 130)), HasSubstr("truncated"));
+  EXPECT_THAT(with(Npy(ids, "<u2") + "x"), HasSubstr("bytes"));
+  EXPECT_THAT(with("plain text"), HasSubstr("is not a .npy file"));
+  EXPECT_THAT(with(""), HasSubstr("is not a .npy file"));
+  EXPECT_THAT(with(Npy<uint16_t>({5, 1, 10, 1}, "<u2")), HasSubstr("id 10 at position 2"));
+  EXPECT_THAT(with(Npy<int32_t>({5, 1, -3, 1}, "<i4")), HasSubstr("id -3 at position 2"));
+  EXPECT_THAT(with(Npy<uint16_t>({}, "<u2")), HasSubstr("no text"));
+}
+
+TEST_F(PrepareTest, BadIdOptions) {
+  const std::string input = Put("a.npy", Npy<uint16_t>({5, 1, 6, 1}, "<u2"));
+  const auto with = [&](auto change) {
+    PrepareOptions options = IdOptions(input);
+    change(options);
+    return Message(options);
+  };
+  EXPECT_THAT(with([](auto& o) { o.ids.eos = -1; }), HasSubstr("end-of-document id is -1"));
+  EXPECT_THAT(with([](auto& o) { o.ids.eos = 10; }), HasSubstr("below the vocabulary's 10"));
+  EXPECT_THAT(with([](auto& o) { o.ids.pad = 11; }), HasSubstr("pad id is 11"));
+  EXPECT_THAT(with([](auto& o) { o.ids.bos = -2; }), HasSubstr("-2"));
+  EXPECT_THAT(with([](auto& o) { o.ids.vocabulary = 0; }), HasSubstr("size of their vocabulary"));
+  EXPECT_THAT(with([](auto& o) { o.ids.text_bytes = 0; }), HasSubstr("UTF-8 bytes"));
+  EXPECT_THAT(with([&](auto& o) { o.ids.tokenizer_json = Path("no.json"); }), HasSubstr("no.json"));
+  const auto map = [&](const std::vector<int32_t>& values) {
+    const std::string path = Put("map.npy", Npy(values, "<i4"));
+    return with([&](auto& o) { o.ids.canonical = path; });
+  };
+  EXPECT_THAT(map({0, 1, 2, 9, 4, 5}), HasSubstr("maps id 3 to 9"));
+  EXPECT_THAT(map({0, 1, -1}), HasSubstr("maps id 2 to -1"));
+  EXPECT_THAT(map({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}), HasSubstr("maps 11 ids"));
+  EXPECT_THAT(map({0, 1, 2, 3}), HasSubstr("name a pad id below 4"));
+  EXPECT_THAT(map({}), HasSubstr("empty"));
+  PrepareOptions mixed = IdOptions(input);
+  mixed.inputs.push_back(Put("b.txt", "x"));
+  EXPECT_THAT(Message(mixed), HasSubstr("mix"));
+}
+
+}  // namespace
+}  // namespace mneme

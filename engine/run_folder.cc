@@ -133,7 +133,8 @@ bool IsFinished(const RunFolder& folder, const RunConfig& config) {
   if (whole.empty()) return false;
   const absl::StatusOr<RunPosition> position = ReadCheckpointPosition(whole.front());
   const int64_t last = static_cast<int64_t>(config.stages.size()) - 1;
-  if (!position.ok() || position->stage < last || position->step < TotalSteps(config)) return false;
+  if (!position.ok() || position->stage < last) return false;
+  if (position->stage_step < StageSteps(config.stages.back())) return false;
   const absl::StatusOr<std::string> text = ReadFileBytes(folder.result());
   if (!text.ok()) return false;
   const nlohmann::json result = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);

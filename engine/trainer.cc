@@ -22,6 +22,7 @@
 #include "engine/signals.h"
 #include "engine/stage.h"
 #include "engine/step.h"
+#include "engine/tensorboard.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -71,7 +72,8 @@ class Trainer {
   CheckpointMeta meta_;
   RunPosition position_;
   int64_t saved_step_ = -1;
-  std::unique_ptr<MetricsLog> metrics_;  // rank 0
+  std::unique_ptr<MetricsLog> metrics_;          // rank 0
+  std::unique_ptr<TensorBoardLog> tensorboard_;  // rank 0, on request
 
   std::vector<HeldOutResult> last_scores_;
   int64_t scored_step_ = -1;
@@ -201,6 +203,9 @@ absl::Status Trainer::OpenLogs() {
   const auto open = [&]() -> absl::Status {
     RETURN_IF_ERROR(WriteFileAtomically(folder_.config(), meta_.config));
     ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(folder_.metrics(), position_.step));
+    if (config_.train.tensorboard) {
+      ASSIGN_OR_RETURN(tensorboard_, TensorBoardLog::Open(folder_.tensorboard(), position_.step));
+    }
     return absl::OkStatus();
   };
   return world_.Agree(first() ? open() : absl::OkStatus());
@@ -240,11 +245,6 @@ absl::Status Trainer::EvaluateIfDue(const Stage& stage, StepReport& report) {
   for (const HeldOutResult& set : last_scores_) {
     report.more.emplace_back("evaluate/" + set.name + "/loss", set.loss);
     report.more.emplace_back("evaluate/" + set.name + "/bits_per_byte", set.bits_per_byte);
-    char text[160];
-    std::snprintf(text, sizeof text, "step %lld | %s: loss %.4f, %.4f bits a byte",
-                  static_cast<long long>(position_.step), set.name.c_str(), set.loss,
-                  set.bits_per_byte);
-    Say(text);
   }
   return absl::OkStatus();
 }
@@ -252,11 +252,13 @@ absl::Status Trainer::EvaluateIfDue(const Stage& stage, StepReport& report) {
 absl::Status Trainer::Log(const StepReport& report) {
   if (!first()) return absl::OkStatus();
   const int64_t every = std::max<int64_t>(1, config_.train.log_every);
-  if (report.step % every == 0 || report.step == report.steps || report.skipped) {
+  const bool scored = scored_step_ == report.step;
+  if (report.step % every == 0 || report.step == report.steps || report.skipped || scored) {
     const double each = seconds_ / static_cast<double>(steps_here_);
     Say(ConsoleLine(report, each * static_cast<double>(report.steps - report.step)));
   }
   if (hooks_.on_step) hooks_.on_step(report);
+  if (tensorboard_ != nullptr) RETURN_IF_ERROR(tensorboard_->Write(report));
   return metrics_->Write(report);
 }
 

@@ -1,0 +1,54 @@
+// Whole runs at the smallest useful size: corpora in a temporary folder, a config file, and what
+// came of a run.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "configs/run.h"
+#include "engine/report.h"
+#include "engine/trainer.h"
+#include "parallel/world.h"
+
+namespace mneme {
+
+// A folder of its own, removed with everything in it.
+class TempFolder {
+ public:
+  TempFolder();
+  ~TempFolder();
+  TempFolder(const TempFolder&) = delete;
+  TempFolder& operator=(const TempFolder&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// Words of a small grammar, the same for a seed: learnable, and with document ends.
+std::string MakeText(uint64_t seed, int64_t bytes);
+// Prepares `text` as a byte corpus; blank lines end documents.
+void PrepareText(const std::string& text, const std::string& folder);
+
+// Writes a tiny run file in `folder`, its corpora beside it (once), and reads it with overrides on
+// top: 16 experts, Engram in block 1, two streams, f64, 12 sequences x 384, bias update on.
+RunConfig TinyRun(const std::string& folder, const std::vector<std::string>& overrides);
+
+struct Outcome {
+  absl::Status status;
+  int exit_code = -1;
+  std::string message;
+  std::vector<StepReport> steps;  // made in this call, as rank 0 saw them
+};
+Outcome TrainThreads(int ranks, const RunConfig& config, int64_t stop_at_step = -1);
+Outcome TrainOn(World& world, const RunConfig& config, int64_t stop_at_step = -1);
+
+std::vector<double> Losses(const Outcome& outcome);
+// Every value, moment, row and position of a checkpoint by name, as bytes: equal exactly where the
+// states are, on whatever layout they were written.
+std::vector<std::pair<std::string, std::string>> CheckpointState(const std::string& path);
+// step -> {loss, grad_norm, tokens, learning_rate} lines of metrics.jsonl, times left out.
+std::vector<std::string> MetricsState(const std::string& path);
+
+}  // namespace mneme

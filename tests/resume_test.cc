@@ -1,0 +1,163 @@
+// Stopping and going on: the same bits on the same layout, the same run on any other.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "tests/engine/tiny_run.h"
+
+namespace mneme {
+namespace {
+
+// Small enough for a hundred steps in seconds.
+const std::vector<std::string> kQuick = {"train.sequence_length=48",  "train.batch_sequences=12",
+                                         "train.steps=100",           "train.checkpoint_every=20",
+                                         "optim.schedule.shape=step", "train.skip.outlier_sigma=6",
+                                         "train.skip.window=8",       "train.keep_last=0"};
+
+RunConfig Quick(const std::string& folder, const std::string& dir,
+                std::vector<std::string> more = {}) {
+  std::vector<std::string> all = kQuick;
+  all.push_back("run.dir=" + folder + "/" + dir);
+  all.insert(all.end(), more.begin(), more.end());
+  return TinyRun(folder, all);
+}
+
+std::string Step(const RunConfig& config, int64_t step) {
+  return config.run.dir + "/checkpoints/step-" + std::to_string(step);
+}
+
+void SixtyAndForty(int ranks, const std::vector<std::string>& layout) {
+  TempFolder temp;
+  const RunConfig whole = Quick(temp.path(), "whole", layout);
+  const RunConfig halves = Quick(temp.path(), "halves", layout);
+  ASSERT_EQ(TrainThreads(ranks, whole).exit_code, 0);
+  const Outcome first = TrainThreads(ranks, halves, 60);
+  ASSERT_EQ(first.exit_code, 75) << first.message;
+  ASSERT_EQ(first.steps.size(), 60u);
+  const Outcome second = TrainThreads(ranks, halves);
+  ASSERT_EQ(second.exit_code, 0) << second.message;
+  ASSERT_EQ(second.steps.size(), 40u);
+  EXPECT_EQ(CheckpointState(Step(whole, 100)), CheckpointState(Step(halves, 100)));
+  EXPECT_EQ(MetricsState(whole.run.dir + "/metrics.jsonl"),
+            MetricsState(halves.run.dir + "/metrics.jsonl"));
+  EXPECT_EQ(MetricsState(whole.run.dir + "/metrics.jsonl").size(), 100u);
+}
+
+TEST(Resume, SixtyAndFortyAreAHundredOnOneRank) { SixtyAndForty(1, {"train.precision=f32"}); }
+
+TEST(Resume, SixtyAndFortyAreAHundredOnFourRanks) {
+  SixtyAndForty(4, {"parallel.expert=2", "parallel.memory=2"});
+}
+
+TEST(Resume, ResidentTablesGoOnToo) { SixtyAndForty(2, {"model.engram.table.store=resident"}); }
+
+// Losses after a change of layout, beside the same steps on the old one.
+TEST(Resume, FourRanksGoOnAsTwoOneAndThree) {
+  TempFolder temp;
+  const std::vector<std::string> four = {"parallel.expert=4", "parallel.memory=2"};
+  const RunConfig whole = Quick(temp.path(), "whole", four);
+  ASSERT_EQ(TrainThreads(4, whole, 50).exit_code, 75);
+  const auto copy = [&](const std::string& to) {
+    std::filesystem::copy(whole.run.dir, temp.path() + "/" + to,
+                          std::filesystem::copy_options::recursive);
+  };
+  for (const char* to : {"two", "one", "three"}) copy(to);
+  const std::vector<double> want = Losses(TrainThreads(4, whole, 70));
+  ASSERT_EQ(want.size(), 20u);
+  const auto compare = [&](int ranks, const std::string& dir, std::vector<std::string> layout) {
+    const Outcome outcome = TrainThreads(ranks, Quick(temp.path(), dir, std::move(layout)), 70);
+    ASSERT_EQ(outcome.exit_code, 75) << outcome.message;
+    const std::vector<double> got = Losses(outcome);
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_LT(std::abs(got[i] / want[i] - 1), 1e-9) << dir << ", step " << 51 + i;
+    }
+  };
+  compare(2, "two", {"parallel.expert=2", "parallel.memory=1"});
+  compare(1, "one", {});
+  compare(3, "three", {"parallel.expert=3", "parallel.memory=3"});
+}
+
+TEST(Resume, AFinishedRunSaysSoAndMoreStepsGoOn) {
+  TempFolder temp;
+  const RunConfig config = Quick(temp.path(), "run", {"train.steps=10"});
+  ASSERT_EQ(TrainThreads(1, config).exit_code, 0);
+  const Outcome again = TrainThreads(1, config);
+  EXPECT_EQ(again.exit_code, 0);
+  EXPECT_TRUE(again.steps.empty());
+  EXPECT_NE(again.message.find("finished"), std::string::npos) << again.message;
+  const Outcome more = TrainThreads(2, Quick(temp.path(), "run", {"train.steps=12"}));
+  EXPECT_EQ(more.exit_code, 0) << more.message;
+  EXPECT_EQ(more.steps.size(), 2u);
+}
+
+TEST(Resume, AnotherConfigurationIsRefusedKeyByKey) {
+  TempFolder temp;
+  ASSERT_EQ(TrainThreads(1, Quick(temp.path(), "run"), 3).exit_code, 75);
+  const Outcome outcome =
+      TrainThreads(1, Quick(temp.path(), "run", {"optim.lr=1e-3", "model.moe.top_k=3"}));
+  EXPECT_EQ(outcome.exit_code, 2);
+  for (const char* part : {"optim.lr", "0.004", "0.001", "model.moe.top_k", "2 -> 3"}) {
+    EXPECT_NE(outcome.message.find(part), std::string::npos) << outcome.message;
+  }
+  EXPECT_TRUE(outcome.steps.empty());
+}
+
+TEST(Resume, NeverAndMustMeanWhatTheySay) {
+  TempFolder temp;
+  const Outcome must = TrainThreads(1, Quick(temp.path(), "run", {"run.resume=must"}));
+  EXPECT_EQ(must.exit_code, 2) << must.message;
+  ASSERT_EQ(TrainThreads(1, Quick(temp.path(), "run", {"run.resume=never"}), 2).exit_code, 75);
+  EXPECT_EQ(TrainThreads(1, Quick(temp.path(), "run", {"run.resume=never"}), 4).exit_code, 2);
+  EXPECT_EQ(TrainThreads(1, Quick(temp.path(), "run", {"run.resume=must"}), 4).exit_code, 75);
+}
+
+TEST(Resume, MovedDataIsTheSameDataAndOtherDataIsNot) {
+  TempFolder temp;
+  ASSERT_EQ(TrainThreads(1, Quick(temp.path(), "run"), 2).exit_code, 75);
+  std::filesystem::copy(temp.path() + "/train", temp.path() + "/moved",
+                        std::filesystem::copy_options::recursive);
+  EXPECT_EQ(TrainThreads(1, Quick(temp.path(), "run", {"data.train=" + temp.path() + "/moved"}), 4)
+                .exit_code,
+            75);
+  const Outcome other =
+      TrainThreads(1, Quick(temp.path(), "run", {"data.train=" + temp.path() + "/held_out"}), 6);
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_NE(other.message.find("other data"), std::string::npos) << other.message;
+}
+
+// Scoring during a run reads it and changes nothing.
+TEST(Resume, EvaluationLeavesTheBitsAlone) {
+  TempFolder temp;
+  const RunConfig plain = Quick(temp.path(), "plain", {"train.steps=10"});
+  const RunConfig scored =
+      Quick(temp.path(), "scored",
+            {"train.steps=10", "evaluate.every=3",
+             "evaluate.sets=[{name: held_out, data: " + temp.path() + "/held_out, sequences: 7}]"});
+  ASSERT_EQ(TrainThreads(2, plain).exit_code, 0);
+  const Outcome outcome = TrainThreads(2, scored);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
+  EXPECT_EQ(CheckpointState(Step(plain, 10)), CheckpointState(Step(scored, 10)));
+}
+
+TEST(Resume, AStageStartsFromAnotherRunAndGoesOnFromItsOwn) {
+  TempFolder temp;
+  const RunConfig donor = Quick(temp.path(), "donor");
+  ASSERT_EQ(TrainThreads(1, donor, 20).exit_code, 75);
+  const std::vector<std::string> heir_keys = {"stages=[{name: heir, init_from: " + donor.run.dir +
+                                              ", steps: 10}]"};
+  const RunConfig heir = Quick(temp.path(), "heir", heir_keys);
+  const Outcome first = TrainThreads(1, heir, 4);
+  ASSERT_EQ(first.exit_code, 75) << first.message;
+  EXPECT_EQ(first.steps.front().step, 1);
+  // Trained already: far below the first loss of a fresh run.
+  EXPECT_LT(first.steps.front().loss, 4.5);
+  std::filesystem::remove_all(donor.run.dir);
+  const Outcome second = TrainThreads(1, heir);
+  ASSERT_EQ(second.exit_code, 0) << second.message;
+  EXPECT_EQ(second.steps.front().step, 5);
+}
+
+}  // namespace
+}  // namespace mneme

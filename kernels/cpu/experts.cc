@@ -1,4 +1,4 @@
-// The routed experts of one rank, composed of plain ops. With p a (token, expert) pair, g its
+// The routed experts of one rank, composed of other ops. With p a (token, expert) pair, g its
 // pre-activations, a = SwiGLU(g) and c its weight: y_t = Σ_p c_p W_down a_p. Backward keeps no
 // expert output: with z = W_downᵀ dy, dweight_p = ⟨z_p, a_p⟩ and da_p = c_p z_p.
 #include "kernels/ops/experts.h"
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/cpu/chunks.h"
-#include "kernels/ops/activation.h"
+#include "kernels/cpu/fast.h"
 #include "kernels/ops/matmul.h"
 
 namespace mneme::cpu {
@@ -108,7 +108,7 @@ void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tenso
     Tensor rows = Tensor::Empty(stream, x.dtype(), {pairs, hidden});
     GatherPairs<T>(x, saved.order, experts.dim(1), rows);
     GroupedMatmul(stream, rows, w_gate_up, Trans::kYes, saved.offsets, saved.gate_up);
-    SwiGlu(stream, saved.gate_up, act);
+    SwiGluFast(stream, saved.gate_up, act);
     GroupedMatmul(stream, act, w_down, Trans::kYes, saved.offsets, rows);
     CombinePairs<T>(rows, weights.data<T>(), saved.place, y);
   });
@@ -127,12 +127,12 @@ void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor
     Tensor d_act = Tensor::Empty(stream, x.dtype(), {pairs, width});
     GatherPairs<T>(dy, saved.order, top_k, rows);
     GroupedMatmul(stream, rows, w_down, Trans::kNo, offsets, d_act);
-    SwiGlu(stream, saved.gate_up, act);
+    SwiGluFast(stream, saved.gate_up, act);
     WeighPairs<T>(weights.data<T>(), saved.place, d_act, act, dweights);
     GroupedMatmulWeightGrad(stream, rows, act, offsets, d_w_down);
 
     Tensor d_gate_up = Tensor::Empty(stream, x.dtype(), {pairs, 2 * width});
-    SwiGluGrad(stream, d_act, saved.gate_up, d_gate_up);
+    SwiGluGradFast(stream, d_act, saved.gate_up, d_gate_up);
     GatherPairs<T>(x, saved.order, top_k, rows);
     GroupedMatmulWeightGrad(stream, d_gate_up, rows, offsets, d_w_gate_up);
     GroupedMatmul(stream, d_gate_up, w_gate_up, Trans::kNo, offsets, rows);

@@ -4,7 +4,9 @@
 
 #include "kernels/ops/activation.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/conv.h"
 #include "kernels/ops/head.h"
+#include "kernels/ops/hyper.h"
 #include "kernels/ops/norm.h"
 #include "kernels/ops/update.h"
 
@@ -16,6 +18,14 @@ AttentionFn AttentionFast;
 AttentionGradFn AttentionGradFast;
 SwiGluFn SwiGluFast;
 SwiGluGradFn SwiGluGradFast;
+ShortConvFn ShortConvFast;
+ShortConvGradFn ShortConvGradFast;
+HyperMixFn HyperMixFast;
+HyperMixGradFn HyperMixGradFast;
+HyperPreFn HyperPreFast;
+HyperPreGradFn HyperPreGradFast;
+HyperPostFn HyperPostFast;
+HyperPostGradFn HyperPostGradFast;
 HeadLossFn HeadLossFast;
 AdamWFn AdamWFast;
 AdamRowsFn AdamRowsFast;

@@ -66,6 +66,14 @@ constexpr Kernels Fast() {
   k.attention_grad = cpu::AttentionGradFast;
   k.swiglu = cpu::SwiGluFast;
   k.swiglu_grad = cpu::SwiGluGradFast;
+  k.short_conv = cpu::ShortConvFast;
+  k.short_conv_grad = cpu::ShortConvGradFast;
+  k.hyper_mix = cpu::HyperMixFast;
+  k.hyper_mix_grad = cpu::HyperMixGradFast;
+  k.hyper_pre = cpu::HyperPreFast;
+  k.hyper_pre_grad = cpu::HyperPreGradFast;
+  k.hyper_post = cpu::HyperPostFast;
+  k.hyper_post_grad = cpu::HyperPostGradFast;
   k.head_loss = cpu::HeadLossFast;
   k.adamw = cpu::AdamWFast;
   k.adam_rows = cpu::AdamRowsFast;

@@ -55,6 +55,11 @@ TEST(ShortConvTest, AnswersAll) {
   CheckOp(Conv({2, 20, 137, 2, 6}));
 }
 
+TEST(ShortConvTest, FastAgreesWithPlain) {
+  for (const Sizes& s : {Sizes{3, 50, 67, 4, 3}, Sizes{2, 9, 64, 4, 2}, Sizes{1, 33, 12, 3, 3}})
+    ExpectAgrees(Conv(s), CpuKernels(), DType::kF32, PlainCpuKernels(), DType::kF32, 2e-6);
+}
+
 TEST(ShortConvTest, AgreesWithTheFormula) {
   const Sizes s{2, 30, 3, 4, 3};
   OpCase c = Conv(s);

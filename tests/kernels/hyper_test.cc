@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/core/random.h"
@@ -63,6 +64,15 @@ TEST(HyperMixTest, AnswersAll) {
   CheckOp(Mix({6, 3, 4}, Options(3, 0.05, 0.5, 3)));
   CheckOp(Mix({6, 4, 4}, Options(4, 0.05, 0.5, 1)));
   CheckOp(Mix({3, 1, 4}, Options(1)));
+}
+
+TEST(HyperMixTest, FastAgreesWithPlain) {
+  for (const int64_t tokens : {1, 15, 16, 17, 100}) {
+    ExpectAgrees(Mix({tokens, 4, 19}, Options(4)), CpuKernels(), DType::kF32, PlainCpuKernels(),
+                 DType::kF32, 5e-6);
+    ExpectAgrees(Mix({tokens, 4, 3}, Options(4, 0.05, 0.5, 3)), CpuKernels(), DType::kF32,
+                 PlainCpuKernels(), DType::kF32, 5e-6);
+  }
 }
 
 double Sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
@@ -140,34 +150,24 @@ TEST(HyperMixTest, AgreesWithTheFormulasLineByLine) {
   }
 }
 
-// Result of the residual mix where φ counts for nothing: Sinkhorn of the logits b.
+// The residual mix of every token where phi counts for nothing: Sinkhorn of the logits b.
 std::vector<double> SinkhornOf(const std::function<double(int, int)>& logit, double eps,
-                               int64_t tokens = 1) {
-  OpCase c = Mix({tokens, 4, 3}, Options(4, eps));
-  c.backward = {};
-  for (OpArg& a : c.args) {
-    if (a.name == "alpha") a.value = [](int64_t) { return 0; };
-  }
-  std::vector<double> out;
-  const auto forward = c.forward;
-  c.forward = [&](OpRun& r) {
-    double* b = r["b"].data<double>();
-    for (int i = 0; i < 4; ++i)
-      for (int j = 0; j < 4; ++j) b[8 + 4 * i + j] = logit(i, j);
-    forward(r);
-    out = Values(r["res"]);
-  };
+                               DType dtype = DType::kF64) {
+  constexpr int64_t kTokens = 9;
   Allocator allocator{Device{}};
   Stream stream(Device{}, allocator);
-  OpRun run{stream, CpuKernels(), {}};
-  for (const OpArg& a : c.args) {
-    auto [it, fresh] = run.tensors.emplace(a.name, Guarded(DType::kF64, a.shape));
-    if (!a.value && a.name != "x") continue;
-    for (int64_t i = 0; i < a.shape.elements(); ++i)
-      it->second.tensor().data<double>()[i] = a.value ? a.value(i) : 1.0;
-  }
-  c.forward(run);
-  return out;
+  const auto zeros = [&](Shape shape) { return Tensor::Zeros(stream, dtype, shape); };
+  Tensor x = zeros({kTokens, 4, 3}), phi = zeros({12, 24}), alpha = zeros({3}), b = zeros({24});
+  Tensor r = zeros({kTokens}), m = zeros({kTokens, 24}), pre = zeros({kTokens, 4});
+  Tensor post = zeros({kTokens, 4}), res = zeros({kTokens, 4, 4});
+  DispatchReal(dtype, [&](auto real) {
+    using T = decltype(real);
+    std::fill_n(x.data<T>(), x.elements(), T{1});
+    for (int i = 0; i < 4; ++i)
+      for (int j = 0; j < 4; ++j) b.data<T>()[8 + 4 * i + j] = static_cast<T>(logit(i, j));
+  });
+  CpuKernels().hyper_mix(stream, Options(4, eps), x, phi, alpha, b, r, m, pre, post, res);
+  return Values(res);
 }
 
 TEST(SinkhornTest, IsTheGoldenOne) {
@@ -195,10 +195,12 @@ TEST(SinkhornTest, WeightsOfEveryOutputStreamSumToOneAndInputsNearlySo) {
 }
 
 TEST(SinkhornTest, HugeLogitsStayFiniteAndTheIdentityStaysItself) {
-  for (const double v : SinkhornOf([](int i, int j) { return i == j ? 800 : -800; }, 1e-6, 9))
-    EXPECT_TRUE(std::isfinite(v));
-  const auto identity = SinkhornOf([](int i, int j) { return i == j ? 0 : -8; }, 1e-6);
-  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(identity[5 * i], 1, 2e-3);
+  for (const DType dtype : {DType::kF32, DType::kF64}) {
+    for (const double v : SinkhornOf([](int i, int j) { return i == j ? 800 : -800; }, 1e-6, dtype))
+      EXPECT_TRUE(std::isfinite(v));
+    const auto identity = SinkhornOf([](int i, int j) { return i == j ? 0 : -8; }, 1e-6, dtype);
+    for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(identity[5 * i], 1, 2e-3);
+  }
 }
 
 OpCase Pre(const Sizes& s) {

@@ -1,0 +1,98 @@
+// A model's numbers do not depend on its layout: 1 to 4 ranks as threads, expert and memory axes.
+#include <gtest/gtest.h>
+
+#include <mutex>
+
+#include "parallel/reduce.h"
+#include "tests/models/model_run.h"
+
+namespace mneme::test {
+namespace {
+
+constexpr int64_t kRows = 12;
+constexpr int64_t kLength = 6;
+
+struct Outcome {
+  double loss = 0.0;
+  Pieces gradients;
+  std::vector<double> load;  // of all routers
+};
+
+// Each rank takes its part of the batch in `micro` steps; parts of one thing on several ranks are
+// put together.
+Outcome RunLayout(int world, int expert, int memory, int micro, const RecomputePlan& recompute) {
+  const HostBatch host = RandomBatch(kRows, kLength, 23, true);
+  Outcome outcome;
+  std::mutex mutex;
+  ThreadWorld::Run(world, [&](World& w) {
+    const Layout layout{world, expert, memory};
+    Rank rank(w, layout, DType::kF64);
+    ModelConfig model = TinyModel();
+    ModelRun run(rank, model, recompute);
+    double loss = 0.0;
+    const int64_t part = kRows / (world * micro);
+    for (int64_t i = 0; i < micro; ++i) {
+      const int64_t begin = (w.rank() * micro + i) * part;
+      loss += run.Step(host.Slice(rank.context, begin, begin + part), host);
+    }
+    ReduceGradients(rank.stream, rank.mesh, rank.store);
+    Pieces tables;
+    run.CollectTableGradients(tables);
+    const std::lock_guard<std::mutex> lock(mutex);
+    outcome.loss += loss;
+    // Experts of each replica group are the same numbers, owned in part by each member.
+    CollectOwnedGradients(rank.store, outcome.gradients);
+    for (const auto& [name, values] : tables) {
+      std::vector<double>& sum = outcome.gradients[name];
+      sum.resize(values.size());
+      if (layout.memory_replica(w.rank()) != 0) continue;
+      for (size_t i = 0; i < values.size(); ++i) sum[i] += values[i];
+    }
+    size_t place = 0;
+    for (const RouterState& router : run.stack->routers()) {
+      for (const double load : Values(router.load)) {
+        if (place == outcome.load.size()) outcome.load.push_back(0.0);
+        outcome.load[place++] += load;
+      }
+    }
+  });
+  return outcome;
+}
+
+TEST(Layout, LossAndGradientsAgreeWithOneRank) {
+  const Outcome one = RunLayout(1, 1, 1, 1, {});
+  EXPECT_EQ(one.gradients.count("blocks.2.moe.experts.4.down"), 1u);
+  EXPECT_EQ(one.gradients.count("blocks.2.engram.table"), 1u);
+  struct Case {
+    int world, expert, memory, micro;
+  };
+  for (const Case& c :
+       {Case{1, 1, 1, 3}, Case{2, 1, 1, 1}, Case{2, 2, 2, 2}, Case{2, 2, 1, 1}, Case{3, 3, 1, 1},
+        Case{3, 1, 3, 2}, Case{4, 4, 2, 1}, Case{4, 2, 4, 3}, Case{4, 1, 2, 1}, Case{4, 4, 4, 1}}) {
+    const Outcome many = RunLayout(c.world, c.expert, c.memory, c.micro, {});
+    const std::string what = std::to_string(c.world) + " ranks, expert " +
+                             std::to_string(c.expert) + ", memory " + std::to_string(c.memory);
+    EXPECT_NEAR(many.loss / one.loss, 1.0, 1e-10) << what;
+    EXPECT_EQ(many.load, one.load) << what;
+    ASSERT_EQ(many.gradients.size(), one.gradients.size()) << what;
+    for (const auto& [name, values] : one.gradients) {
+      EXPECT_LT(RelativeError(many.gradients.at(name), values), 1e-10) << what << ": " << name;
+    }
+  }
+}
+
+// Recomputation across ranks repeats no exchange out of step and changes no bit.
+TEST(Layout, RecomputeOnFourRanks) {
+  const Outcome plain = RunLayout(4, 4, 4, 1, {});
+  const Outcome again = RunLayout(4, 4, 4, 1, {true, true, true});
+  EXPECT_EQ(again.gradients, plain.gradients);
+  EXPECT_EQ(again.load, plain.load);
+}
+
+// Two runs of one layout give the same bits.
+TEST(Layout, Repeats) {
+  EXPECT_EQ(RunLayout(3, 3, 3, 1, {}).gradients, RunLayout(3, 3, 3, 1, {}).gradients);
+}
+
+}  // namespace
+}  // namespace mneme::test

@@ -1,6 +1,7 @@
 // Gradients of every layer in double against central differences, and what recomputation keeps.
 #include <gtest/gtest.h>
 
+#include "models/block.h"
 #include "models/embedding.h"
 #include "models/hyper_connection.h"
 #include "models/mla.h"
@@ -274,6 +275,33 @@ TEST(Recompute, KeepsLess) {
     EXPECT_EQ(hyper_plain - KeptBy(rank, hyper, stage, streams),
               x.bytes() + kTokens * 8 * (1 + 24 + 4 + 4 + 16));
   });
+}
+
+// Each part of the plan saves in a whole block, dense or not.
+TEST(Recompute, BlockKeepsLess) {
+  const auto kept = [](int64_t index, const RecomputePlan& plan) {
+    int64_t bytes = 0;
+    OnOneRank(DType::kF64, [&](Rank& rank) {
+      const ModelConfig model = TinyModel();
+      Stage stage(rank, model);
+      RouterState router = MakeRouterState(rank.context, "moe", model.moe.experts);
+      const Block block = Block::Declare(rank.context, rank.store, index, model, plan,
+                                         std::nullopt, &router);
+      Prepare(rank);
+      const Tensor x = RandomTensor(rank.context, {kTokens, 4, model.hidden}, "x");
+      Block::Saved saved;
+      block.Forward(rank.context, stage.pass, x, nullptr, &saved, nullptr);
+      bytes = KeptBytes(saved);
+    });
+    return bytes;
+  };
+  for (const int64_t index : {0, 1}) {
+    const int64_t all = kept(index, {});
+    EXPECT_LT(kept(index, {.attention = true}), all);
+    EXPECT_LT(kept(index, {.ffn = true}), all);
+    EXPECT_LT(kept(index, {.mhc = true}), all);
+    EXPECT_LT(kept(index, {true, true, true}), kept(index, {true, true, false}));
+  }
 }
 
 }  // namespace

@@ -19,8 +19,9 @@ struct Outcome {
 };
 
 // Each rank takes its part of the batch in `micro` steps; parts of one thing on several ranks are
-// put together.
-Outcome RunLayout(int world, int expert, int memory, int micro, const RecomputePlan& recompute) {
+// put together. `favour` is the bias of expert 0, where not 0.
+Outcome RunLayout(int world, int expert, int memory, int micro, const RecomputePlan& recompute,
+                  double favour = 0.0) {
   const HostBatch host = RandomBatch(kRows, kLength, 23, true);
   Outcome outcome;
   std::mutex mutex;
@@ -28,7 +29,11 @@ Outcome RunLayout(int world, int expert, int memory, int micro, const RecomputeP
     const Layout layout{world, expert, memory};
     Rank rank(w, layout, DType::kF64);
     ModelConfig model = TinyModel();
+    if (favour > 0.0) model.moe.top_k = 1;
     ModelRun run(rank, model, recompute);
+    for (RouterState& router : run.stack->routers()) {
+      if (favour > 0.0) SetValue(router.bias, 0, favour);
+    }
     double loss = 0.0;
     const int64_t part = kRows / (world * micro);
     for (int64_t i = 0; i < micro; ++i) {
@@ -78,6 +83,18 @@ TEST(Layout, LossAndGradientsAgreeWithOneRank) {
     for (const auto& [name, values] : one.gradients) {
       EXPECT_LT(RelativeError(many.gradients.at(name), values), 1e-10) << what << ": " << name;
     }
+  }
+}
+
+// Every token chooses one expert: three of four ranks receive none.
+TEST(Layout, RanksWithoutTokens) {
+  const Outcome one = RunLayout(1, 1, 1, 1, {}, 100.0);
+  const Outcome many = RunLayout(4, 4, 4, 3, {}, 100.0);
+  EXPECT_EQ(one.load[0], static_cast<double>(kRows * kLength));
+  EXPECT_EQ(many.load, one.load);
+  EXPECT_NEAR(many.loss / one.loss, 1.0, 1e-10);
+  for (const auto& [name, values] : one.gradients) {
+    EXPECT_LT(RelativeError(many.gradients.at(name), values), 1e-10) << name;
   }
 }
 

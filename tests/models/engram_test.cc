@@ -18,7 +18,7 @@ constexpr int64_t kLength = 9;
 class OpenStore : public RowStore {
  public:
   OpenStore(Context& c, RowTableSpec spec)
-      : RowStore(spec),
+      : RowStore(c.stream.allocator(), spec, RowShare{}),
         values(RandomTensor(c, {spec.rows, spec.width}, "table")),
         grads(Tensor::Zeros(c.stream, spec.dtype, {spec.rows, spec.width})) {}
 
@@ -27,14 +27,14 @@ class OpenStore : public RowStore {
       SetValue(out, i, GetValue(values, Place(ids, i)));
     }
   }
-  void Update(Stream&, const Tensor&, const Tensor& ids, const Tensor& g, Tensor&,
-              Tensor&) override {
+  void Update(Stream&, const Tensor&, const Tensor& ids, const Tensor& g) override {
     for (int64_t i = 0; i < g.elements(); ++i) {
       SetValue(grads, Place(ids, i), GetValue(grads, Place(ids, i)) + GetValue(g, i));
     }
   }
   void Write(Stream&, const Tensor&, const Tensor&) override {}
   int64_t materialised(bool) const override { return 0; }
+  void List(Stream&, int64_t, int64_t, Tensor&, Tensor&) override {}
   void Export(Stream&, int64_t, int64_t, Tensor&, Tensor&, Tensor&, Tensor&) override {}
   void Import(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool) override {}
   int64_t bytes() const override { return 0; }

@@ -285,8 +285,8 @@ TEST(Recompute, BlockKeepsLess) {
       const ModelConfig model = TinyModel();
       Stage stage(rank, model);
       RouterState router = MakeRouterState(rank.context, "moe", model.moe.experts);
-      const Block block = Block::Declare(rank.context, rank.store, index, model, plan,
-                                         std::nullopt, &router);
+      const Block block =
+          Block::Declare(rank.context, rank.store, index, model, plan, std::nullopt, &router);
       Prepare(rank);
       const Tensor x = RandomTensor(rank.context, {kTokens, 4, model.hidden}, "x");
       Block::Saved saved;

@@ -60,7 +60,7 @@ void ModelRun::CollectTableGradients(Pieces& out) {
     Upload(rank.stream, mine.data(), ids.bytes(), ids);
     // From 0 the move is the whole value: nothing is lost to rounding.
     Tensor values = Tensor::Zeros(rank.stream, spec.dtype, {ids.elements(), spec.width});
-    table->store().Write(rank.stream, ids, values);
+    table->store().Import(rank.stream, ids, values, {}, {}, false);
     table->ReduceGradients(rank.stream);
     table->Update(rank.stream, step);
     table->store().Read(rank.stream, ids, values);

@@ -152,7 +152,7 @@ void SetParameters(const GoldenFile& golden, ModelRun& run) {
     const RowTableSpec& spec = table->store().spec();
     const Tensor values =
         MakeTensor(run.rank.context, {spec.rows, spec.width}, golden.Reals("params/" + spec.name));
-    table->store().Write(run.rank.stream, AllIds(run.rank, spec.rows), values);
+    table->store().Import(run.rank.stream, AllIds(run.rank, spec.rows), values, {}, {}, false);
   }
 }
 

@@ -79,6 +79,7 @@ void Engram::ForwardGate(Context& c, const Tensor& x, Saved& note) const {
   const int64_t heads = static_cast<int64_t>(hash.primes.size());
   Tensor gathered = c.Empty({tokens * heads, config.d_mem / heads});
   c.kernels.gather_rows(c.stream, note.fetched.rows, note.fetched.inverse, gathered);
+  note.fetched.rows = Tensor();
   note.e = gathered.Reshape({tokens, config.d_mem});
   note.kv = kv.Forward(c, note.e);
   note.h = x;

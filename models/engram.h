@@ -19,7 +19,7 @@ struct Engram {
   // M gate branches: the streams, or 1 where the gate is single. B = M, or the streams where there
   // is no gate.
   struct Saved {
-    FetchedRows fetched;      // what came over the wire
+    FetchedRows fetched;      // the route back; its rows are let go once e is gathered
     Tensor e;                 // [T, d_mem]
     Tensor h;                 // [T, M, D] the gate's query: the streams, or their mean
     Tensor kv;                // [T, (M + 1) D], or [T, D] without gate
@@ -30,8 +30,8 @@ struct Engram {
 
     template <class F>
     void ForEachTensor(F&& f) const {
-      for (const Tensor* t : {&fetched.rows, &fetched.inverse, &fetched.ids, &fetched.asked, &e, &h,
-                              &kv, &rh, &rk, &s, &alpha, &u, &normed, &norm.rstd}) {
+      for (const Tensor* t : {&fetched.inverse, &fetched.ids, &fetched.asked, &e, &h, &kv, &rh, &rk,
+                              &s, &alpha, &u, &normed, &norm.rstd}) {
         f(*t);
       }
     }

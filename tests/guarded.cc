@@ -24,16 +24,17 @@ int64_t Untouched(const Tensor& t) {
 }
 }  // namespace
 
-Guarded::Guarded(DType dtype, Shape shape) {
+Guarded::Guarded(DType dtype, Shape shape, int64_t shift) {
+  after_ = shift * SizeOf(dtype);
   const int64_t bytes = shape.elements() * SizeOf(dtype);
-  const int64_t usable = (std::max<int64_t>(bytes, 1) + Page() - 1) / Page() * Page();
+  const int64_t usable = (std::max<int64_t>(bytes + after_, 1) + Page() - 1) / Page() * Page();
   map_bytes_ = usable + 2 * Page();
   map_ = static_cast<char*>(mmap(nullptr, static_cast<size_t>(map_bytes_), PROT_NONE,
                                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   CHECK(map_ != MAP_FAILED);
   CHECK_EQ(mprotect(map_ + Page(), static_cast<size_t>(usable), PROT_READ | PROT_WRITE), 0);
-  gap_ = usable - bytes;
-  std::memset(map_ + Page(), kGapByte, static_cast<size_t>(gap_));
+  gap_ = usable - bytes - after_;
+  std::memset(map_ + Page(), kGapByte, static_cast<size_t>(usable));
   const bool real = dtype == DType::kF32 || dtype == DType::kF64;
   std::memset(map_ + Page() + gap_, real ? kUnwrittenReal : kUnwrittenInteger,
               static_cast<size_t>(bytes));
@@ -44,6 +45,7 @@ Guarded::Guarded(Guarded&& other) noexcept
     : map_(std::exchange(other.map_, nullptr)),
       map_bytes_(other.map_bytes_),
       gap_(other.gap_),
+      after_(other.after_),
       tensor_(std::move(other.tensor_)) {}
 
 Guarded::~Guarded() {
@@ -51,8 +53,10 @@ Guarded::~Guarded() {
 }
 
 bool Guarded::Intact() const {
-  const auto* gap = reinterpret_cast<const unsigned char*>(map_ + Page());
-  return std::all_of(gap, gap + gap_, [](unsigned char c) { return c == kGapByte; });
+  const auto* start = reinterpret_cast<const unsigned char*>(map_ + Page());
+  const auto* end = start + gap_ + tensor_.bytes();
+  const auto known = [](unsigned char c) { return c == kGapByte; };
+  return std::all_of(start, start + gap_, known) && std::all_of(end, end + after_, known);
 }
 
 int64_t Guarded::Unwritten() const {

@@ -12,7 +12,8 @@ class Guarded {
  public:
   // Elements start NaN (reals) or at a number that no op writes (integers), so that an unwritten
   // one shows. The address is aligned to one element only: an op that needs more fails here.
-  Guarded(DType dtype, Shape shape);
+  // `shift` elements of the known byte stand between the data and the forbidden page.
+  Guarded(DType dtype, Shape shape, int64_t shift = 0);
   ~Guarded();
   Guarded(Guarded&& other) noexcept;
   Guarded(const Guarded&) = delete;
@@ -20,7 +21,7 @@ class Guarded {
 
   Tensor& tensor() { return tensor_; }
   const Tensor& tensor() const { return tensor_; }
-  // Whether the bytes before the data are as they were.
+  // Whether the bytes around the data are as they were.
   bool Intact() const;
   // How many elements still hold what the constructor wrote (any NaN for reals).
   int64_t Unwritten() const;
@@ -28,7 +29,8 @@ class Guarded {
  private:
   char* map_ = nullptr;
   int64_t map_bytes_ = 0;
-  int64_t gap_ = 0;  // bytes between the first usable page and the data
+  int64_t gap_ = 0;    // bytes between the first usable page and the data
+  int64_t after_ = 0;  // bytes between the data and the forbidden page
   Tensor tensor_;
 };
 

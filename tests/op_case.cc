@@ -55,14 +55,15 @@ double InputValue(const OpArg& a, int64_t i) {
 }
 
 void Put(OpRun& r, const std::string& name, DType dtype, Shape shape, const ValueFn& value) {
-  auto [it, fresh] = r.tensors.emplace(name, Guarded(dtype, shape));
+  auto [it, fresh] = r.tensors.emplace(name, Guarded(dtype, shape, r.shift));
   CHECK(fresh);
   if (!value) return;
   for (int64_t i = 0; i < shape.elements(); ++i) Set(it->second.tensor(), i, value(i));
 }
 
-OpRun Prepare(const OpCase& c, Stream& stream, const Kernels& kernels, DType real) {
-  OpRun r{stream, kernels, {}};
+OpRun Prepare(const OpCase& c, Stream& stream, const Kernels& kernels, DType real,
+              int64_t shift = 0) {
+  OpRun r{stream, kernels, {}, shift};
   for (const OpArg& a : c.args) {
     const DType dtype = a.real ? real : a.dtype;
     if (IsInput(a)) {
@@ -85,8 +86,9 @@ OpRun Prepare(const OpCase& c, Stream& stream, const Kernels& kernels, DType rea
   return r;
 }
 
-OpRun RunAll(const OpCase& c, Stream& stream, const Kernels& kernels, DType real) {
-  OpRun r = Prepare(c, stream, kernels, real);
+OpRun RunAll(const OpCase& c, Stream& stream, const Kernels& kernels, DType real,
+             int64_t shift = 0) {
+  OpRun r = Prepare(c, stream, kernels, real, shift);
   c.forward(r);
   if (c.backward) c.backward(r);
   return r;
@@ -301,11 +303,12 @@ void ExpectRepeats(const OpCase& c, const Kernels& kernels, DType dtype) {
   for (const int team : {1, 2, 3}) {
     if (team > 1 && !c.same_bits_on_teams) break;
     omp_set_num_threads(team);
-    OpRun again = RunAll(c, s.stream, kernels, dtype);
+    OpRun again = RunAll(c, s.stream, kernels, dtype, team);
     for (const std::string& name : Written(c)) {
       if (Partial(c, name)) continue;
       EXPECT_TRUE(Bytes(first[name]) == Bytes(again[name]))
-          << c.name << ": other bits in " << name << " with a team of " << team;
+          << c.name << ": other bits in " << name << " with a team of " << team
+          << ", at addresses moved by as many elements";
     }
   }
   omp_set_num_threads(threads);

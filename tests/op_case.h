@@ -41,6 +41,7 @@ struct OpRun {
   Stream& stream;
   const Kernels& kernels;
   std::map<std::string, Guarded> tensors;
+  int64_t shift = 0;  // how far all tensors end before their guard page, in elements
   Tensor& operator[](const std::string& name);
 };
 
@@ -93,7 +94,8 @@ void CheckOp(const OpCase& c);
 void ExpectGradient(const OpCase& c, const Kernels& kernels);
 // Every output is written whole, nothing else is; inputs keep their bits.
 void ExpectBounds(const OpCase& c, const Kernels& kernels, DType dtype);
-// Two runs, and a run on two threads, give the same bits.
+// Two runs give the same bits: on teams of one, two and three threads, at addresses of another
+// alignment.
 void ExpectRepeats(const OpCase& c, const Kernels& kernels, DType dtype);
 // All outputs and gradients of two tables in the given dtypes: equal integers, relative L2 distance
 // of reals.

@@ -152,24 +152,31 @@ double RandomNormal(RandomKey key, uint64_t index) {
   return std::fabs(q) <= kCentre ? CentreQuantile(q) : TailQuantile(q);
 }
 
-// In pieces: the uniforms, the centre's rational function for all of them (a loop that vectorises),
-// then the one in seven that lies in a tail again. Element by element the arithmetic of
-// RandomNormal.
+// In pieces of whole blocks: the uniforms, the centre's rational function for all of them (a loop
+// that vectorises), then the one in seven that lies in a tail again. Element by element the
+// arithmetic of RandomNormal.
 template <class T>
 void FillNormal(RandomKey key, uint64_t first, int64_t count, double std, T* out) {
   constexpr int64_t kPiece = 256;
   double q[kPiece];
   double x[kPiece];
-  for (int64_t done = 0; done < count; done += kPiece) {
-    const int64_t n = std::min(kPiece, count - done);
-    for (int64_t i = 0; i < n; ++i) {
-      q[i] = CentredUniform(RandomBits(key, first + static_cast<uint64_t>(done + i)));
+  int64_t skip =
+      static_cast<int64_t>(first & 1);  // draws of the first block that come before `first`
+  uint64_t block = first >> 1;
+  for (int64_t done = 0; done < count;) {
+    const int64_t n = std::min(kPiece, skip + count - done);
+    for (int64_t i = 0; i < n; i += 2, ++block) {
+      const auto words = Philox(key, block);
+      q[i] = CentredUniform(Half(words, 0));
+      q[i + 1] = CentredUniform(Half(words, 1));
     }
     for (int64_t i = 0; i < n; ++i) x[i] = CentreQuantile(q[i]);
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = skip; i < n; ++i) {
       const double normal = std::fabs(q[i]) <= kCentre ? x[i] : TailQuantile(q[i]);
-      out[done + i] = static_cast<T>(std * normal);
+      out[done + i - skip] = static_cast<T>(std * normal);
     }
+    done += n - skip;
+    skip = 0;
   }
 }
 

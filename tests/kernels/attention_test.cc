@@ -52,6 +52,7 @@ TEST(AttentionTest, AnswersAll) {
   CheckOp(Case(Sizes(1, 2, 1, 1, 2, 1), 0));
   CheckOp(Case(Sizes(2, 7, 3, 5, 4, 3), 0));
   CheckOp(Case(Sizes(3, 9, 2, 3, 2, 5), 4));
+  ExpectGradient(Case(Sizes(2, 9, 2, 3, 2, 5), 4), PlainCpuKernels());
 }
 
 TEST(AttentionTest, AnswersAllAcrossBlocks) {

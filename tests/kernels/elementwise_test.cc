@@ -1,6 +1,7 @@
 #include "kernels/ops/elementwise.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include "tests/op_case.h"
 
@@ -57,6 +58,19 @@ TEST(ElementwiseTest, ScaleMultipliesByANumberOnTheDevice) {
   };
   c.elements_checked = 5;
   CheckOp(c);
+}
+
+TEST(ElementwiseTest, DenormalsAreFlushedOnEveryThread) {
+  Allocator allocator{Device{}};
+  Stream stream{Device{}, allocator};
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(3);
+  Tensor x = Tensor::Empty(stream, DType::kF32, {200'000});
+  CpuKernels().fill(stream, 1e-30, x);
+  float factor = 1e-10f;
+  CpuKernels().scale(stream, Tensor::Wrap(&factor, DType::kF32, {1}), x);
+  omp_set_num_threads(threads);
+  EXPECT_EQ(Values(x), std::vector<double>(200'000, 0.0));
 }
 
 TEST(ElementwiseTest, CastRoundsToTheOtherType) {

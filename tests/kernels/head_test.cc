@@ -52,6 +52,7 @@ OpCase Head(int64_t tokens, int64_t vocab, int64_t width) {
 TEST(HeadLossTest, AnswersAll) {
   CheckOp(Head(1, 2, 3));
   CheckOp(Head(7, 33, 5));
+  ExpectGradient(Head(7, 33, 5), PlainCpuKernels());
   OpCase c = Head(300, 21, 4);  // more than a chunk of tokens
   c.elements_checked = 12;
   CheckOp(c);

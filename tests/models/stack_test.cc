@@ -180,6 +180,24 @@ TEST(Stack, DocumentsDoNotMix) {
   });
 }
 
+// From the second step on the pool serves everything, recomputation or not.
+TEST(Stack, SecondStepAsksForNoMemory) {
+  for (const bool again : {false, true}) {
+    OnOneRank(DType::kF32, [&](Rank& rank) {
+      ModelRun run(rank, TinyModel(), {again, again, again});
+      const HostBatch host = RandomBatch(kRows, kLength, 23, true);
+      const MicroBatch batch = host.Slice(rank.context, 0, kRows);
+      run.Step(batch, host);
+      run.Step(batch, host);
+      const int64_t after_second = rank.pool.driver_allocations();
+      const int64_t live = rank.pool.use(MemoryTag::kActivations).live;
+      for (int i = 0; i < 3; ++i) run.Step(batch, host);
+      EXPECT_EQ(rank.pool.driver_allocations(), after_second);
+      EXPECT_EQ(rank.pool.use(MemoryTag::kActivations).live, live);
+    });
+  }
+}
+
 TEST(Stack, RefusesWidthsThatDoNotDivide) {
   OnOneRank(DType::kF64, [](Rank& rank) {
     ModelConfig model = TinyModel();

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "tests/models/model_run.h"
@@ -196,6 +197,23 @@ TEST(Stack, SecondStepAsksForNoMemory) {
       EXPECT_EQ(rank.pool.use(MemoryTag::kActivations).live, live);
     });
   }
+}
+
+// A diverged run reaches the end of its step, where it is judged.
+TEST(Stack, SurvivesNan) {
+  OnOneRank(DType::kF32, [&](Rank& rank) {
+    ModelRun run(rank, TinyModel());
+    const HostBatch host = RandomBatch(kRows, kLength, 23, true);
+    for (const auto& parameter : rank.store.parameters()) {
+      if (parameter->name == "embedding") SetValue(parameter->value, 3, std::nan(""));
+    }
+    HostBatch all_zero = host;
+    std::fill(all_zero.tokens.begin(), all_zero.tokens.end(), 0);
+    EXPECT_TRUE(std::isnan(run.Step(all_zero.Slice(rank.context, 0, kRows), all_zero)));
+    double load = 0.0;
+    for (const double l : Values(run.stack->routers()[0].load)) load += l;
+    EXPECT_EQ(load, static_cast<double>(kRows * kLength * 2));
+  });
 }
 
 TEST(Stack, RefusesWidthsThatDoNotDivide) {

@@ -245,7 +245,11 @@ absl::Status ReadEverything(Context& context, Source& source, const CheckpointPa
 // Everything in the checkpoint has a place in the model, too. Collective.
 absl::Status CheckNothingLeft(World& world, const Source& source, ParameterStore& store) {
   int64_t wanted = 0;
-  for (const Region* region : store.regions()) wanted += region->owned.size();
+  for (const Region* region : store.regions()) {  // slices: a region also has gaps between them
+    for (const Region::Slice& slice : region->Slices(region->owned)) {
+      wanted += (slice.row_end - slice.row_begin) * slice.piece->cols;
+    }
+  }
   wanted = world.Sum(wanted);
   int64_t held = 0;
   for (const StoredSlice& slice : source.manifest().slices) {

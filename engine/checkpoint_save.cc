@@ -72,7 +72,14 @@ absl::Status WriteTable(Context& context, RowExchange& table, PartWriter& out) {
   int64_t begin = 0;
   do {  // once at least: an empty table has its datasets too
     const int64_t end = std::min(count, begin + chunk);
-    Tensor ids, values, m, v;
+    const auto rows = [&] {
+      return Tensor::Empty(context.stream, spec.dtype, {end - begin, spec.width},
+                           MemoryTag::kExchange);
+    };
+    Tensor ids = Tensor::Empty(context.stream, DType::kI64, {end - begin}, MemoryTag::kExchange);
+    Tensor values = rows();
+    Tensor m = rows();
+    Tensor v = rows();
     if (end > begin) store.Export(context.stream, begin, end, ids, values, m, v);
     const auto write = [&](const char* dataset, H5Type t, bool wide, const Tensor& x) {
       std::vector<int64_t> shape = {count};

@@ -103,6 +103,12 @@ absl::Status FileError(const std::string& path, const std::string& deed, int cod
     case EDQUOT:
     case EFBIG:
       return absl::ResourceExhaustedError(text + "; free some space, or choose another folder");
+    case EIO:
+      return absl::DataLossError(text);
+    case EISDIR:
+    case EINVAL:
+    case ENAMETOOLONG:
+      return absl::InvalidArgumentError(text);
     default:
       return absl::UnavailableError(text);
   }

@@ -12,7 +12,8 @@
 namespace mneme {
 
 // "<path>: cannot <deed>: <reason>" as a status: NotFound, PermissionDenied, ResourceExhausted
-// (disk full, with what to do) or Unavailable. `code` is an errno.
+// (disk full, with what to do), DataLoss (the device fails), InvalidArgument (no such kind of path)
+// or Unavailable. `code` is an errno.
 absl::Status FileError(const std::string& path, const std::string& deed, int code);
 
 // XXH3-64 of a file's bytes, 16 hex digits.

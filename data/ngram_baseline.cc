@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <string>
 
 #include "absl/container/flat_hash_map.h"
 #include "data/tokenizer.h"
@@ -132,7 +133,10 @@ absl::Status CheckBytes(const Corpus& corpus) {
 
 absl::StatusOr<NgramBaseline> FitNgrams(const Corpus& train, const Corpus& held_out,
                                         int64_t max_order, int64_t max_train) {
-  CHECK(1 <= max_order && max_order * kIdBits < 64);
+  if (max_order < 1 || max_order * kIdBits >= 64) {
+    return absl::InvalidArgumentError("n-grams of order " + std::to_string(max_order) +
+                                      " cannot be counted; orders go from 1 to 7");
+  }
   RETURN_IF_ERROR(CheckBytes(train));
   RETURN_IF_ERROR(CheckBytes(held_out));
   NgramBaseline baseline;
@@ -164,18 +168,6 @@ absl::StatusOr<NgramBaseline> FitNgrams(const Corpus& train, const Corpus& held_
   for (double& nats : baseline.nats) nats /= count;
   for (double& nats : baseline.kneser_ney) nats /= count;
   return baseline;
-}
-
-double UnigramEntropy(const Corpus& train, const Corpus& held_out) {
-  CHECK_EQ(train.vocabulary().digest, held_out.vocabulary().digest);
-  const int64_t size = train.vocabulary().size;
-  std::vector<double> counts(static_cast<size_t>(size), 0.5);
-  ForEachId(train, train.tokens(), [&](int32_t id, bool) { counts[static_cast<size_t>(id)] += 1; });
-  const double total = static_cast<double>(train.tokens()) + 0.5 * static_cast<double>(size);
-  double nats = 0.0;
-  ForEachId(held_out, held_out.tokens(),
-            [&](int32_t id, bool) { nats -= std::log(counts[static_cast<size_t>(id)] / total); });
-  return nats / static_cast<double>(held_out.tokens());
 }
 
 }  // namespace mneme

@@ -90,6 +90,39 @@ TEST(OrderTest, EveryBlockHasTheMixtureAndACycleHasItExactly) {
   }
 }
 
+TEST(OrderTest, AMixturesCorporaAreGoneThroughPassByPass) {
+  const SampleOrder order({501, 301}, {0.6, 0.4}, 10, 5);  // 50 and 30 samples
+  std::vector<std::vector<int64_t>> begins(2);
+  for (int64_t i = 0; i < 5000; ++i) {
+    const SamplePlace place = order.At(i);
+    auto& mine = begins[static_cast<size_t>(place.corpus)];
+    const int64_t samples = place.corpus == 0 ? 50 : 30;
+    EXPECT_EQ(place.epoch, static_cast<int64_t>(mine.size()) / samples) << i;
+    mine.push_back(place.begin);
+  }
+  for (size_t c = 0; c < 2; ++c) {
+    const size_t samples = c == 0 ? 50 : 30;
+    for (size_t at = 0; at + samples <= begins[c].size(); at += samples) {
+      const auto first = begins[c].begin() + static_cast<int>(at);
+      EXPECT_EQ(std::set<int64_t>(first, first + static_cast<int>(samples)).size(), samples);
+    }
+  }
+}
+
+// A run goes on where it was only if these never change.
+TEST(OrderTest, ThePlacesOfSamplesAreFixed) {
+  const SampleOrder one({100001}, {}, 10, 0);
+  const SampleOrder mixed({100001, 5001}, {0.75, 0.25}, 10, 42);
+  std::vector<int64_t> places;
+  for (const int64_t i : {0, 1, 2, 9999, 10000, 123456789}) {
+    places.push_back(one.At(i).begin);
+    places.push_back(mixed.At(i).corpus);
+    places.push_back(mixed.At(i).begin);
+  }
+  EXPECT_THAT(places, testing::ElementsAre(76400, 1, 1820, 2080, 0, 7450, 52570, 0, 33870, 67160, 0,
+                                           70090, 66800, 1, 4230, 36720, 1, 1060));
+}
+
 TEST(OrderTest, ACycleIsExact) {
   // One sample a pass: the epoch counts the samples of the corpus so far.
   const std::vector<double> weights = {3.0, 1.0, 0.5, 1e-9};

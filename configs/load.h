@@ -23,6 +23,8 @@ absl::StatusOr<RunConfig> ParseConfig(const std::string& text, const std::string
 
 // The whole config as YAML that LoadConfig reads back to the same value.
 std::string DumpConfig(const RunConfig& config);
+// The same as one JSON object, stages always included.
+std::string ConfigJson(const RunConfig& config);
 // Every key: dotted name, type, default, choices, sentence. As a table in Markdown, or JSON.
 std::string ConfigSchema(bool json);
 

@@ -153,12 +153,6 @@ std::string ConsoleLine(const StepReport& report, double eta_seconds) {
   line += Format(" | loss %.4f", report.loss) + Format(" | gnorm %.3g", report.grad_norm);
   line += Format(" | lr %.2e", report.learning_rate) + " | " + CountText(report.tokens_per_second) +
           " tok/s";
-  for (const auto& [name, value] : report.more) {
-    if (name.rfind("evaluate/", 0) == 0 && name.size() > 14 &&
-        name.substr(name.size() - 5) == "/loss") {
-      line += " | " + name.substr(9, name.size() - 14) + Format(" %.4f", value);
-    }
-  }
   if (report.skipped) line += " | skipped";
   return line + " | eta " + DurationText(eta_seconds);
 }

@@ -49,8 +49,8 @@ class MetricsLog {
 absl::StatusOr<std::vector<std::pair<double, double>>> ReadSeries(const std::string& path,
                                                                   const std::string& name);
 
-// "step 120/5000 | loss 3.214 | gnorm 0.84 | lr 3.0e-4 | 51.5k tok/s | eta 2h14m"; held-out losses
-// of this step and the word "skipped" where they apply.
+// "step 120/5000 | loss 3.214 | gnorm 0.84 | lr 3.0e-4 | 51.5k tok/s | eta 2h14m", with the
+// word "skipped" where it applies.
 std::string ConsoleLine(const StepReport& report, double eta_seconds);
 // "2h14m", "3m05s", "12s".
 std::string DurationText(double seconds);

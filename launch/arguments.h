@@ -1,0 +1,96 @@
+// What was typed, as plain values: one struct a verb.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/prepare.h"
+#include "engine/analyze.h"
+#include "engine/generate.h"
+
+namespace mneme {
+
+// A config file and key=value overrides.
+struct RunArguments {
+  std::string config;
+  std::vector<std::string> overrides;
+};
+
+struct TrainArguments {
+  RunArguments run;
+  bool dry_run = false;
+  int world_size = 0;  // 0: as many ranks as were started; --dry-run only
+  bool json = false;
+};
+
+// A checkpoint, and how it is spread over ranks.
+struct ModelArguments {
+  std::string checkpoint;
+  ParallelConfig parallel;
+};
+
+struct EvaluateArguments {
+  ModelArguments model;
+  std::vector<std::string> data;  // corpora; empty: evaluate.sets of the run
+  int64_t sequences = 0;
+  int64_t micro_batch = 0;
+  bool memory_off = false;
+  int64_t ngrams = 0;       // largest order of n-gram baselines; 0: none
+  std::string ngrams_from;  // the corpus that they count; empty: the run's first
+  bool json = false;
+};
+
+struct GenerateArguments {
+  ModelArguments model;
+  std::string prompt;
+  std::vector<int32_t> prompt_ids;
+  GenerateOptions options;
+  bool gates = false;
+  bool json = false;
+};
+
+struct AnalyzeArguments {
+  ModelArguments model;
+  std::string data;  // empty: the run's first held-out set
+  AnalyzeOptions options;
+  int64_t shown = 400;  // tokens of shaded text
+  bool json = false;
+};
+
+struct ReportArguments {
+  std::string run;
+  std::string svg;
+  bool json = false;
+};
+
+struct PrepareArguments {
+  PrepareOptions options;
+  bool json = false;
+};
+
+struct ConfigArguments {
+  bool schema = false;  // else resolve
+  RunArguments run;
+  bool json = false;
+};
+
+struct Arguments {
+  std::string verb;  // empty: nothing is left to do but to say `answer` and end with `exit_code`
+  std::string answer;
+  int exit_code = 0;
+
+  TrainArguments train;
+  EvaluateArguments evaluate;
+  GenerateArguments generate;
+  AnalyzeArguments analyze;
+  ReportArguments report;
+  PrepareArguments prepare;
+  ConfigArguments config;
+};
+
+// Reads the command line. Help, version and every mistake come back as an answer: one message, with
+// the nearest word where one was mistyped.
+Arguments ParseArguments(int argc, char** argv);
+
+}  // namespace mneme

@@ -1,0 +1,321 @@
+// The only file that knows CLI11.
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+
+#include "configs/text.h"
+#include "launch/arguments.h"
+#include "launch/help.h"
+#include "launch/verbs.h"
+
+namespace mneme {
+namespace {
+
+Arguments Answer(const std::string& text, int exit_code) {
+  Arguments arguments;
+  arguments.answer = text;
+  arguments.exit_code = exit_code;
+  return arguments;
+}
+
+// "--a.b=c" is the override "a.b=c": it keeps its place among those written without dashes.
+std::string WithoutDashes(const std::string& text) {
+  const size_t equals = text.find('=');
+  if (text.rfind("--", 0) != 0 || equals == std::string::npos) return text;
+  const std::string key = text.substr(2, equals - 2);
+  const bool dotted = key.find('.') != std::string::npos || key == "device" || key == "stages";
+  return dotted ? text.substr(2) : text;
+}
+
+// CLI11 on one verb: the options, and the words without dashes in their order.
+class VerbParser {
+ public:
+  VerbParser(const std::string& verb) : app_(VerbHelp(verb), "mneme " + verb), verb_(verb) {
+    app_.footer(kExitCodes);
+    app_.get_formatter()->column_width(34);
+  }
+  CLI::App& app() { return app_; }
+  std::vector<std::string>& words() { return words_; }
+
+  // Empty where the words could be read.
+  std::optional<Arguments> Parse(const std::vector<std::string>& arguments) {
+    std::vector<std::string> reversed;
+    for (auto it = arguments.rbegin(); it != arguments.rend(); ++it)
+      reversed.push_back(WithoutDashes(*it));
+    try {
+      app_.parse(reversed);
+    } catch (const CLI::CallForHelp&) {
+      return Answer(app_.help(), 0);
+    } catch (const CLI::ExtrasError&) {
+      return Answer("mneme " + verb_ + ": " + NotAnOption(arguments), 2);
+    } catch (const CLI::ParseError& error) {
+      return Answer("mneme " + verb_ + ": " + error.what() + "; see mneme help " + verb_, 2);
+    }
+    return std::nullopt;
+  }
+
+  void TakeWords(const std::string& name, const std::string& help) {
+    app_.add_option(name, words_, help);
+  }
+
+  void AddJson(bool& json) { app_.add_flag("--json", json, "print the result as one JSON object"); }
+
+  void AddModel(ModelArguments& model) {
+    app_.add_option("checkpoint", model.checkpoint,
+                    "a checkpoint, or the folder of a run: its newest whole one")
+        ->required();
+    app_.add_option("--expert", model.parallel.expert, "ranks that the experts are spread over");
+    app_.add_option("--memory", model.parallel.memory,
+                    "ranks that the Engram rows are spread over");
+  }
+
+ private:
+  std::string NotAnOption(const std::vector<std::string>& arguments) const {
+    std::vector<std::string> known;
+    for (const CLI::Option* option : app_.get_options()) {
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    }
+    for (const std::string& word : arguments) {
+      const std::string name = word.substr(0, word.find('='));
+      if (word.rfind("-", 0) != 0 || std::find(known.begin(), known.end(), name) != known.end())
+        continue;
+      return "unknown option " + name + "; nearest: " + Nearest(name, known) +
+             " (overrides of the config are key=value)";
+    }
+    return "too many words; see mneme help " + verb_;
+  }
+
+  CLI::App app_;
+  std::string verb_;
+  std::vector<std::string> words_;
+};
+
+// One config file, wherever it stands, and overrides in their order.
+std::optional<Arguments> SplitRun(const std::string& verb, const std::vector<std::string>& words,
+                                  RunArguments& run) {
+  for (const std::string& word : words) {
+    std::error_code error;
+    const bool is_file = word.find('=') == std::string::npos ||
+                         (run.config.empty() && std::filesystem::exists(word, error));
+    if (!is_file) {
+      run.overrides.push_back(word);
+    } else if (run.config.empty()) {
+      run.config = word;
+    } else {
+      return Answer("mneme " + verb + ": '" + word +
+                        "' is neither an option nor key=value, and the config is " + run.config,
+                    2);
+    }
+  }
+  if (run.config.empty()) {
+    return Answer(
+        "mneme " + verb + ": names no config; try configs/runs/tiny.yaml, see mneme help " + verb,
+        2);
+  }
+  return std::nullopt;
+}
+
+std::optional<Arguments> ParseTrain(VerbParser& parser, const std::vector<std::string>& rest,
+                                    TrainArguments& train) {
+  parser.TakeWords("config", "a YAML file, then key=value overrides");
+  parser.app().add_flag("--dry-run", train.dry_run,
+                        "check everything and say what would be done; allocate and write nothing");
+  parser.app()
+      .add_option("--world-size", train.world_size, "with --dry-run: as if on so many ranks")
+      ->check(CLI::PositiveNumber);
+  parser.AddJson(train.json);
+  if (auto answer = parser.Parse(rest)) return answer;
+  if (train.world_size > 0 && !train.dry_run) {
+    return Answer(
+        "mneme train: --world-size goes with --dry-run; a run takes its ranks from mpirun -n", 2);
+  }
+  return SplitRun("train", parser.words(), train.run);
+}
+
+std::optional<Arguments> ParseEvaluate(VerbParser& parser, const std::vector<std::string>& rest,
+                                       EvaluateArguments& evaluate) {
+  CLI::App& app = parser.app();
+  parser.AddModel(evaluate.model);
+  app.add_option("--data", evaluate.data,
+                 "prepared corpora to score; default: evaluate.sets of the run");
+  app.add_option("--sequences", evaluate.sequences, "sequences of each, spread evenly; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--micro-batch", evaluate.micro_batch,
+                 "sequences that a rank computes at once; 0 chooses")
+      ->check(CLI::NonNegativeNumber);
+  app.add_flag("--memory-off", evaluate.memory_off, "score once more with the memory switched off");
+  app.add_option("--ngrams", evaluate.ngrams,
+                 "also interpolated n-grams up to this order (byte vocabulary)")
+      ->check(CLI::Range(0, 7));
+  app.add_option("--ngrams-from", evaluate.ngrams_from,
+                 "the corpus that they count; default: the run's first");
+  parser.AddJson(evaluate.json);
+  return parser.Parse(rest);
+}
+
+std::optional<Arguments> ParseGenerate(VerbParser& parser, const std::vector<std::string>& rest,
+                                       GenerateArguments& generate) {
+  CLI::App& app = parser.app();
+  GenerateOptions& options = generate.options;
+  parser.AddModel(generate.model);
+  app.add_option("--prompt", generate.prompt, "text to go on from");
+  app.add_option("--prompt-ids", generate.prompt_ids,
+                 "the same as token ids, for corpora made from ids")
+      ->delimiter(',');
+  app.add_option("--tokens", options.tokens, "most tokens to make")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--temperature", options.temperature, "0 takes the likeliest")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--top-k", options.top_k, "draw among so many; 0: all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--top-p", options.top_p, "draw among the likeliest of this mass")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--seed", options.seed, "the same seed makes the same text")
+      ->capture_default_str();
+  app.add_flag("--memory-off", options.memory_off, "with the memory switched off");
+  app.add_flag("--gates", generate.gates, "shade the text by the memory's gates");
+  parser.AddJson(generate.json);
+  return parser.Parse(rest);
+}
+
+std::optional<Arguments> ParseAnalyze(VerbParser& parser, const std::vector<std::string>& rest,
+                                      AnalyzeArguments& analyze) {
+  CLI::App& app = parser.app();
+  AnalyzeOptions& options = analyze.options;
+  parser.AddModel(analyze.model);
+  app.add_option("--data", analyze.data,
+                 "a prepared corpus; default: the run's first held-out set");
+  app.add_option("--order", options.order, "length of the n-grams; 0: the model's largest")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 64));
+  app.add_option("--least", options.least, "count n-grams that stand at least so often")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--count", options.count, "n-grams shown")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--sequences", options.sequences, "sequences looked at, from the first; 0: all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--shown", analyze.shown, "tokens of shaded text")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  parser.AddJson(analyze.json);
+  return parser.Parse(rest);
+}
+
+std::optional<Arguments> ParseReport(VerbParser& parser, const std::vector<std::string>& rest,
+                                     ReportArguments& report) {
+  parser.app().add_option("run", report.run, "the folder of a run")->required();
+  parser.app().add_option("--svg", report.svg, "also write the loss curve to this file");
+  parser.AddJson(report.json);
+  return parser.Parse(rest);
+}
+
+std::optional<Arguments> ParsePrepare(VerbParser& parser, const std::vector<std::string>& rest,
+                                      PrepareArguments& prepare) {
+  CLI::App& app = parser.app();
+  PrepareOptions& options = prepare.options;
+  app.add_option("--input", options.inputs, "text, *.jsonl, *.npy (token ids), or folders of texts")
+      ->required();
+  app.add_option("--output", options.output, "the folder to make")->required();
+  app.add_option("--text-field", options.text_field, "of a JSON line")->capture_default_str();
+  app.add_option("--blank-lines", options.blank_lines,
+                 "a text document ends at so many blank lines; 0: a file is one")
+      ->capture_default_str();
+  app.add_option("--document-bytes", options.document_bytes,
+                 "group blocks to documents of about this size")
+      ->capture_default_str();
+  app.add_option("--held-out", options.held_out,
+                 "share of documents set aside: output/train and output/held_out")
+      ->capture_default_str();
+  app.add_option("--shard-tokens", options.shard_tokens, "tokens of a file, about")
+      ->capture_default_str();
+  app.add_flag("--replace", options.replace, "put the new corpus in the place of another one");
+  ExternalIds& ids = options.ids;
+  const std::string group = "Token ids made elsewhere (.npy)";
+  app.add_option("--eos", ids.eos, "the end-of-document id")->group(group);
+  app.add_option("--bos", ids.bos, "the beginning-of-document id")->group(group);
+  app.add_option("--pad", ids.pad, "the id that pads the memory's look-back")->group(group);
+  app.add_option("--vocabulary", ids.vocabulary,
+                 "ids are below it; default: the length of the canonical map")
+      ->group(group);
+  app.add_option("--canonical", ids.canonical, ".npy: raw id to canonical id; default: identity")
+      ->group(group);
+  app.add_option("--text-bytes", ids.text_bytes, "UTF-8 bytes that the ids stand for")
+      ->group(group);
+  app.add_option("--tokenizer-json", ids.tokenizer_json, "kept with the corpus and in checkpoints")
+      ->group(group);
+  parser.AddJson(prepare.json);
+  return parser.Parse(rest);
+}
+
+std::optional<Arguments> ParseConfigVerb(VerbParser& parser, const std::vector<std::string>& rest,
+                                         ConfigArguments& config) {
+  parser.TakeWords("what", "schema, or resolve FILE [key=value]...");
+  parser.AddJson(config.json);
+  if (auto answer = parser.Parse(rest)) return answer;
+  std::vector<std::string> words = parser.words();
+  const std::string what = words.empty() ? "" : words.front();
+  if (what != "schema" && what != "resolve") {
+    return Answer("mneme config: '" + what + "' is neither schema nor resolve; nearest: " +
+                      Nearest(what, {"schema", "resolve"}),
+                  2);
+  }
+  words.erase(words.begin());
+  config.schema = what == "schema";
+  if (!config.schema) return SplitRun("config resolve", words, config.run);
+  return words.empty() ? std::optional<Arguments>()
+                       : Answer("mneme config schema takes no file", 2);
+}
+
+std::optional<Arguments> ParseVerb(const std::string& verb, const std::vector<std::string>& rest,
+                                   Arguments& a) {
+  VerbParser parser(verb);
+  if (verb == "train") return ParseTrain(parser, rest, a.train);
+  if (verb == "evaluate") return ParseEvaluate(parser, rest, a.evaluate);
+  if (verb == "generate") return ParseGenerate(parser, rest, a.generate);
+  if (verb == "analyze") return ParseAnalyze(parser, rest, a.analyze);
+  if (verb == "report") return ParseReport(parser, rest, a.report);
+  if (verb == "prepare") return ParsePrepare(parser, rest, a.prepare);
+  return ParseConfigVerb(parser, rest, a.config);
+}
+
+Arguments UnknownVerb(const std::string& verb) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(verb, error)) {
+    return Answer("mneme: '" + verb + "' is a file, not a verb; did you mean: mneme train " + verb,
+                  2);
+  }
+  return Answer("mneme: unknown verb '" + verb + "'; nearest: " + Nearest(verb, Verbs()) +
+                    ". mneme help lists all",
+                2);
+}
+
+}  // namespace
+
+Arguments ParseArguments(int argc, char** argv) {
+  std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  if (words.empty()) return Answer(GeneralHelp(), 2);
+  if (words[0] == "--version") return Answer(VersionText(), 0);
+  if (words[0] == "--help" || words[0] == "-h") words[0] = "help";
+  if (words[0] == "help") {
+    if (words.size() == 1 || words[1] == "help" || words[1] == "--help")
+      return Answer(GeneralHelp(), 0);
+    words = {words[1], "--help"};
+  }
+  const std::string verb = words[0];
+  const std::vector<std::string> verbs = Verbs();
+  if (std::find(verbs.begin(), verbs.end(), verb) == verbs.end()) return UnknownVerb(verb);
+  words.erase(words.begin());
+  Arguments arguments;
+  if (auto answer = ParseVerb(verb, words, arguments)) return *answer;
+  arguments.verb = verb;
+  return arguments;
+}
+
+}  // namespace mneme

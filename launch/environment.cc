@@ -1,0 +1,43 @@
+#include "launch/environment.h"
+
+#include <omp.h>
+#include <sched.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+namespace mneme {
+namespace {
+
+int64_t AllowedProcessors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
+}
+
+}  // namespace
+
+bool IsFirstOfLaunch() {
+  for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (const char* rank = std::getenv(variable)) return std::string(rank) == "0";
+  }
+  const char* task = std::getenv("SLURM_PROCID");
+  return task == nullptr || std::string(task) == "0";
+}
+
+void SetThreads(World& world) {
+  if (world.size() > 1 && std::getenv("OMP_NUM_THREADS") == nullptr) omp_set_num_threads(1);
+  const int64_t threads = omp_get_max_threads();
+  const int64_t allowed = AllowedProcessors();
+  const int64_t short_by = world.Max(allowed > 0 ? threads - allowed : 0);
+  if (short_by > 0 && world.rank() == 0) {
+    std::fprintf(stderr,
+                 "warning: a rank has %ld threads for %ld processors that it may use; start with "
+                 "mpirun --bind-to none, or --map-by slot:PE=%ld\n",
+                 static_cast<long>(threads), static_cast<long>(threads - short_by),
+                 static_cast<long>(threads));
+  }
+}
+
+}  // namespace mneme

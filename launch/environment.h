@@ -1,0 +1,15 @@
+// What the launcher and the machine have set for this process.
+#pragma once
+
+#include "parallel/world.h"
+
+namespace mneme {
+
+// By the launcher's variables, before MPI has started: whether this is rank 0, or alone.
+bool IsFirstOfLaunch();
+
+// One OpenMP thread a rank where there is more than one, unless OMP_NUM_THREADS says otherwise.
+// Warns (rank 0) where the processors that a rank may use are fewer than its threads.
+void SetThreads(World& world);
+
+}  // namespace mneme

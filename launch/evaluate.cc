@@ -1,0 +1,94 @@
+// mneme evaluate CHECKPOINT [--data CORPUS...]
+#include "engine/evaluate.h"
+
+#include <cstdio>
+#include <filesystem>
+
+#include "data/ngram_baseline.h"
+#include "engine/json.h"
+#include "kernels/core/check.h"
+#include "launch/model.h"
+#include "launch/verbs.h"
+
+namespace mneme {
+namespace {
+
+std::vector<HeldOutConfig> Sets(const EvaluateArguments& arguments, const RunConfig& config) {
+  if (arguments.data.empty()) return config.evaluate.sets;
+  std::vector<HeldOutConfig> sets;
+  for (const std::string& path : arguments.data) {
+    sets.push_back({std::filesystem::path(path).filename().string(), path, arguments.sequences});
+  }
+  return sets;
+}
+
+// Counting baselines of the same text, on rank 0: [order − 1] nats a token.
+absl::StatusOr<std::vector<double>> Baselines(World& world, const EvaluateArguments& arguments,
+                                              const RunConfig& config, const HeldOut& set) {
+  std::vector<double> nats;
+  const auto fit = [&]() -> absl::Status {
+    const std::string from =
+        arguments.ngrams_from.empty() ? config.data.train.front() : arguments.ngrams_from;
+    ASSIGN_OR_RETURN(const auto corpus, Corpus::Open(from));
+    ASSIGN_OR_RETURN(const NgramBaseline fitted,
+                     FitNgrams(*corpus, set.corpus(), arguments.ngrams));
+    nats = fitted.nats;
+    return absl::OkStatus();
+  };
+  if (arguments.ngrams == 0) return nats;
+  RETURN_IF_ERROR(world.Agree(world.rank() == 0 ? fit() : absl::OkStatus()));
+  return nats;
+}
+
+void Print(const HeldOutResult& result, const char* what) {
+  std::printf("%-14s %-14s %8.4f nats a token  %7.4f bits a byte  (%ld tokens)\n",
+              result.name.c_str(), what, result.loss, result.bits_per_byte,
+              static_cast<long>(result.tokens));
+}
+
+}  // namespace
+
+absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& arguments) {
+  ASSIGN_OR_RETURN(const OpenModel model, OpenCheckpoint(world, arguments.model));
+  LoadedModel& loaded = *model.loaded;
+  const std::vector<HeldOutConfig> sets = Sets(arguments, loaded.config);
+  if (sets.empty())
+    return absl::InvalidArgumentError(
+        "nothing to score: the run has no evaluate.sets; give --data CORPUS");
+  const bool speaks = world.rank() == 0 && !arguments.json;
+  std::vector<std::string> results;
+  for (const HeldOutConfig& config : sets) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<HeldOut> set, OpenHeldOut(world, loaded, config));
+    const auto score = [&](bool memory_off) {
+      return Evaluate(world, loaded.context(), loaded.stack(), *set, config.name,
+                      arguments.micro_batch, memory_off);
+    };
+    JsonObject json;
+    ASSIGN_OR_RETURN(const HeldOutResult result, score(false));
+    json.AddRaw("score", HeldOutJson(result));
+    if (speaks) Print(result, "model");
+    if (arguments.memory_off) {
+      ASSIGN_OR_RETURN(const HeldOutResult off, score(true));
+      json.AddRaw("memory_off", HeldOutJson(off));
+      if (speaks) Print(off, "memory off");
+    }
+    ASSIGN_OR_RETURN(const std::vector<double> nats,
+                     Baselines(world, arguments, loaded.config, *set));
+    if (!nats.empty()) json.AddRaw("ngrams", JsonArray(nats));
+    for (size_t i = 2; speaks && i < nats.size(); ++i) {
+      std::printf("%-14s %zu-gram         %8.4f nats a token\n", config.name.c_str(), i + 1,
+                  nats[i]);
+    }
+    results.push_back(json.Text());
+  }
+  if (world.rank() == 0 && arguments.json) {
+    JsonObject json;
+    json.Add("checkpoint", loaded.path)
+        .Add("step", loaded.position.step)
+        .AddRaw("sets", JsonArray(results));
+    std::printf("%s\n", json.Text().c_str());
+  }
+  return 0;
+}
+
+}  // namespace mneme

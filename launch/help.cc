@@ -1,0 +1,104 @@
+#include "launch/help.h"
+
+namespace mneme {
+namespace {
+
+struct Verb {
+  const char* name;
+  const char* line;
+  const char* help;
+};
+
+constexpr Verb kVerbs[] = {
+    {"prepare", "text or token ids to a corpus",
+     "Makes a corpus: shards of token ids with document boundaries, for train and evaluate.\n\n"
+     "Examples:\n"
+     "  mneme prepare --input novel.txt --output corpora/novel --blank-lines 2 --held-out 0.05\n"
+     "  mneme prepare --input texts/ more.jsonl --output corpora/mixed\n"
+     "  mneme prepare --input ids.npy --eos 1 --pad 2 --canonical map.npy --text-bytes 81234567 "
+     "\\\n"
+     "      --tokenizer-json tokenizer.json --output corpora/bpe\n"},
+    {"train", "trains a run, or goes on with it",
+     "Trains the run that a config describes. Typed again it goes on where the run stands, and "
+     "ends at\n"
+     "once if the run is finished.\n\n"
+     "Examples:\n"
+     "  mneme train configs/runs/tiny.yaml data.train=corpora/novel\n"
+     "  mpirun -n 4 mneme train configs/runs/tiny.yaml train.steps=200 parallel.expert=4\n"
+     "  mneme train configs/runs/engram_100b_rows.yaml --dry-run --world-size 64\n\n"
+     "SIGUSR1 or SIGTERM: save and stop with exit code 75. SIGUSR2: save and go on.\n"},
+    {"evaluate", "held-out loss of a checkpoint",
+     "Scores a checkpoint on held-out text: nats a token, bits a byte.\n\n"
+     "Examples:\n"
+     "  mneme evaluate runs/tiny --data corpora/novel/held_out\n"
+     "  mneme evaluate runs/tiny --data corpora/novel/held_out --memory-off --ngrams 5 --json\n"
+     "  mpirun -n 2 mneme evaluate runs/tiny/checkpoints/step-100\n"},
+    {"generate", "text from a checkpoint",
+     "Goes on from a prompt. The same seed makes the same text.\n\n"
+     "Examples:\n"
+     "  mneme generate runs/tiny --prompt 'It was a ' --tokens 200\n"
+     "  mneme generate runs/tiny --prompt 'Mr. ' --gates --temperature 0.7 --seed 3\n"
+     "  mneme generate runs/tiny --prompt 'Once' --top-p 0.9 --json\n"},
+    {"analyze", "where the gates of the memory open",
+     "Says which n-grams of a text open the memory's gates widest, and shows text shaded by "
+     "them.\n\n"
+     "Examples:\n"
+     "  mneme analyze runs/tiny --data corpora/novel/held_out\n"
+     "  mneme analyze runs/tiny --data corpora/novel/held_out --order 4 --count 20 --json\n"
+     "  NO_COLOR=1 mneme analyze runs/tiny --data corpora/novel/held_out --shown 800\n"},
+    {"report", "loss curve and results of a run",
+     "Draws the loss curve of a run in the terminal and as SVG, with its results.\n\n"
+     "Examples:\n"
+     "  mneme report runs/tiny\n"
+     "  mneme report runs/tiny --svg loss.svg\n"
+     "  mneme report runs/tiny --json\n"},
+    {"config", "every key; what a config comes to",
+     "schema prints every key with type, default and meaning (docs/configuration.md).\n"
+     "resolve FILE prints the whole config that a run would have, and its parameters: total, "
+     "active, sparse\n"
+     "and table, as the paper counts (one vocabulary matrix in the total, none in the active) and "
+     "plainly\n"
+     "(everything that is trained), and FLOPs per token.\n\n"
+     "Examples:\n"
+     "  mneme config schema\n"
+     "  mneme config resolve configs/models/engram_27b.yaml --json\n"
+     "  mneme config resolve configs/runs/tiny.yaml model.layers=6\n"},
+};
+
+}  // namespace
+
+std::vector<std::string> Verbs() {
+  std::vector<std::string> names;
+  for (const Verb& verb : kVerbs) names.emplace_back(verb.name);
+  return names;
+}
+
+std::string GeneralHelp() {
+  std::string out =
+      "mneme trains language models with a memory: MoE transformers with Engram tables, on one "
+      "rank or many.\n\n"
+      "Usage: mneme VERB ... | mneme VERB --help | mneme --version\n\n"
+      "Examples:\n"
+      "  mneme prepare --input novel.txt --output corpora/novel --blank-lines 2 --held-out 0.05\n"
+      "  mpirun -n 2 mneme train configs/runs/tiny.yaml data.train=corpora/novel/train\n"
+      "  mneme generate runs/tiny --prompt 'It was a ' --gates\n\nVerbs:\n";
+  for (const Verb& verb : kVerbs) {
+    const std::string name = verb.name;
+    out += "  " + name + std::string(10 - name.size(), ' ') + verb.line + "\n";
+  }
+  out +=
+      "  help      this page; help VERB: one verb's\n\n"
+      "Environment:\n"
+      "  OMP_NUM_THREADS  threads a rank; default: one under mpirun, all cores alone\n"
+      "  NO_COLOR         no colour in shaded text\n\n";
+  return out + kExitCodes + "\n";
+}
+
+std::string VerbHelp(const std::string& verb) {
+  for (const Verb& each : kVerbs) {
+    if (verb == each.name) return each.help;
+  }
+  return "";
+}
+
+}  // namespace mneme

@@ -1,0 +1,55 @@
+// mneme VERB ...: the only main().
+#include <cstdio>
+#include <cstdlib>
+
+#include "engine/trainer.h"
+#include "launch/environment.h"
+#include "launch/verbs.h"
+
+namespace mneme {
+namespace {
+
+bool NeedsWorld(const std::string& verb) {
+  return verb == "train" || verb == "evaluate" || verb == "generate" || verb == "analyze";
+}
+
+absl::StatusOr<int> RunAlone(const Arguments& arguments) {
+  // Under mpirun the first rank does it; the others have nothing to add.
+  if (!IsFirstOfLaunch()) return 0;
+  if (arguments.verb == "report") return ReportVerb(arguments.report);
+  if (arguments.verb == "prepare") return PrepareVerb(arguments.prepare);
+  return ConfigVerb(arguments.config);
+}
+
+absl::StatusOr<int> RunTogether(World& world, const Arguments& arguments) {
+  if (arguments.verb == "train") return TrainVerb(world, arguments.train);
+  if (arguments.verb == "evaluate") return EvaluateVerb(world, arguments.evaluate);
+  if (arguments.verb == "generate") return GenerateVerb(world, arguments.generate);
+  return AnalyzeVerb(world, arguments.analyze);
+}
+
+// Prints an error once and turns it into the exit code.
+int End(const absl::StatusOr<int>& result, bool speaks) {
+  if (result.ok()) return *result;
+  if (speaks) std::fprintf(stderr, "mneme: %s\n", std::string(result.status().message()).c_str());
+  return ExitCode(result.status());
+}
+
+int Main(int argc, char** argv) {
+  const Arguments arguments = ParseArguments(argc, argv);
+  if (arguments.verb.empty()) {
+    std::FILE* out = arguments.exit_code == 0 ? stdout : stderr;
+    if (IsFirstOfLaunch()) std::fprintf(out, "%s\n", arguments.answer.c_str());
+    return arguments.exit_code;
+  }
+  if (!NeedsWorld(arguments.verb)) return End(RunAlone(arguments), true);
+  absl::StatusOr<std::unique_ptr<World>> world = MpiWorld::Start(&argc, &argv);
+  if (!world.ok()) return End(world.status(), IsFirstOfLaunch());
+  SetThreads(**world);
+  return End(RunTogether(**world, arguments), (*world)->rank() == 0);
+}
+
+}  // namespace
+}  // namespace mneme
+
+int main(int argc, char** argv) { return mneme::Main(argc, argv); }

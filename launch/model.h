@@ -1,0 +1,28 @@
+// A checkpoint opened by a verb, with what it needs to read and write text.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "data/loader.h"
+#include "data/tokenizer.h"
+#include "engine/loaded_model.h"
+#include "launch/arguments.h"
+
+namespace mneme {
+
+struct OpenModel {
+  std::unique_ptr<LoadedModel> loaded;
+  std::unique_ptr<Tokenizer> tokenizer;  // null where ids were made elsewhere
+};
+
+// Collective; the same status on every rank.
+absl::StatusOr<OpenModel> OpenCheckpoint(World& world, const ModelArguments& arguments);
+
+// A corpus to score the model on, at the sequence length it was trained at. Errors: a corpus that
+// cannot be read, or of another vocabulary.
+absl::StatusOr<std::unique_ptr<HeldOut>> OpenHeldOut(World& world, const LoadedModel& model,
+                                                     const HeldOutConfig& set);
+
+}  // namespace mneme

@@ -1,0 +1,66 @@
+// mneme report RUN: the loss curve and the results.
+#include "engine/report.h"
+
+#include <cstdio>
+
+#include "configs/load.h"
+#include "data/hdf5_file.h"
+#include "engine/json.h"
+#include "engine/plot.h"
+#include "engine/run_folder.h"
+#include "kernels/core/check.h"
+#include "launch/verbs.h"
+
+namespace mneme {
+namespace {
+
+// The training loss, and each held-out set's where the run has scored it.
+absl::StatusOr<std::vector<Curve>> LossCurves(const RunFolder& folder) {
+  std::vector<Curve> curves(1);
+  curves[0].name = "training loss";
+  ASSIGN_OR_RETURN(curves[0].points, ReadSeries(folder.metrics(), "loss"));
+  const absl::StatusOr<RunConfig> config = LoadConfig(folder.config(), {});
+  if (!config.ok()) return curves;
+  for (const HeldOutConfig& set : config->evaluate.sets) {
+    Curve curve{set.name, {}};
+    ASSIGN_OR_RETURN(curve.points, ReadSeries(folder.metrics(), "evaluate/" + set.name + "/loss"));
+    if (!curve.points.empty()) curves.push_back(curve);
+  }
+  return curves;
+}
+
+std::string CurvesJson(const std::vector<Curve>& curves) {
+  std::vector<std::string> all;
+  for (const Curve& curve : curves) {
+    std::vector<std::string> points;
+    for (const auto& [x, y] : curve.points)
+      points.push_back("[" + JsonNumber(x) + ", " + JsonNumber(y) + "]");
+    all.push_back(JsonObject().Add("name", curve.name).AddRaw("points", JsonArray(points)).Text());
+  }
+  return JsonArray(all);
+}
+
+}  // namespace
+
+absl::StatusOr<int> ReportVerb(const ReportArguments& arguments) {
+  const RunFolder folder{arguments.run};
+  ASSIGN_OR_RETURN(const std::vector<Curve> curves, LossCurves(folder));
+  if (!arguments.svg.empty()) {
+    const std::string svg = PlotSvg(curves, folder.dir, "step", "nats a token");
+    RETURN_IF_ERROR(WriteFileAtomically(arguments.svg, svg));
+  }
+  // Written at the end of a run: strict JSON already.
+  const absl::StatusOr<std::string> result = ReadFileBytes(folder.result());
+  if (arguments.json) {
+    JsonObject json;
+    json.Add("run", folder.dir).AddRaw("curves", CurvesJson(curves));
+    json.AddRaw("result", result.ok() ? *result : "null");
+    std::printf("%s\n", json.Text().c_str());
+    return 0;
+  }
+  std::printf("%s", PlotText(curves, 68, 16).c_str());
+  std::printf("%s\n", result.ok() ? result->c_str() : "not finished: there is no result.json yet");
+  return 0;
+}
+
+}  // namespace mneme

@@ -246,7 +246,8 @@ std::string ShadeText(const std::vector<GeneratedToken>& tokens, const Tokenizer
 }
 
 bool WantsColour(int descriptor) {
-  return isatty(descriptor) != 0 && std::getenv("NO_COLOR") == nullptr;
+  const bool forced = std::getenv("CLICOLOR_FORCE") != nullptr;
+  return (forced || isatty(descriptor) != 0) && std::getenv("NO_COLOR") == nullptr;
 }
 
 }  // namespace mneme

@@ -12,7 +12,7 @@ namespace {
 
 struct NextToken {
   std::vector<double> logits;
-  double last_gate = 0.0;  // at the last id of the text so far
+  std::vector<double> gates;  // of the ids that the model saw; empty unless asked for
 };
 
 // The model on the last `options.context` ids of the text, as one row that begins a document or
@@ -27,9 +27,18 @@ NextToken Look(Context& context, Stack& stack, const std::vector<int32_t>& text,
   std::vector<Tensor> gates;
   const Tensor logits = stack.LastLogits(context, row.Lift(context), options.memory_off,
                                          options.with_gates ? &gates : nullptr);
-  NextToken next{ToHost(context, logits)};
-  if (options.with_gates) next.last_gate = LargestGates(context, gates, seen).back();
+  NextToken next{ToHost(context, logits), {}};
+  if (options.with_gates) next.gates = LargestGates(context, gates, seen);
   return next;
+}
+
+// The last ids of a text and their gates.
+std::vector<GeneratedToken> WithGates(const std::vector<int32_t>& text,
+                                      const std::vector<double>& gates) {
+  std::vector<GeneratedToken> tokens;
+  const size_t first = text.size() - gates.size();
+  for (size_t i = 0; i < gates.size(); ++i) tokens.push_back({text[first + i], gates[i]});
+  return tokens;
 }
 
 // Rank 0's choice on every rank: logits may differ in their last bits.
@@ -75,7 +84,8 @@ int32_t PickToken(const std::vector<double>& logits, const GenerateOptions& opti
 std::vector<GeneratedToken> Generate(Context& context, Stack& stack,
                                      const std::vector<int32_t>& prompt, int32_t eos,
                                      const GenerateOptions& options,
-                                     const std::function<void(const GeneratedToken&)>& on_token) {
+                                     const std::function<void(const GeneratedToken&)>& on_token,
+                                     std::vector<GeneratedToken>* prompt_gates) {
   CHECK(!prompt.empty());
   CHECK_GE(options.context, 1);
   const RandomKey key = MakeKey(options.seed, "generate");
@@ -86,8 +96,9 @@ std::vector<GeneratedToken> Generate(Context& context, Stack& stack,
   };
   for (int64_t i = 0; i < options.tokens; ++i) {
     const NextToken next = Look(context, stack, text, options);
+    if (i == 0 && prompt_gates != nullptr) *prompt_gates = WithGates(prompt, next.gates);
     if (options.with_gates && !made.empty()) {
-      made.back().gate = next.last_gate;
+      made.back().gate = next.gates.back();
       tell();
     }
     const double u = RandomUniform(key, static_cast<uint64_t>(i));
@@ -98,7 +109,7 @@ std::vector<GeneratedToken> Generate(Context& context, Stack& stack,
     if (!options.with_gates) tell();
   }
   if (options.with_gates && !made.empty()) {
-    made.back().gate = Look(context, stack, text, options).last_gate;
+    made.back().gate = Look(context, stack, text, options).gates.back();
     tell();
   }
   return made;

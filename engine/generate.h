@@ -33,8 +33,8 @@ struct GeneratedToken {
 // Collective.
 std::vector<GeneratedToken> Generate(
     Context& context, Stack& stack, const std::vector<int32_t>& prompt, int32_t eos,
-    const GenerateOptions& options,
-    const std::function<void(const GeneratedToken&)>& on_token = {});
+    const GenerateOptions& options, const std::function<void(const GeneratedToken&)>& on_token = {},
+    std::vector<GeneratedToken>* prompt_gates = nullptr);
 
 // The id that a draw `u` in [0, 1) picks from logits. Pure.
 int32_t PickToken(const std::vector<double>& logits, const GenerateOptions& options, double u);

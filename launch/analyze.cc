@@ -40,6 +40,7 @@ void PrintText(GateReport report, const OpenModel& model, int64_t shown) {
                 static_cast<long>(ngram.count));
   }
   report.sample.resize(std::min(report.sample.size(), static_cast<size_t>(shown)));
+  if (report.sample.empty()) return;
   const bool colour = WantsColour(STDOUT_FILENO);
   std::printf("\na piece of it, %s\n\n",
               colour ? "shaded by the gates" : "the widest gates marked . : # below");

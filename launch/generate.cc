@@ -72,14 +72,16 @@ absl::StatusOr<int> GenerateVerb(World& world, const GenerateArguments& argument
     std::printf("%s", Decode({token}, model.tokenizer.get()).c_str());
     std::fflush(stdout);
   };
+  std::vector<GeneratedToken> text;
   const std::vector<GeneratedToken> tokens =
       Generate(loaded.context(), loaded.stack(), prompt,
-               static_cast<int32_t>(loaded.meta.vocabulary.eos), options, tell);
+               static_cast<int32_t>(loaded.meta.vocabulary.eos), options, tell, &text);
   if (world.rank() != 0) return 0;
   if (arguments.json) PrintJson(arguments, model, tokens);
   if (streams) std::printf("\n");
   if (!arguments.json && arguments.gates) {
-    std::printf("%s", ShadeText(tokens, model.tokenizer.get(), WantsColour(STDOUT_FILENO)).c_str());
+    text.insert(text.end(), tokens.begin(), tokens.end());
+    std::printf("%s", ShadeText(text, model.tokenizer.get(), WantsColour(STDOUT_FILENO)).c_str());
   }
   return 0;
 }

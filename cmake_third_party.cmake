@@ -6,7 +6,12 @@ find_package(OpenMP REQUIRED)
 set(MNEME_LIBRARY_FOLDERS /usr/lib/x86_64-linux-gnu /usr/lib /usr/local/lib)
 
 function(mneme_archive variable name)
-  find_library(${variable} NAMES ${name} PATHS ${MNEME_LIBRARY_FOLDERS} ${ARGN})
+  # A folder that the caller names comes first: the plain name may lead to another flavour.
+  if(ARGN)
+    find_library(${variable} NAMES ${name} ${ARGN})
+  else()
+    find_library(${variable} NAMES ${name} PATHS ${MNEME_LIBRARY_FOLDERS})
+  endif()
   if(NOT ${variable})
     message(FATAL_ERROR "${name} not found: run launch/install.sh")
   endif()

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "models/count.h"
 #include "tests/models/model_run.h"
 
 namespace mneme::test {
@@ -214,6 +215,37 @@ TEST(Stack, SurvivesNan) {
     for (const double l : Values(run.stack->routers()[0].load)) load += l;
     EXPECT_EQ(load, static_cast<double>(kRows * kLength * 2));
   });
+}
+
+// What the counter says of a config is what the model declares.
+TEST(Stack, DeclaresWhatIsCounted) {
+  std::vector<ModelConfig> models(8, TinyModel());
+  models[1].mla.q_lora_rank = 3;
+  models[2].mhc.streams = 1;
+  models[2].tie_embeddings = true;
+  models[3].mhc.readout = "mean";
+  models[3].moe.shared = 0;
+  models[4].engram.gate.branches = "single";
+  models[5].engram.gate.branches = "none";
+  models[6].engram.conv.enabled = false;
+  models[7].engram.blocks = {};
+  models[7].moe.experts = 0;
+  for (size_t i = 0; i < models.size(); ++i) {
+    OnOneRank(DType::kF32, [&](Rank& rank) {
+      const auto stack =
+          Stack::Make(rank.context, models[i], PlainVocabulary(23), {}, 1, rank.store);
+      ASSERT_TRUE(stack.ok());
+      int64_t declared = 0;
+      for (const auto& parameter : rank.store.parameters()) {
+        declared += parameter->shape.elements();
+      }
+      for (RowExchange* table : (*stack)->tables()) {
+        const RowTableSpec& spec = table->store().spec();
+        declared += spec.rows * spec.width;
+      }
+      EXPECT_EQ(declared, Count(models[i]).total()) << i;
+    });
+  }
 }
 
 TEST(Stack, RefusesWidthsThatDoNotDivide) {

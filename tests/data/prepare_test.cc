@@ -2,6 +2,8 @@
 
 #include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 
@@ -212,6 +214,31 @@ TEST_F(PrepareTest, WhatAKilledProcessLeftIsRemoved) {
   ASSERT_TRUE(Prepare(Options({Put("a.txt", "x")})).ok());
   EXPECT_THAT(Names("."), ElementsAre("a.txt", "corpus"));
   EXPECT_THAT(Names("corpus"), ElementsAre("manifest.json", "shard-00000.h5", "vocabulary.h5"));
+}
+
+TEST_F(PrepareTest, KilledAtAnyMomentThereIsAWholeCorpusOrNone) {
+  PrepareOptions options = Options({Put("a.txt", std::string(2 << 20, 'a'))});
+  options.document_bytes = 1000;
+  options.shard_tokens = 300000;
+  int whole = 0;
+  for (useconds_t delay = 0; delay < 100000; delay += 4000) {
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      (void)Prepare(options);
+      _exit(0);
+    }
+    usleep(delay);
+    kill(child, SIGKILL);
+    ASSERT_EQ(waitpid(child, nullptr, 0), child);
+    if (!std::filesystem::exists(Path("corpus"))) continue;
+    EXPECT_EQ(Opened(Path("corpus"))->text_bytes(), 2 << 20);
+    std::filesystem::remove_all(Path("corpus"));
+    ++whole;
+  }
+  EXPECT_LT(whole, 25);
+  ASSERT_TRUE(Prepare(options).ok());
+  EXPECT_THAT(Names("."), ElementsAre("a.txt", "corpus"));
 }
 
 TEST_F(PrepareTest, OnlyOneWorksOnAFolder) {

@@ -14,7 +14,7 @@ namespace {
 // Up to this size everyone sends everything to everyone: one message instead of two.
 constexpr int64_t kSmallBytes = 8 << 10;
 // A reduce-scatter stages at most this much of one part at a time.
-constexpr int64_t kStageBytes = 4 << 20;
+constexpr int64_t kStageBytes = 1 << 20;
 
 template <class T>
 T Combined(T a, T b, Reduce op) {

@@ -72,7 +72,8 @@ TYPED_TEST(CommTest, ReduceScatterSumsUnevenParts) {
   using T = TypeParam;
   OnGroups([](Comm& comm) {
     TestStream t;
-    for (int64_t longest : {int64_t{40}, int64_t{1} << 20}) {
+    for (int64_t longest : {int64_t{40}, int64_t{1} << 18}) {
+      if (longest > 40 && comm.size() > 3) continue;
       const std::vector<int64_t> counts = UnevenCounts(comm.size(), longest + 17);
       int64_t n = 0;
       int64_t begin = 0;

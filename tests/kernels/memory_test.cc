@@ -1,0 +1,51 @@
+#include "kernels/core/memory.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+
+namespace mneme::test {
+namespace {
+
+TEST(AllocatorTest, BlocksAreAlignedAndComeBackForTheSameSequence) {
+  Allocator allocator{Device{}};
+  void* first = allocator.Allocate(1000, MemoryTag::kWorkspace);
+  void* second = allocator.Allocate(5'000'000, MemoryTag::kWorkspace);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(first) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(second) % 64, 0u);
+  allocator.Free(first, 1000, MemoryTag::kWorkspace);
+  allocator.Free(second, 5'000'000, MemoryTag::kWorkspace);
+  EXPECT_EQ(allocator.driver_allocations(), 2);
+  EXPECT_EQ(allocator.Allocate(1000, MemoryTag::kActivations), first);
+  EXPECT_EQ(allocator.Allocate(5'000'000, MemoryTag::kActivations), second);
+  EXPECT_EQ(allocator.driver_allocations(), 2);
+  allocator.Free(first, 1000, MemoryTag::kActivations);
+  allocator.Free(second, 5'000'000, MemoryTag::kActivations);
+}
+
+TEST(AllocatorTest, UseIsKeptByTagWithItsPeak) {
+  Allocator allocator{Device{}};
+  void* block = allocator.Allocate(4096, MemoryTag::kTables);
+  const int64_t live = allocator.use(MemoryTag::kTables).live;
+  EXPECT_GE(live, 4096);
+  EXPECT_LE(live, 4096 * 9 / 8);
+  allocator.Account(10'000, MemoryTag::kTables);
+  allocator.Account(-10'000, MemoryTag::kTables);
+  allocator.Free(block, 4096, MemoryTag::kTables);
+  EXPECT_EQ(allocator.use(MemoryTag::kTables).live, 0);
+  EXPECT_EQ(allocator.use(MemoryTag::kTables).peak, live + 10'000);
+  EXPECT_EQ(allocator.use(MemoryTag::kGradients).peak, 0);
+  EXPECT_EQ(allocator.total().peak, live + 10'000);
+  EXPECT_NE(allocator.Report().find("tables"), std::string::npos);
+  EXPECT_EQ(allocator.Report().find("gradients"), std::string::npos);
+}
+
+TEST(AllocatorTest, NothingIsLegal) {
+  Allocator allocator{Device{}};
+  void* block = allocator.Allocate(0, MemoryTag::kOther);
+  EXPECT_NE(block, nullptr);
+  allocator.Free(block, 0, MemoryTag::kOther);
+}
+
+}  // namespace
+}  // namespace mneme::test

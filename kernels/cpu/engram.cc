@@ -10,18 +10,29 @@
 namespace mneme::cpu {
 namespace {
 
+// The three sums of one gate: Σ h², Σ k² and Σ h w_h k w_k.
 template <class T>
-T ReciprocalRms(const T* x, int64_t n, double eps) {
-  return T(1) / std::sqrt(Dot(x, x, n) / static_cast<T>(n) + static_cast<T>(eps));
-}
+struct GateSums {
+  T hh = 0, kk = 0, hk = 0;
 
-// Σ h w_h k w_k.
+  GateSums(const T* h, const T* k, const T* w_h, const T* w_k, int64_t n) {
+    T sum_hh = 0, sum_kk = 0, sum_hk = 0;
+#pragma omp simd reduction(+ : sum_hh, sum_kk, sum_hk)
+    for (int64_t i = 0; i < n; ++i) {
+      sum_hh += h[i] * h[i];
+      sum_kk += k[i] * k[i];
+      sum_hk += h[i] * w_h[i] * (k[i] * w_k[i]);
+    }
+    hh = sum_hh;
+    kk = sum_kk;
+    hk = sum_hk;
+  }
+};
+
+// Reciprocal root mean square of n values from the sum of their squares.
 template <class T>
-T WeightedDot(const T* h, const T* k, const T* w_h, const T* w_k, int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += h[i] * w_h[i] * (k[i] * w_k[i]);
-  return sum;
+T ReciprocalRms(T sum, int64_t n, double eps) {
+  return T(1) / std::sqrt(sum / static_cast<T>(n) + static_cast<T>(eps));
 }
 
 template <class T>
@@ -68,11 +79,11 @@ void GateForward(const GateOptions& options, const GateShape& n, const Tensor& h
       T gate = 1;
       if (options.gated) {
         const T *hm = h.data<T>() + i * n.width, *km = keys + m * n.width;
-        const T r_h = rh.data<T>()[i] = ReciprocalRms(hm, n.width, options.eps);
-        const T r_k = rk.data<T>()[i] = ReciprocalRms(km, n.width, options.eps);
-        const T dot =
-            WeightedDot(hm, km, w_h.data<T>() + m * n.width, w_k.data<T>() + m * n.width, n.width);
-        const T score = s.data<T>()[i] = dot * (r_h * r_k / root);
+        const GateSums<T> sums(hm, km, w_h.data<T>() + m * n.width, w_k.data<T>() + m * n.width,
+                               n.width);
+        const T r_h = rh.data<T>()[i] = ReciprocalRms(sums.hh, n.width, options.eps);
+        const T r_k = rk.data<T>()[i] = ReciprocalRms(sums.kk, n.width, options.eps);
+        const T score = s.data<T>()[i] = sums.hk * (r_h * r_k / root);
         gate = GateOf(options, score);
       }
       alpha.data<T>()[i] = gate;

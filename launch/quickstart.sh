@@ -5,6 +5,7 @@
 #   launch/quickstart.sh                  on six novels (data/austen, public domain), one of them held out
 #   launch/quickstart.sh my_book.txt      on your own text: a file,
 #   launch/quickstart.sh my_texts/        or a folder of *.txt, *.md, *.jsonl; 200 kB or more
+#   launch/quickstart.sh train.steps=100  key=value: another setting, as `mneme train` takes it
 #
 # RANKS=1 trains on one rank (default 2).
 set -euo pipefail
@@ -13,23 +14,31 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
 . launch/env.sh
 
-if [ $# -gt 1 ] || [ "${1:-}" = -h ] || [ "${1:-}" = --help ]; then
-  sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' launch/quickstart.sh
-  [ $# -le 1 ]
-  exit
-fi
+usage() { sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' launch/quickstart.sh; }
+given=''
+settings=()
+for word in "$@"; do
+  case $word in
+    -h | --help) usage; exit ;;
+    -*) usage >&2; exit 2 ;;
+    *=*) settings+=("$word") ;;
+    *) [ -z "$given" ] || { usage >&2; exit 2; }; given=$word ;;
+  esac
+done
 begin=$SECONDS
 step() { printf '\n[%d/5] %s\n' "$1" "$2"; }
 fail() { printf 'quickstart: %s\n' "$*" >&2; exit "${code:-1}"; }
 
 # What to train on, and a name for the run that belongs to it.
 name=quickstart
-if [ $# = 1 ]; then
-  text=$(cd "$from" && realpath -e -- "$1" 2>/dev/null) || { code=2; fail "no such file or folder: $1"; }
+prompts=("She had been " "The young man " "Captain Wentworth ")
+if [ -n "$given" ]; then
+  text=$(cd "$from" && realpath -e -- "$given" 2>/dev/null) || { code=2; fail "no such file or folder: $given"; }
+  prompts=("The " "It is " "And ")
   name=quickstart-$(basename "$text" | tr -c 'A-Za-z0-9\n' '_' | cut -c1-32)-$(cksum <<<"$text" | cut -d' ' -f1)
   size=$(find "$text" -type f \( -name '*.txt' -o -name '*.text' -o -name '*.md' -o -name '*.jsonl' -o -name '*.ndjson' -o \
     -path "$text" \) -printf '%s\n' | awk '{s += $1} END {print int(s / 1000)}')
-  [ "$size" -ge 200 ] || { code=2; fail "$1 holds $size kB of text (*.txt, *.md, *.jsonl); it takes 200 kB to learn anything"; }
+  [ "$size" -ge 200 ] || { code=2; fail "$given holds $size kB of text (*.txt, *.md, *.jsonl); it takes 200 kB to learn anything"; }
 fi
 run=runs/$name
 corpora=corpora/$name
@@ -41,7 +50,7 @@ launch/build.sh
 mneme=$here/build/mneme
 
 step 3 "prepare the text (seconds)"
-if [ $# = 1 ]; then
+if [ -n "$given" ]; then
   # A tenth is held out: of a few documents' blocks, or of many documents.
   "$mneme" prepare --input "$text" --output "$corpora" --document-bytes 20000 --held-out 0.1
 else
@@ -64,7 +73,7 @@ ranks=${RANKS:-2}
 step 4 "train on $ranks ranks (about 6 minutes on two cores; interrupted, it goes on where it stopped)"
 code=0
 mpirun -n "$ranks" "$mneme" train configs/runs/quickstart.yaml run.dir="$run" data.train="$corpora/train" \
-  "evaluate.sets=[{name: held_out, data: '$corpora/held_out', sequences: 256}]" || code=$?
+  "evaluate.sets=[{name: held_out, data: '$corpora/held_out', sequences: 256}]" "${settings[@]}" || code=$?
 [ $code = 0 ] || fail "training ended with exit code $code; the same command goes on where it stopped"
 
 step 5 "what came out (about a minute)"
@@ -75,9 +84,9 @@ report() {
   section "Held-out text: the model, the model with its memory off, and what counting alone reaches"
   mpirun -n "$ranks" "$mneme" evaluate "$run" --data "$corpora/held_out" --memory-off --ngrams 5
   section "Where the memory is used most"
-  "$mneme" analyze "$run" --data "$corpora/held_out" --count 10 --sequences 256 --shown 0
+  "$mneme" analyze "$run" --data "$corpora/held_out" --count 10 --sequences 256 --shown 240
   section "It writes (shaded by how far the gates of its memory open)"
-  for prompt in "She had been " "The young man " "It was "; do
+  for prompt in "${prompts[@]}"; do
     "$mneme" generate "$run" --prompt "$prompt" --gates --tokens 160 --temperature 0.7
     echo
   done
@@ -96,8 +105,8 @@ cat "$shown"
 cat <<EOF_NEXT
 -- What to try next
 
-  build/mneme generate $run --prompt "Captain Wentworth " --tokens 400
-  build/mneme generate $run --prompt "Captain Wentworth " --tokens 400 --memory-off
+  build/mneme generate $run --prompt "${prompts[2]}" --tokens 400
+  build/mneme generate $run --prompt "${prompts[2]}" --tokens 400 --memory-off
   build/mneme analyze $run --order 4 --count 30
   mpirun -n $ranks build/mneme train configs/runs/quickstart.yaml run.dir=runs/no_memory model.engram.blocks=[] \\
     data.train=$corpora/train "evaluate.sets=[{name: held_out, data: $corpora/held_out, sequences: 256}]"

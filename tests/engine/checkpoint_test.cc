@@ -1,0 +1,325 @@
+// Checkpoints that are torn, left over, pruned, read elsewhere; saves that fail; signals and locks.
+#include "engine/checkpoint.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+#include "data/files.h"
+#include "engine/evaluate.h"
+#include "engine/loaded_model.h"
+#include "engine/run_folder.h"
+#include "engine/signals.h"
+#include "tests/engine/tiny_run.h"
+
+namespace mneme {
+namespace {
+
+namespace fs = std::filesystem;
+
+RunConfig Short(const std::string& folder, const std::string& dir,
+                const std::vector<std::string>& more = {}) {
+  std::vector<std::string> all = {
+      "train.sequence_length=32", "train.batch_sequences=4", "train.steps=6",
+      "train.checkpoint_every=2", "train.keep_last=0",       "run.dir=" + folder + "/" + dir};
+  all.insert(all.end(), more.begin(), more.end());
+  return TinyRun(folder, all);
+}
+
+std::string Step(const RunConfig& config, int64_t step) {
+  return config.run.dir + "/checkpoints/step-" + std::to_string(step);
+}
+
+std::string Slurp(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void Spill(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+}
+
+std::vector<std::string> Names(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// What is found on two ranks, and how many were passed over.
+std::pair<absl::StatusOr<std::string>, int> Find(const std::string& path) {
+  absl::StatusOr<std::string> found = absl::UnknownError("");
+  int warnings = 0;
+  ThreadWorld::Run(2, [&](World& world) {
+    int mine = 0;
+    absl::StatusOr<std::string> got =
+        FindCheckpoint(world, path, [&](const std::string&) { ++mine; });
+    if (world.rank() == 0) {
+      found = std::move(got);
+      warnings = mine;
+    }
+  });
+  return {found, warnings};
+}
+
+// One run on two ranks with checkpoints at 2, 4 and 6, made once for the tests that only read it.
+class Torn : public testing::Test {
+ protected:
+  void SetUp() override {
+    config_ = Short(temp_.path(), "run");
+    ASSERT_EQ(TrainThreads(2, config_, 6).exit_code, 0);
+    newest_ = Step(config_, 6);
+    for (const std::string& name : Names(newest_)) whole_[name] = Slurp(newest_ + "/" + name);
+  }
+  void Restore() {
+    for (const auto& [name, bytes] : whole_) Spill(newest_ + "/" + name, bytes);
+  }
+  void ExpectFallBack(const std::string& what) {
+    const auto [found, warnings] = Find(config_.run.dir);
+    ASSERT_TRUE(found.ok()) << what << ": " << found.status();
+    EXPECT_EQ(*found, Step(config_, 4)) << what;
+    EXPECT_EQ(warnings, 1) << what;
+    Restore();
+  }
+
+  TempFolder temp_;
+  RunConfig config_;
+  std::string newest_;
+  std::map<std::string, std::string> whole_;
+};
+
+TEST_F(Torn, AWholeOneIsTaken) {
+  EXPECT_EQ(Names(newest_), (std::vector<std::string>{"config.yaml", "manifest.json",
+                                                      "rank-00000.h5", "rank-00001.h5"}));
+  const auto [found, warnings] = Find(config_.run.dir);
+  ASSERT_TRUE(found.ok());
+  EXPECT_EQ(*found, newest_);
+  EXPECT_EQ(warnings, 0);
+}
+
+TEST_F(Torn, EveryFileTruncatedMissingOrFlippedFallsBack) {
+  for (const auto& [name, bytes] : whole_) {
+    const std::string path = newest_ + "/" + name;
+    for (const size_t keep : {size_t{0}, bytes.size() / 2, bytes.size() - 1}) {
+      Spill(path, bytes.substr(0, keep));
+      // A manifest that only lost its last line end still says everything.
+      if (name == "manifest.json" && keep == bytes.size() - 1) continue;
+      ExpectFallBack(name + " cut to " + std::to_string(keep));
+    }
+    fs::remove(path);
+    ExpectFallBack(name + " removed");
+    const RandomKey key = MakeKey(5, name);
+    for (uint64_t i = 0; i < 12; ++i) {
+      std::string flipped = bytes;
+      const size_t at =
+          static_cast<size_t>(RandomInt(key, i, static_cast<int64_t>(bytes.size()) - 2));
+      flipped[at] = static_cast<char>(flipped[at] ^ (1 << RandomInt(key, 100 + i, 8)));
+      if (std::isspace(static_cast<unsigned char>(flipped[at])) &&
+          std::isspace(static_cast<unsigned char>(bytes[at]))) {
+        continue;  // JSON's own white space says nothing
+      }
+      Spill(path, flipped);
+      ExpectFallBack(name + " flipped at byte " + std::to_string(at));
+    }
+  }
+}
+
+TEST_F(Torn, TheRunGoesOnFromTheOlderOneToTheSameBits) {
+  const auto want = CheckpointState(newest_);
+  const auto metrics = MetricsState(config_.run.dir + "/metrics.jsonl");
+  fs::remove(newest_ + "/manifest.json");
+  const Outcome outcome = TrainThreads(2, config_);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
+  EXPECT_EQ(outcome.steps.size(), 2u);
+  EXPECT_EQ(CheckpointState(newest_), want);
+  EXPECT_EQ(MetricsState(config_.run.dir + "/metrics.jsonl"), metrics);
+}
+
+TEST_F(Torn, NoneWholeStopsWithThreeNamingEach) {
+  for (const int64_t step : {2, 4, 6}) fs::remove(Step(config_, step) + "/rank-00001.h5");
+  const Outcome outcome = TrainThreads(2, config_);
+  EXPECT_EQ(outcome.exit_code, 3);
+  EXPECT_TRUE(outcome.steps.empty());
+  for (const int64_t step : {2, 4, 6}) {
+    EXPECT_NE(outcome.message.find(Step(config_, step)), std::string::npos) << outcome.message;
+  }
+}
+
+TEST(Checkpoint, KeepsTheLastAndTheMilestonesAndClearsLeftovers) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run",
+                                 {"train.steps=7", "train.checkpoint_every=1", "train.keep_last=2",
+                                  "train.milestone_every=3"});
+  fs::create_directories(config.run.dir + "/checkpoints/.saving-step-3");
+  Spill(config.run.dir + "/checkpoints/.saving-step-3/rank-00000.h5", "half");
+  ASSERT_EQ(TrainThreads(1, config).exit_code, 0);
+  EXPECT_EQ(Names(config.run.dir + "/checkpoints"),
+            (std::vector<std::string>{"step-3", "step-6", "step-7"}));
+}
+
+// A model read for scoring gives the loss that the run gave, on other numbers of ranks too.
+TEST(Checkpoint, LoadsWeightsOnAnyRanks) {
+  TempFolder temp;
+  const std::string set =
+      "evaluate.sets=[{name: held_out, data: " + temp.path() + "/held_out, sequences: 5}]";
+  const RunConfig config = Short(temp.path(), "run", {set, "parallel.expert=2"});
+  const Outcome outcome = TrainThreads(2, config);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
+  double trained = 0;
+  for (const auto& [name, value] : outcome.steps.back().more) {
+    if (name == "evaluate/held_out/loss") trained = value;
+  }
+  ASSERT_GT(trained, 0.1);
+  for (const int ranks : {1, 2, 4}) {
+    ThreadWorld::Run(ranks, [&](World& world) {
+      ParallelConfig parallel;
+      parallel.expert = ranks;
+      parallel.memory = ranks;
+      auto loaded = LoadModel(world, config.run.dir, parallel);
+      ASSERT_TRUE(loaded.ok()) << loaded.status();
+      EXPECT_EQ((*loaded)->position.step, 6);
+      const auto held_out = HeldOut::Open(config.evaluate.sets.front(), "reset", 32);
+      const auto score =
+          Evaluate(world, (*loaded)->context(), (*loaded)->stack(), **held_out, "held_out", 2);
+      ASSERT_TRUE(score.ok()) << score.status();
+      EXPECT_LT(std::abs(score->loss / trained - 1), 1e-12) << ranks << " ranks";
+    });
+  }
+}
+
+TEST(Checkpoint, AnotherModelIsRefused) {
+  TempFolder temp;
+  const RunConfig donor = Short(temp.path(), "donor");
+  ASSERT_EQ(TrainThreads(1, donor, 2).exit_code, 75);
+  const std::string stages = "stages=[{init_from: " + donor.run.dir + ", steps: 4}]";
+  for (const char* change :
+       {"model.hidden=32", "model.layers=3", "train.precision=f32", "model.engram.vocab_size=600",
+        "optim.matrices=adamw", "model.moe.experts=8"}) {
+    const Outcome outcome = TrainThreads(1, Short(temp.path(), "heir", {stages, change}));
+    EXPECT_EQ(outcome.exit_code, 2) << change << ": " << outcome.message;
+    EXPECT_NE(outcome.message.find("another model"), std::string::npos) << outcome.message;
+  }
+}
+
+// As a full disk: no file may grow beyond a few KiB.
+TEST(Checkpoint, AFailedSaveLeavesNothingHalfWritten) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run");
+  ASSERT_EQ(TrainThreads(2, config, 2).exit_code, 75);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit small = {30'000, before.rlim_max};
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  const Outcome outcome = TrainThreads(2, config);
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old_handler);
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.message;
+  EXPECT_EQ(Names(config.run.dir + "/checkpoints"), (std::vector<std::string>{"step-2"}));
+  EXPECT_EQ(TrainThreads(2, config).exit_code, 0);
+}
+
+TEST(RunFolder, TwoJobsCannotWriteOneRun) {
+  TempFolder temp;
+  auto held = FolderLock::Take(temp.path());
+  ASSERT_TRUE(held.ok()) << held.status();
+  const auto second = FolderLock::Take(temp.path());
+  ASSERT_FALSE(second.ok());
+  EXPECT_NE(second.status().message().find("process " + std::to_string(getpid())),
+            std::string::npos)
+      << second.status();
+  { FolderLock gone = std::move(held).value(); }
+  EXPECT_TRUE(FolderLock::Take(temp.path()).ok());
+}
+
+// A signal that arrives during step 3, on a run that would make 6.
+Outcome TrainWithSignal(const RunConfig& config, int number) {
+  Outcome outcome;
+  ThreadWorld::Run(2, [&](World& world) {
+    TrainHooks hooks;
+    hooks.quiet = true;
+    hooks.on_step = [&](const StepReport& report) {
+      if (report.step == 3) std::raise(number);
+    };
+    const auto result = Train(world, config, hooks);
+    if (world.rank() != 0) return;
+    outcome.status = result.status();
+    if (result.ok()) outcome.exit_code = result->exit_code;
+  });
+  ClearSignals();
+  return outcome;
+}
+
+TEST(Signals, TermAndUsr1SaveAndStop) {
+  for (const int number : {SIGTERM, SIGUSR1, SIGINT}) {
+    TempFolder temp;
+    const RunConfig config = Short(temp.path(), "run", {"train.checkpoint_every=0"});
+    EXPECT_EQ(TrainWithSignal(config, number).exit_code, 75);
+    EXPECT_EQ(Names(config.run.dir + "/checkpoints"), (std::vector<std::string>{"step-3"}));
+    EXPECT_EQ(TrainThreads(2, config).steps.size(), 3u);
+  }
+}
+
+TEST(Signals, Usr2SavesAndGoesOn) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run", {"train.checkpoint_every=0"});
+  EXPECT_EQ(TrainWithSignal(config, SIGUSR2).exit_code, 0);
+  EXPECT_EQ(Names(config.run.dir + "/checkpoints"), (std::vector<std::string>{"step-3", "step-6"}));
+}
+
+TEST(Signals, ASecondTermLeavesAtOnce) {
+  EXPECT_EXIT(
+      {
+        InstallSignalHandlers();
+        std::raise(SIGTERM);
+        std::raise(SIGTERM);
+      },
+      testing::ExitedWithCode(128 + SIGTERM), "");
+}
+
+TEST(Train, DivergenceIsSkippedAndThenEndsWithFour) {
+  TempFolder temp;
+  const RunConfig config =
+      Short(temp.path(), "run",
+            {"train.precision=f32", "optim.lr=1e30", "train.skip.limit=3", "train.steps=30",
+             "train.checkpoint_every=0", "optim.schedule.warmup=0"});
+  const Outcome outcome = TrainThreads(2, config);
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.message;
+  ASSERT_GE(outcome.steps.size(), 3u);
+  for (size_t i = outcome.steps.size() - 3; i < outcome.steps.size(); ++i) {
+    EXPECT_TRUE(outcome.steps[i].skipped);
+  }
+}
+
+TEST(Train, AnOutlierIsSkippedByAllRanks) {
+  TempFolder temp;
+  // With a threshold of almost nothing every step above the window's mean is an outlier.
+  const RunConfig config = Short(temp.path(), "run",
+                                 {"train.skip.outlier_sigma=1e-9", "train.skip.window=2",
+                                  "train.steps=12", "train.checkpoint_every=0"});
+  const Outcome outcome = TrainThreads(2, config);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
+  int skipped = 0;
+  std::vector<double> window;
+  for (const StepReport& step : outcome.steps) {
+    const bool outlier = window.size() == 2 && step.loss > (window[0] + window[1]) / 2 + 1e-6;
+    if (outlier) {
+      EXPECT_TRUE(step.skipped) << step.step;
+    }
+    skipped += step.skipped;
+    if (step.skipped) continue;
+    window.push_back(step.loss);
+    if (window.size() > 2) window.erase(window.begin());
+  }
+  EXPECT_GT(skipped, 0);
+  EXPECT_LT(skipped, 10);
+}
+
+}  // namespace
+}  // namespace mneme

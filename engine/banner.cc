@@ -64,7 +64,7 @@ std::string Banner(const RunConfig& config, const Counts& counts, const Layout& 
     text += StageLine(stages[i], i, stages.size(), layout.world);
   }
   text += "memory  " + Describe(footprint) + "\n";
-  text += "folder  " + folder.dir + "\n";
+  text += "folder  " + folder.dir;
   return text;
 }
 

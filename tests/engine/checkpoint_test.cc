@@ -302,7 +302,7 @@ TEST(Train, AnOutlierIsSkippedByAllRanks) {
   // With a threshold of almost nothing every step above the window's mean is an outlier.
   const RunConfig config = Short(temp.path(), "run",
                                  {"train.skip.outlier_sigma=1e-9", "train.skip.window=2",
-                                  "train.steps=12", "train.checkpoint_every=0"});
+                                  "optim.lr=1e-9", "train.steps=12", "train.checkpoint_every=0"});
   const Outcome outcome = TrainThreads(2, config);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
   int skipped = 0;

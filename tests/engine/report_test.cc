@@ -1,0 +1,184 @@
+#include "engine/report.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "engine/json.h"
+#include "engine/plot.h"
+#include "engine/tensorboard.h"
+#include "tests/engine/tiny_run.h"
+
+namespace mneme {
+namespace {
+
+std::string ReadText(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+StepReport At(int64_t step) {
+  StepReport report;
+  report.step = step;
+  report.steps = 100;
+  report.loss = 1.0 / static_cast<double>(step);
+  report.more = {{"time/forward", 0.25}};
+  return report;
+}
+
+std::vector<int64_t> Steps(const std::string& path) {
+  std::vector<int64_t> steps;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);)
+    steps.push_back(nlohmann::json::parse(line)["step"]);
+  return steps;
+}
+
+TEST(MetricsLine, IsStrictJsonEvenWhereNumbersAreNot) {
+  StepReport report = At(3);
+  report.loss = std::nan("");
+  report.grad_norm = std::numeric_limits<double>::infinity();
+  report.more.emplace_back("evaluate/a \"b\"\n/loss", 0.1);
+  const auto json = nlohmann::json::parse(MetricsLine(report));
+  EXPECT_TRUE(json["loss"].is_null());
+  EXPECT_TRUE(json["grad_norm"].is_null());
+  EXPECT_EQ(json["evaluate/a \"b\"\n/loss"], 0.1);
+  EXPECT_EQ(json["step"], 3);
+  EXPECT_EQ(json["skipped"], false);
+}
+
+TEST(JsonString, EscapesControlsAndBadUtf8) {
+  EXPECT_EQ(nlohmann::json::parse(JsonString("a\x01\t\"\\é")), "a\x01\t\"\\é");
+  EXPECT_EQ(nlohmann::json::parse(JsonString("x\xff\xc3y\xed\xa0\x80")),
+            "x\xEF\xBF\xBD\xEF\xBF\xBDy\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
+}
+
+TEST(MetricsLog, HoldsEachStepOnceInOrderAfterACrash) {
+  TempFolder temp;
+  const std::string path = temp.path() + "/metrics.jsonl";
+  {
+    auto log = MetricsLog::Open(path, 0).value();
+    for (int64_t step = 1; step <= 7; ++step) ASSERT_TRUE(log->Write(At(step)).ok());
+  }
+  std::ofstream(path, std::ios::app) << "{\"step\": 8, \"lo";  // torn by a kill
+  {
+    // The checkpoint stands at 5: 6 and 7 are made again.
+    auto log = MetricsLog::Open(path, 5).value();
+    for (int64_t step = 6; step <= 9; ++step) ASSERT_TRUE(log->Write(At(step)).ok());
+    ASSERT_TRUE(log->Flush().ok());
+  }
+  EXPECT_EQ(Steps(path), (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9}));
+  const auto losses = ReadSeries(path, "loss").value();
+  ASSERT_EQ(losses.size(), 9u);
+  EXPECT_EQ(losses[3], (std::pair<double, double>{4.0, 0.25}));
+  EXPECT_EQ(ReadSeries(path, "time/forward").value().size(), 9u);
+  EXPECT_TRUE(ReadSeries(path, "absent").value().empty());
+  { auto log = MetricsLog::Open(path, 0).value(); }
+  EXPECT_EQ(ReadText(path), "");
+}
+
+TEST(MetricsLog, CutsATornLineThatLooksWholeButHasNoEnd) {
+  TempFolder temp;
+  const std::string path = temp.path() + "/metrics.jsonl";
+  std::ofstream(path) << MetricsLine(At(1)) << "\n" << MetricsLine(At(2));
+  { auto log = MetricsLog::Open(path, 2).value(); }
+  EXPECT_EQ(Steps(path), std::vector<int64_t>{1});
+}
+
+TEST(MetricsLog, SaysWhichFileItCannotOpen) {
+  const auto log = MetricsLog::Open("/no/such/folder/metrics.jsonl", 0);
+  ASSERT_FALSE(log.ok());
+  EXPECT_NE(log.status().message().find("/no/such/folder/metrics.jsonl"), absl::string_view::npos);
+  EXPECT_FALSE(ReadSeries("/no/such/folder/metrics.jsonl", "loss").ok());
+}
+
+TEST(ConsoleLine, TellsAStepOnOneLine) {
+  StepReport report = At(20);
+  report.tokens_per_second = 51500;
+  report.learning_rate = 3e-4;
+  EXPECT_EQ(ConsoleLine(report, 8040),
+            "step 20/100 | loss 0.0500 | gnorm 0 | lr 3.00e-04 | 51.5k tok/s | eta 2h14m");
+  report.skipped = true;
+  EXPECT_NE(ConsoleLine(report, 5).find("| skipped |"), std::string::npos);
+  EXPECT_EQ(DurationText(185), "3m05s");
+  EXPECT_EQ(DurationText(-1), "?");
+  EXPECT_EQ(CountText(2.1e6), "2.10M");
+}
+
+TEST(Plot, DrawsAFallingCurveFromTopLeftToBottomRight) {
+  Curve curve{"loss", {}};
+  for (int i = 0; i <= 100; ++i) curve.points.emplace_back(i, 5.0 - 0.03 * i);
+  curve.points.emplace_back(50.0, std::nan(""));
+  const std::string text = PlotText({curve}, 40, 10);
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  ASSERT_EQ(lines.size(), 13u);
+  EXPECT_NE(lines[0].find("5 |*"), std::string::npos) << text;
+  EXPECT_NE(lines[9].find("2 |"), std::string::npos) << text;
+  EXPECT_EQ(lines[9].back(), '*');
+  EXPECT_EQ(PlotText({}, 40, 10), "");
+  EXPECT_FALSE(PlotText({{"one", {{1.0, 2.0}}}}, 40, 10).empty());
+}
+
+TEST(Plot, SvgIsWholeAndNamesItsCurves) {
+  const std::string svg =
+      PlotSvg({{"a<b", {{0, 1}, {1, 2}}}, {"c", {}}}, "title & all", "step", "nats");
+  EXPECT_EQ(svg.rfind("<svg ", 0), 0u);
+  EXPECT_NE(svg.find("</svg>"), std::string::npos);
+  EXPECT_NE(svg.find("a&lt;b"), std::string::npos);
+  EXPECT_NE(svg.find("title &amp; all"), std::string::npos);
+  EXPECT_NE(svg.find("points=\"70,360 690,50 \""), std::string::npos) << svg;
+}
+
+// Reads the frames of an event file, checking both sums of each.
+std::vector<std::string> Records(const std::string& bytes) {
+  const auto number = [&](size_t at, size_t size) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < size; ++i)
+      value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[at + i])) << (8 * i);
+    return value;
+  };
+  std::vector<std::string> records;
+  for (size_t at = 0; at < bytes.size();) {
+    const size_t size = number(at, 8);
+    EXPECT_EQ(number(at + 8, 4), MaskedCrc(bytes.substr(at, 8)));
+    records.push_back(bytes.substr(at + 12, size));
+    EXPECT_EQ(number(at + 12 + size, 4), MaskedCrc(records.back()));
+    at += 16 + size;
+  }
+  return records;
+}
+
+TEST(TensorBoard, CrcIsCastagnolis) {
+  EXPECT_EQ(Crc32c("123456789"), 0xe3069283u);  // the check value of CRC-32C
+  EXPECT_EQ(Crc32c(""), 0u);
+}
+
+TEST(TensorBoard, WritesVersionThenScalars) {
+  TempFolder temp;
+  {
+    auto log = TensorBoardLog::Open(temp.path() + "/tb", 41).value();
+    ASSERT_TRUE(log->Write(At(42)).ok());
+  }
+  std::string bytes;
+  for (const auto& entry : std::filesystem::directory_iterator(temp.path() + "/tb"))
+    bytes = ReadText(entry.path());
+  const std::vector<std::string> records = Records(bytes);
+  ASSERT_EQ(records.size(), 3u);
+  EXPECT_NE(records[0].find("brain.Event:2"), std::string::npos);
+  // Event.step = 42 (tag 0x10), session_log {status: START} (tags 0x3a, 0x08).
+  EXPECT_NE(records[1].find(std::string("\x10\x2a\x3a\x02\x08\x01", 6)), std::string::npos);
+  EXPECT_NE(records[2].find("\x10\x2a"), std::string::npos);
+  EXPECT_NE(records[2].find("time/forward"), std::string::npos);
+  const float quarter = 0.25f;
+  const std::string value = "\x15" + std::string(reinterpret_cast<const char*>(&quarter), 4);
+  EXPECT_NE(records[2].find("time/forward" + value), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mneme

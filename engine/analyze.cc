@@ -8,6 +8,7 @@
 #include <map>
 #include <numeric>
 
+#include "engine/json.h"
 #include "engine/score.h"
 
 namespace mneme {
@@ -139,9 +140,11 @@ std::vector<ShadedText> ShadedTexts(const std::vector<GeneratedToken>& tokens,
     open.text += text.empty() && tokenizer != nullptr ? tokenizer->Show(token.id) : text;
     open.gate = std::max(open.gate, token.gate);
     if (EndsInsideCharacter(open.text)) continue;
+    open.text = CleanUtf8(open.text);
     pieces.push_back(std::move(open));
     open = ShadedText();
   }
+  open.text = CleanUtf8(open.text);
   if (!open.text.empty()) pieces.push_back(std::move(open));
   return pieces;
 }

@@ -50,6 +50,16 @@ std::string JsonString(const std::string& text) {
   return out + "\"";
 }
 
+std::string CleanUtf8(const std::string& text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const size_t length = SequenceLength(text, i);
+    out += length == 0 ? "\xEF\xBF\xBD" : text.substr(i, length);
+    i += length == 0 ? 1 : length;
+  }
+  return out;
+}
+
 std::string JsonNumber(double value) { return std::isfinite(value) ? NumberText(value) : "null"; }
 
 JsonObject& JsonObject::AddRaw(const std::string& key, const std::string& json) {

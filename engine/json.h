@@ -9,6 +9,8 @@ namespace mneme {
 
 // "\"...\"": control characters and bytes that are no UTF-8 (as U+FFFD) escaped.
 std::string JsonString(const std::string& text);
+// The text with U+FFFD in the place of every byte that is no UTF-8.
+std::string CleanUtf8(const std::string& text);
 // The shortest text of the same double; null where it is not finite, since JSON has no such number.
 std::string JsonNumber(double value);
 

@@ -55,6 +55,7 @@ class Trainer {
   absl::StatusOr<std::optional<TrainResult>> RunStage(Stage& stage);
   absl::Status EvaluateIfDue(const Stage& stage, StepReport& report);
   absl::Status Log(const StepReport& report);
+  void LeaveNoTrace();
   absl::Status SaveNow();
   absl::StatusOr<bool> AnswerSignals();  // true: stop
   absl::StatusOr<TrainResult> Finish();
@@ -77,6 +78,7 @@ class Trainer {
 
   std::vector<HeldOutResult> last_scores_;
   int64_t scored_step_ = -1;
+  bool made_folder_ = false;  // rank 0
   double last_loss_ = 0.0;
   double seconds_ = 0.0;
   int64_t tokens_here_ = 0;
@@ -93,6 +95,7 @@ absl::StatusOr<bool> Trainer::OpenFolder() {
   if (first()) {
     const auto open = [&]() -> absl::Status {
       std::error_code error;
+      made_folder_ = !std::filesystem::exists(folder_.dir, error);
       std::filesystem::create_directories(folder_.checkpoints(), error);
       if (error) return FileError(folder_.dir, "make the folder", error.value());
       ASSIGN_OR_RETURN(FolderLock lock, FolderLock::Take(folder_.dir));
@@ -342,14 +345,27 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
       0, "finished " + std::to_string(position_.step) + " steps; results in " + folder_.result()};
 }
 
+// A folder that was made for a run that could not begin is taken away again, if nothing is in it.
+void Trainer::LeaveNoTrace() {
+  if (!first() || !made_folder_) return;
+  std::error_code error;
+  std::filesystem::remove(folder_.checkpoints(), error);
+  if (folder_.HoldsRun() || std::filesystem::exists(folder_.config(), error)) return;
+  std::filesystem::remove(folder_.dir + "/.lock", error);
+  std::filesystem::remove(folder_.dir, error);
+}
+
 absl::StatusOr<TrainResult> Trainer::Run() {
-  ASSIGN_OR_RETURN(const bool finished, OpenFolder());
-  if (finished) {
+  const absl::StatusOr<bool> finished = OpenFolder();
+  if (finished.ok() && *finished) {
     return TrainResult{0, folder_.dir + ": this run is finished; results in " + folder_.result()};
   }
-  RETURN_IF_ERROR(Build());
-  RETURN_IF_ERROR(Resume());
-  return RunStages();
+  absl::Status begun = finished.status();
+  if (begun.ok()) begun = Build();
+  if (begun.ok()) begun = Resume();
+  if (begun.ok()) return RunStages();
+  LeaveNoTrace();
+  return begun;
 }
 
 absl::Status CheckConfig(const RunConfig& config, int world) {

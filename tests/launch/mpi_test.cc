@@ -43,7 +43,7 @@ TEST(Mpi, TrainsEvaluatesAndGeneratesOnTwoRanks) {
   Workplace place;
   std::string text;
   for (int i = 0; i < 400; ++i)
-    text += "line " + std::to_string(i * 7919 % 1000) + " of some text to learn from\n";
+    text += "line " + std::to_string(i * 7919 % 1000) + " of some text to learn from\n\n";
   place.Write("text.txt", text);
   ASSERT_EQ(
       place.Run("prepare --input text.txt --output corpus --document-bytes 1000 --held-out 0.2")

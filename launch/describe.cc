@@ -149,9 +149,10 @@ absl::StatusOr<std::string> DescribeRun(const RunConfig& config, int ranks, bool
          "dry run: every rule of the config holds; nothing was allocated or written\n";
 }
 
-std::string ResultJson(const RunConfig& config) {
-  const absl::StatusOr<std::string> result = ReadFileBytes(RunFolder{config.run.dir}.result());
-  return result.ok() ? *result : "{}";
+std::string ResultJson(const RunConfig& config, const TrainResult& result) {
+  const absl::StatusOr<std::string> written = ReadFileBytes(RunFolder{config.run.dir}.result());
+  if (result.exit_code == 0 && written.ok()) return *written;
+  return JsonObject().Add("exit_code", result.exit_code).Add("message", result.message).Text();
 }
 
 }  // namespace mneme

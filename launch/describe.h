@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "configs/run.h"
+#include "engine/trainer.h"
 
 namespace mneme {
 
@@ -17,7 +18,7 @@ std::string ResolvedJson(const RunConfig& config);
 // Errors: a layout that cannot be made.
 absl::StatusOr<std::string> DescribeRun(const RunConfig& config, int ranks, bool json);
 
-// result.json of the run's folder; {} where there is none.
-std::string ResultJson(const RunConfig& config);
+// How a run ended: its result.json, or exit code and message where it ended early.
+std::string ResultJson(const RunConfig& config, const TrainResult& result);
 
 }  // namespace mneme

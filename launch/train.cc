@@ -25,7 +25,7 @@ absl::StatusOr<int> TrainVerb(World& world, const TrainArguments& arguments) {
   ASSIGN_OR_RETURN(const TrainResult result, Train(world, config));
   if (world.rank() != 0) return result.exit_code;
   if (!result.message.empty()) std::fprintf(stderr, "%s\n", result.message.c_str());
-  if (arguments.json) std::printf("%s\n", ResultJson(config).c_str());
+  if (arguments.json) std::printf("%s\n", ResultJson(config, result).c_str());
   return result.exit_code;
 }
 

@@ -184,6 +184,24 @@ TEST(Config, ResolveCountsAsThePaperDoes) {
   }
 }
 
+// The geometries proposed for the sweeps come to the sizes that the paper names (9.3).
+TEST(Config, SweepModelsHaveTheirSizes) {
+  Workplace place;
+  const std::vector<std::tuple<std::string, double, double>> sizes = {
+      {"sweep_2e20", 565.4e6, 5.702e9},
+      {"sweep_6e20", 996.9e6, 9.956e9},
+      {"memory_3b", 572.9e6, 2.979e9 + 1.6632e9}};
+  for (const auto& [name, active, total] : sizes) {
+    const auto json = nlohmann::json::parse(
+        place.Run("config resolve " + kConfigs + "models/" + name + ".yaml --json").out);
+    EXPECT_NEAR(json["paper"]["active"].get<double>() / active, 1.0, 1e-3) << name;
+    EXPECT_NEAR(json["paper"]["total_without_vocabulary"].get<double>() / total, 1.0, 1e-3) << name;
+  }
+  const auto dense = nlohmann::json::parse(
+      place.Run("config resolve " + kConfigs + "models/dense_124m.yaml --json").out);
+  EXPECT_NEAR(dense["plain"]["total"].get<double>(), 159e6, 1e6);
+}
+
 TEST(Config, WhatResolvePrintsIsAConfig) {
   Workplace place;
   const Ran first = place.Run("config resolve " + kConfigs +

@@ -1,6 +1,11 @@
 #include "kernels/ops/matmul.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
 
 #include "tests/naive.h"
 #include "tests/op_case.h"
@@ -80,6 +85,34 @@ TEST(MatmulTest, NothingToSumGivesZeros) {
   EXPECT_EQ(Values(c), Doubles(6, 7.0));
   CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, false, c);
   EXPECT_EQ(Values(c), Doubles(6, 0.0));
+}
+
+// Ranks may be threads of one process: each with a team of one, all in the BLAS library at once.
+TEST(MatmulTest, ThreadsAtOnceDoNotMeet) {
+  constexpr int kThreads = 4;
+  std::vector<int64_t> wrong(kThreads);
+  std::vector<std::thread> threads;
+  for (int id = 0; id < kThreads; ++id) {
+    threads.emplace_back([&wrong, id] {
+      omp_set_num_threads(1);
+      Allocator allocator{Device{}};
+      Stream stream{Device{}, allocator};
+      Tensor a = Tensor::Empty(stream, DType::kF32, {70, 90});
+      Tensor b = Tensor::Empty(stream, DType::kF32, {90, 60});
+      Tensor c = Tensor::Empty(stream, DType::kF32, {70, 60});
+      CpuKernels().fill(stream, id + 1, a);
+      CpuKernels().fill(stream, 1, b);
+      for (int repeat = 0; repeat < 500; ++repeat) {
+        CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, false, c);
+        const float expected = 90.0f * static_cast<float>(id + 1);
+        const float* x = c.data<float>();
+        wrong[static_cast<size_t>(id)] +=
+            std::count_if(x, x + c.elements(), [=](float v) { return v != expected; });
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, std::vector<int64_t>(kThreads));
 }
 
 // Groups of 3, 0, 5 and 1 rows; two rows beyond the last group are not touched.

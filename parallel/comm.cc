@@ -16,10 +16,17 @@ constexpr int64_t kSmallBytes = 8 << 10;
 // A reduce-scatter stages at most this much of one part at a time.
 constexpr int64_t kStageBytes = 1 << 20;
 
+// sum[i] <- sum[i] op x[i].
 template <class T>
-T Combined(T a, T b, Reduce op) {
-  if (op == Reduce::kSum) return static_cast<T>(a + b);
-  return b > a || b != b ? b : a;  // b != b: a NaN stays
+void Combine(const T* x, int64_t n, Reduce op, T* sum) {
+  if (op == Reduce::kSum) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
+  } else {
+    for (int64_t i = 0; i < n; ++i) {
+      if (x[i] > sum[i] || x[i] != x[i]) sum[i] = x[i];  // x != x: a NaN stays
+    }
+  }
 }
 
 // out[i] = ((x0[i] + x1[i]) + x2[i]) + …; out may be one of the inputs.
@@ -31,8 +38,7 @@ void CombineInOrder(const std::vector<const T*>& inputs, int64_t n, Reduce op, T
     const int64_t count = std::min(kBlock, n - begin);
     std::copy_n(inputs[0] + begin, count, sum);
     for (size_t r = 1; r < inputs.size(); ++r) {
-      const T* x = inputs[r] + begin;
-      for (int64_t i = 0; i < count; ++i) sum[i] = Combined(sum[i], x[i], op);
+      Combine(inputs[r] + begin, count, op, sum);
     }
     std::copy_n(sum, count, out + begin);
   }

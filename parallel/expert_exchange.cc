@@ -97,7 +97,7 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
   routed.send = dealt.counts;
   routed.recv = axis_.ExchangeCounts(routed.send);
   routed.sent = Tensor::Empty(stream, DType::kI32, {rows}, MemoryTag::kExchange);
-  Upload(stream, dealt.tokens.data(), routed.sent.bytes(), routed.sent);
+  if (rows > 0) Upload(stream, dealt.tokens.data(), routed.sent.bytes(), routed.sent);
   Tensor sent_x = Tensor::Empty(stream, x.dtype(), {rows, x.dim(1)}, MemoryTag::kExchange);
   kernels_.gather_rows(stream, x, routed.sent, sent_x);
   Tensor sent_experts = Tensor::Empty(stream, DType::kI32, {rows, k}, MemoryTag::kExchange);

@@ -86,6 +86,13 @@ Tree* Tree::Find(const std::string& key) {
 }
 
 Tree ParseYaml(const std::string& text, const Place& where, std::vector<Complaint>& complaints) {
+  if (text.find('\0') != std::string::npos) {
+    // yaml-cpp would stop there in silence.
+    Place place = where;
+    if (place.line < 0) place.line = 0;
+    complaints.push_back({place, "", "holds a zero byte; is this a text file?"});
+    return Tree::Empty(Tree::Kind::kNull, where);
+  }
   try {
     const std::vector<YAML::Node> documents = YAML::LoadAll(text);
     if (documents.size() > 1) {

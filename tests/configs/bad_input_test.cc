@@ -2,11 +2,13 @@
 // both numbers.
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include "configs/load.h"
 #include "gtest/gtest.h"
+#include "kernels/core/random.h"
 #include "tests/configs/files.h"
 
 namespace mneme {
@@ -290,6 +292,50 @@ TEST(BadInput, ARuleIsNotJudgedOnAKeyThatCouldNotBeRead) {
   ASSERT_FALSE(config.ok());
   EXPECT_EQ(config.status().message().find("does not exist"), absl::string_view::npos)
       << config.status();
+}
+
+// Bytes of real files deleted, doubled, flipped: whatever comes of it, an answer comes.
+TEST(BadInput, DamagedFilesNeverEndInACrash) {
+  TestFolder folder;
+  std::ifstream in(std::string(MNEME_SOURCE_DIR) + "/configs/models/paper_base.yaml");
+  const std::string whole{std::istreambuf_iterator<char>(in), {}};
+  ASSERT_GT(whole.size(), 400u);
+  const std::string odd =
+      "{}[]:,-&*!|>'\"%@`#?\t\n\x01\xff\0~<"
+      "9e";
+  const RandomKey key = MakeKey(7, "damage");
+  int refused = 0;
+  for (uint64_t round = 0; round < 600; ++round) {
+    std::string text = whole;
+    for (uint64_t i = 0; i < 1 + round % 4; ++i) {
+      const auto draw = [&](uint64_t k, size_t n) {
+        return static_cast<size_t>(RandomInt(key, 64 * round + 8 * i + k, static_cast<int64_t>(n)));
+      };
+      const size_t at = draw(0, text.size());
+      const size_t length = std::min(text.size() - at, 1 + draw(1, 8));
+      if (draw(2, 3) == 0)
+        text.erase(at, length);
+      else if (draw(2, 3) == 1)
+        text.insert(at, text.substr(at, length));
+      else
+        text[at] = odd[draw(3, odd.size())];
+    }
+    refused += ParseConfig(text, "damaged.yaml").ok() ? 0 : 1;
+  }
+  EXPECT_GT(refused, 100);
+  for (const std::string& deep :
+       {std::string(200000, '['), std::string(200000, '{'), std::string(100000, '-') + " x",
+        std::string(1000000, 'a'), std::string("\0\0\0", 3)}) {
+    EXPECT_FALSE(ParseConfig(deep, "deep.yaml").ok());
+  }
+  std::string laughs = "a: &a [x, x, x, x, x, x, x, x, x, x]\n";
+  for (char c = 'b'; c < 'k'; ++c) {
+    const std::string before = std::string("*") + static_cast<char>(c - 1);
+    laughs += std::string(1, c) + ": &" + c + " [" + before;
+    for (int i = 0; i < 9; ++i) laughs += ", " + before;
+    laughs += "]\n";
+  }
+  EXPECT_FALSE(ParseConfig(laughs, "laughs.yaml").ok());
 }
 
 TEST(BadInput, AMissingFileNamesTheNearest) {

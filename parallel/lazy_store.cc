@@ -18,6 +18,7 @@ class LazyStore : public SlotStore {
  public:
   LazyStore(Stream& stream, const Kernels& kernels, RowTableSpec spec, RowShare share)
       : SlotStore(stream, kernels, std::move(spec), share) {
+    CHECK_EQ(spec_.adam.decay, 0.0);  // rows that are not there cannot decay
     AccountAll();
     looked_at_ = bytes();
   }

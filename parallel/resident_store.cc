@@ -29,6 +29,9 @@ class Bitmap {
     ++count_;
     counted_ = false;
   }
+  void SetAll(int64_t n) {
+    for (int64_t i = 0; i < n; ++i) Set(i);
+  }
   int64_t count() const { return count_; }
   int64_t bytes() const { return static_cast<int64_t>(words_.size() * sizeof(uint64_t)); }
 
@@ -75,6 +78,8 @@ class ResidentStore : public SlotStore {
     Account(kept_bits_.bytes() + mirrored_bits_.bytes(), held.kept, held.mirrored);
     pool(true).m.Reset(held.kept);
     pool(true).v.Reset(held.kept);
+    // A decay moves rows that never had a gradient too.
+    if (spec_.dense_adam && spec_.adam.decay != 0) kept_bits_.SetAll(held.kept);
     FillPool(true, held.kept);
     FillPool(false, held.mirrored);
   }

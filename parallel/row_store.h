@@ -93,11 +93,13 @@ class RowStore {
   Allocator& allocator_;
 };
 
-// All rows of the share in memory from the start, moments of those whose state it keeps. Errors:
+// All rows of the share in memory from the start, moments of those whose state it keeps. Under
+// dense Adam with decay all of them count as materialised from the start. Errors:
 // ResourceExhausted, before memory is touched, where they do not fit the machine.
 absl::StatusOr<std::unique_ptr<RowStore>> MakeResidentStore(Stream& stream, const Kernels& kernels,
                                                             RowTableSpec spec, RowShare share);
-// Memory grows with materialised rows: values, moments and about 25 bytes of index each.
+// Memory grows with materialised rows: values, moments and about 25 bytes of index each. REQUIRES:
+// no decay.
 std::unique_ptr<RowStore> MakeLazyStore(Stream& stream, const Kernels& kernels, RowTableSpec spec,
                                         RowShare share);
 

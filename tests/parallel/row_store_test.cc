@@ -339,6 +339,18 @@ TEST(ResidentStore, RefusesATableThatDoesNotFit) {
   EXPECT_EQ(t.allocator.use(MemoryTag::kTables).peak, 0);
 }
 
+TEST(ResidentStore, DecayMovesRowsThatNeverHadAGradient) {
+  TestStream t;
+  RowTableSpec spec = Spec(300, true, DType::kF64);
+  spec.adam.decay = 0.25;
+  auto store = Make(t.stream, true, spec);
+  const double before = ReadRows<double>(t.stream, *store, {200})[0];
+  Step<double>(t.stream, *store, {3}, 1);
+  const double after = ReadRows<double>(t.stream, *store, {200})[0];
+  EXPECT_NEAR(after, before * (1 - 0.01 * 5.0 * 0.25), 1e-15);  // rate, its multiple, decay
+  EXPECT_EQ(store->materialised(true), 300);
+}
+
 TEST(ResidentStore, CountsTheRanksOfAHost) {
   const RowTableSpec spec = Spec(1'000'001, true);  // 20 bytes a row
   const RowShare share{1, 2, 0, 2};                 // 500,000 rows, the state of half of them

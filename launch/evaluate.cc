@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "data/ngram_baseline.h"
 #include "engine/json.h"
 #include "kernels/core/check.h"
 #include "launch/model.h"
@@ -20,24 +19,6 @@ std::vector<HeldOutConfig> Sets(const EvaluateArguments& arguments, const RunCon
     sets.push_back({std::filesystem::path(path).filename().string(), path, arguments.sequences});
   }
   return sets;
-}
-
-// Counting baselines of the same text, on rank 0: [order − 1] nats a token.
-absl::StatusOr<std::vector<double>> Baselines(World& world, const EvaluateArguments& arguments,
-                                              const RunConfig& config, const HeldOut& set) {
-  std::vector<double> nats;
-  const auto fit = [&]() -> absl::Status {
-    const std::string from =
-        arguments.ngrams_from.empty() ? config.data.train.front() : arguments.ngrams_from;
-    ASSIGN_OR_RETURN(const auto corpus, Corpus::Open(from));
-    ASSIGN_OR_RETURN(const NgramBaseline fitted,
-                     FitNgrams(*corpus, set.corpus(), arguments.ngrams));
-    nats = fitted.nats;
-    return absl::OkStatus();
-  };
-  if (arguments.ngrams == 0) return nats;
-  RETURN_IF_ERROR(world.Agree(world.rank() == 0 ? fit() : absl::OkStatus()));
-  return nats;
 }
 
 void Print(const HeldOutResult& result, const char* what) {
@@ -72,8 +53,11 @@ absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& argument
       json.AddRaw("memory_off", HeldOutJson(off));
       if (speaks) Print(off, "memory off");
     }
+    const std::string from = arguments.ngrams_from.empty()
+                                 ? loaded.config.stages.front().data.train.front()
+                                 : arguments.ngrams_from;
     ASSIGN_OR_RETURN(const std::vector<double> nats,
-                     Baselines(world, arguments, loaded.config, *set));
+                     NgramNats(world, from, *set, arguments.ngrams));
     if (!nats.empty()) json.AddRaw("ngrams", JsonArray(nats));
     for (size_t i = 2; speaks && i < nats.size(); ++i) {
       std::printf("%-14s %zu-gram         %8.4f nats a token\n", config.name.c_str(), i + 1,

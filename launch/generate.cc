@@ -14,28 +14,6 @@
 namespace mneme {
 namespace {
 
-absl::StatusOr<std::vector<int32_t>> Prompt(const GenerateArguments& arguments,
-                                            const OpenModel& model) {
-  const VocabularyInfo& vocabulary = model.loaded->meta.vocabulary;
-  std::vector<int32_t> ids = arguments.prompt_ids;
-  if (!arguments.prompt.empty() && model.tokenizer == nullptr) {
-    return absl::InvalidArgumentError(
-        "the model's ids were made elsewhere: give --prompt-ids 1,2,3 instead of --prompt");
-  }
-  if (!arguments.prompt.empty()) model.tokenizer->Encode(arguments.prompt, ids);
-  if (ids.empty()) return absl::InvalidArgumentError("nothing to go on from: give --prompt TEXT");
-  for (const int32_t id : ids) {
-    if (id >= 0 && id < vocabulary.size) continue;
-    return absl::InvalidArgumentError("--prompt-ids: " + std::to_string(id) +
-                                      " is no id of the vocabulary; ids are 0 to " +
-                                      std::to_string(vocabulary.size - 1));
-  }
-  if (model.loaded->config.data.bos && vocabulary.bos >= 0) {
-    ids.insert(ids.begin(), static_cast<int32_t>(vocabulary.bos));
-  }
-  return ids;
-}
-
 std::string Decode(const std::vector<GeneratedToken>& tokens, const Tokenizer* tokenizer) {
   std::vector<int32_t> ids;
   for (const GeneratedToken& token : tokens) ids.push_back(token.id);
@@ -61,7 +39,8 @@ void PrintJson(const GenerateArguments& arguments, const OpenModel& model,
 absl::StatusOr<int> GenerateVerb(World& world, const GenerateArguments& arguments) {
   ASSIGN_OR_RETURN(const OpenModel model, OpenCheckpoint(world, arguments.model));
   LoadedModel& loaded = *model.loaded;
-  ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, Prompt(arguments, model));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
+                   PromptIds(model, arguments.prompt, arguments.prompt_ids));
   GenerateOptions options = arguments.options;
   options.context = loaded.sequence_length;
   options.with_gates = arguments.gates;

@@ -25,4 +25,15 @@ absl::StatusOr<OpenModel> OpenCheckpoint(World& world, const ModelArguments& arg
 absl::StatusOr<std::unique_ptr<HeldOut>> OpenHeldOut(World& world, const LoadedModel& model,
                                                      const HeldOutConfig& set);
 
+// Text, or ids, as what the model goes on from; with the beginning-of-document id where the model
+// was trained with it. Errors: nothing to go on from, text for a model without tokenizer, unknown
+// ids.
+absl::StatusOr<std::vector<int32_t>> PromptIds(const OpenModel& model, const std::string& text,
+                                               std::vector<int32_t> ids);
+
+// [order - 1]: nats a token of interpolated n-grams counted on the corpus in `from`; empty for
+// order 0. Rank 0 counts and has the numbers; the same status on every rank.
+absl::StatusOr<std::vector<double>> NgramNats(World& world, const std::string& from,
+                                              const HeldOut& set, int64_t order);
+
 }  // namespace mneme

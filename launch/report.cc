@@ -47,7 +47,9 @@ absl::StatusOr<int> ReportVerb(const ReportArguments& arguments) {
   ASSIGN_OR_RETURN(const std::vector<Curve> curves, LossCurves(folder));
   if (!arguments.svg.empty()) {
     const std::string svg = PlotSvg(curves, folder.dir, "step", "nats a token");
-    RETURN_IF_ERROR(WriteFileAtomically(arguments.svg, svg));
+    const absl::Status written = WriteFileAtomically(arguments.svg, svg);
+    // The path was typed: a usage error where it cannot be.
+    if (!written.ok()) return absl::InvalidArgumentError(written.message());
   }
   // Written at the end of a run: strict JSON already.
   const absl::StatusOr<std::string> result = ReadFileBytes(folder.result());

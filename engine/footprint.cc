@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <sstream>
 
@@ -50,29 +51,38 @@ int64_t FirstNumber(const std::string& path) {
   return file >> value ? value : -1;
 }
 
-int64_t MemInfo(const std::string& key) {
-  std::ifstream file("/proc/meminfo");
-  std::string name;
-  int64_t kilobytes = 0;
-  std::string rest;
-  while (file >> name >> kilobytes && std::getline(file, rest)) {
-    if (name == key + ":") return kilobytes * 1024;
+// Sum of the named numbers of a "name number …" file; −1 where it cannot be read.
+int64_t SumOf(const std::string& path, std::initializer_list<const char*> names) {
+  std::ifstream file(path);
+  int64_t sum = file ? 0 : -1;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    std::string name;
+    int64_t value = 0;
+    if (!(words >> name >> value)) continue;
+    if (std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; })) {
+      sum += value;
+    }
   }
-  return -1;
+  return sum;
 }
 
 // What the control group of this process leaves, version 2 then 1; −1 without a limit.
 int64_t GroupLeaves() {
-  const std::string root = "/sys/fs/cgroup/";
-  const std::pair<const char*, const char*> files[] = {
-      {"memory.max", "memory.current"},
-      {"memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"}};
-  for (const auto& [limit_name, use_name] : files) {
+  struct Version {
+    const char *folder, *limit, *use;
+  };
+  constexpr Version kVersions[] = {
+      {"/sys/fs/cgroup/", "memory.max", "memory.current"},
+      {"/sys/fs/cgroup/memory/", "memory.limit_in_bytes", "memory.usage_in_bytes"}};
+  for (const auto& [folder, limit_name, use_name] : kVersions) {
+    const std::string root = folder;
     const int64_t limit = FirstNumber(root + limit_name);
     const int64_t use = FirstNumber(root + use_name);
-    if (limit > 0 && use >= 0 && limit < std::numeric_limits<int64_t>::max() / 2) {
-      return std::max<int64_t>(0, limit - use);
-    }
+    if (limit <= 0 || use < 0 || limit > std::numeric_limits<int64_t>::max() / 2) continue;
+    // Cached file pages count as used but make room when asked.
+    const int64_t cached = SumOf(root + "memory.stat", {"inactive_file", "active_file"});
+    return std::clamp<int64_t>(limit - use + std::max<int64_t>(0, cached), 0, limit);
   }
   return -1;
 }
@@ -134,7 +144,8 @@ std::string Describe(const Footprint& f) {
 }
 
 int64_t AvailableMemory() {
-  const int64_t machine = MemInfo("MemAvailable");
+  const int64_t kilobytes = SumOf("/proc/meminfo", {"MemAvailable:"});
+  const int64_t machine = kilobytes > 0 ? kilobytes * 1024 : -1;
   const int64_t group = GroupLeaves();
   if (machine < 0) return group;
   return group < 0 ? machine : std::min(machine, group);

@@ -1,52 +1,63 @@
 #include "engine/result.h"
 
-#include <cmath>
-#include <nlohmann/json.hpp>
+#include <charconv>
 
 #include "data/files.h"
+#include "engine/json.h"
 
 namespace mneme {
 namespace {
 
-using Json = nlohmann::ordered_json;
+constexpr char kSteps[] = "\"steps\": ";
 
-// JSON has no NaN: what is not finite is null.
-Json Number(double x) { return std::isfinite(x) ? Json(x) : Json(nullptr); }
+std::string SetsJson(const std::vector<HeldOutResult>& sets) {
+  JsonObject all;
+  for (const HeldOutResult& set : sets) all.AddRaw(set.name, HeldOutJson(set));
+  return all.Text();
+}
 
-Json SetJson(const HeldOutResult& set) {
-  return {{"loss", Number(set.loss)},
-          {"bits_per_byte", Number(set.bits_per_byte)},
-          {"tokens", set.tokens}};
+std::string CountsJson(const Counts& counts) {
+  return JsonObject()
+      .Add("total", counts.total())
+      .Add("total_paper", counts.total_paper())
+      .Add("active", counts.active())
+      .Add("sparse", counts.sparse())
+      .Add("tables", counts.tables)
+      .Text();
 }
 
 }  // namespace
 
 absl::Status WriteResult(const std::string& path, const RunResult& result) {
-  Json j = Json::object();
+  JsonObject j;
+  j.Add("steps", result.position.step)
+      .Add("updates", result.position.updates)
+      .Add("tokens", result.position.tokens);
   if (!result.sets.empty()) {
-    const HeldOutResult& first = result.sets.front();
-    j["validation_loss"] = Number(first.loss);
-    j["validation_bits_per_byte"] = Number(first.bits_per_byte);
-    j["unigram_entropy"] = Number(result.unigram_entropy);
-    for (const HeldOutResult& set : result.sets) j["sets"][set.name] = SetJson(set);
+    j.Add("validation_loss", result.sets.front().loss)
+        .Add("validation_bits_per_byte", result.sets.front().bits_per_byte)
+        .Add("unigram_entropy", result.unigram_entropy)
+        .AddRaw("sets", SetsJson(result.sets));
   }
-  if (result.trained) j["train_loss"] = Number(result.train_loss);
-  j["steps"] = result.position.step;
-  j["updates"] = result.position.updates;
-  j["tokens"] = result.position.tokens;
   if (result.trained) {
-    j["seconds"] = result.seconds;
-    j["tokens_per_second"] = Number(static_cast<double>(result.tokens_here) / result.seconds);
+    j.Add("train_loss", result.train_loss)
+        .Add("seconds", result.seconds)
+        .Add("tokens_per_second", static_cast<double>(result.tokens_here) / result.seconds);
   }
-  j["peak_memory_bytes"] = result.peak_memory;
-  j["ranks"] = result.ranks;
-  const Counts& c = result.counts;
-  j["parameters"] = {{"total", c.total()},
-                     {"total_paper", c.total_paper()},
-                     {"active", c.active()},
-                     {"sparse", c.sparse()},
-                     {"tables", c.tables}};
-  return WriteFileAtomically(path, j.dump(1) + "\n");
+  j.Add("peak_memory_bytes", result.peak_memory)
+      .Add("ranks", result.ranks)
+      .AddRaw("parameters", CountsJson(result.counts));
+  return WriteFileAtomically(path, j.Text() + "\n");
+}
+
+int64_t ReadResultSteps(const std::string& path) {
+  const std::string text = ReadFileBytes(path).value_or("");
+  const size_t at = text.find(kSteps);
+  int64_t steps = -1;
+  if (at == std::string::npos) return steps;
+  const char* begin = text.data() + at + sizeof kSteps - 1;
+  std::from_chars(begin, text.data() + text.size(), steps);
+  return steps;
 }
 
 }  // namespace mneme

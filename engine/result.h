@@ -26,5 +26,7 @@ struct RunResult {
 
 // One strict-JSON object, keys in a fixed order. Written atomically.
 absl::Status WriteResult(const std::string& path, const RunResult& result);
+// `steps` of a result written by WriteResult; −1 where there is none.
+int64_t ReadResultSteps(const std::string& path);
 
 }  // namespace mneme

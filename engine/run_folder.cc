@@ -7,13 +7,14 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include <sstream>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "configs/load.h"
 #include "data/files.h"
+#include "engine/result.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -135,11 +136,7 @@ bool IsFinished(const RunFolder& folder, const RunConfig& config) {
   const int64_t last = static_cast<int64_t>(config.stages.size()) - 1;
   if (!position.ok() || position->stage < last) return false;
   if (position->stage_step < StageSteps(config.stages.back())) return false;
-  const absl::StatusOr<std::string> text = ReadFileBytes(folder.result());
-  if (!text.ok()) return false;
-  const nlohmann::json result = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
-  if (!result.is_object() || !result.contains("steps")) return false;
-  return result["steps"].is_number_integer() && result["steps"].get<int64_t>() == position->step;
+  return ReadResultSteps(folder.result()) == position->step;
 }
 
 absl::StatusOr<std::string> FindCheckpoint(World& world, const std::string& path,
@@ -148,11 +145,11 @@ absl::StatusOr<std::string> FindCheckpoint(World& world, const std::string& path
   absl::StatusOr<std::vector<std::string>> found = std::vector<std::string>{};
   if (world.rank() == 0) found = Candidates(path);
   RETURN_IF_ERROR(world.Agree(found.status()));
-  nlohmann::json list = *found;
-  list = nlohmann::json::parse(world.Broadcast(list.dump()), nullptr, /*allow_exceptions=*/false);
+  std::string lines;
+  for (const std::string& candidate : *found) lines += candidate + "\n";
+  std::istringstream list(world.Broadcast(lines));
   std::string reasons;
-  for (const nlohmann::json& entry : list) {
-    const std::string candidate = entry.get<std::string>();
+  for (std::string candidate; std::getline(list, candidate);) {
     const absl::Status status = VerifyCheckpoint(world, candidate);
     if (status.ok()) return candidate;
     reasons += "\n  " + std::string(status.message());

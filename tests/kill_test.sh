@@ -42,7 +42,7 @@ state() {
 # part NAME KILLS COMMAND...
 part() {
   local name=$1 wanted=$2; shift 2
-  local begin pid victim span kills_done=0 finished=0 saving=0 rc
+  local begin pid victim span kills_done=0 finished=0 saving=0 rc left seen=
   begin=$(now)
   "$@" > log 2>&1 || fail "$name: the undisturbed run"
   span=$((($(now) - begin) / 1000000))  # ms
@@ -58,9 +58,10 @@ part() {
         if ((${#ranks[@]} > 0)); then victim=${ranks[RANDOM % ${#ranks[@]}]}; fi
       fi
       if kill -9 "$victim" 2>/dev/null; then kills_done=$((kills_done + 1)); fi
-      if compgen -G 'run/checkpoints/.saving-*' > /dev/null || compgen -G 'run/checkpoints/.old-*' > /dev/null; then
-        saving=$((saving + 1))
-      fi
+      # What a kill inside a save leaves behind; the next save clears it.
+      left=$(stat -c '%n %i' run/checkpoints/.saving-* run/checkpoints/.old-* 2>/dev/null || true)
+      if [[ -n $left && $left != "$seen" ]]; then saving=$((saving + 1)); fi
+      seen=$left
     fi
     rc=0; wait "$pid" 2>/dev/null || rc=$?
     case $rc in

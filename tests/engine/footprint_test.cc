@@ -75,6 +75,11 @@ TEST(Footprint, ARunThatDoesNotFitIsRefusedBeforeItBegins) {
   EXPECT_NE(outcome.message.find("not enough memory"), std::string::npos) << outcome.message;
 }
 
+TEST(Footprint, TheMachineSaysWhatIsFree) {
+  EXPECT_GT(AvailableMemory(), int64_t{16} << 20);
+  EXPECT_LT(AvailableMemory(), int64_t{1} << 50);
+}
+
 TEST(Footprint, FormatsBytes) {
   EXPECT_EQ(FormatBytes(17), "17 B");
   EXPECT_EQ(FormatBytes(1536), "1.5 KiB");

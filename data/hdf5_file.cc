@@ -418,6 +418,9 @@ absl::Status SerialFile::Close() {
 // HDF5 1.8 with checksummed metadata, and data at multiples of 64 bytes so that a map of it is
 // aligned.
 hid_t Access() {
+  // Before any other call: HDF5 1.10 crashes at exit over a file that a full disk kept from
+  // closing. We close ours.
+  H5dont_atexit();
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
   H5Pset_file_locking(access, 0, 1);

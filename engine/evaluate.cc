@@ -48,8 +48,8 @@ void Extract(const std::string& bytes, size_t& at, std::vector<T>& values) {
   std::memcpy(&count, bytes.data() + at, sizeof(count));
   at += sizeof(count);
   values.resize(static_cast<size_t>(count));
-  std::memcpy(values.data(), bytes.data() + at, values.size() * sizeof(T));
-  at += values.size() * sizeof(T);
+  // copy, not memcpy: a rank without a sequence has nothing and a null pointer.
+  at += bytes.copy(reinterpret_cast<char*>(values.data()), values.size() * sizeof(T), at);
 }
 
 std::vector<RankSums> Gather(World& world, const RankSums& mine) {

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -223,6 +224,22 @@ TEST(Checkpoint, AFailedSaveLeavesNothingHalfWritten) {
   EXPECT_EQ(outcome.exit_code, 1) << outcome.message;
   EXPECT_EQ(Names(config.run.dir + "/checkpoints"), (std::vector<std::string>{"step-2"}));
   EXPECT_EQ(TrainThreads(2, config).exit_code, 0);
+}
+
+// HDF5 must not trip at exit over the file that it could not close.
+TEST(Checkpoint, AFailedSaveEndsTheProcessInOrder) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run");
+  EXPECT_EXIT(
+      {
+        rlimit limit{};
+        getrlimit(RLIMIT_FSIZE, &limit);
+        limit.rlim_cur = 30'000;
+        std::signal(SIGXFSZ, SIG_IGN);
+        setrlimit(RLIMIT_FSIZE, &limit);
+        std::exit(TrainThreads(1, config).exit_code);
+      },
+      testing::ExitedWithCode(1), "");
 }
 
 TEST(RunFolder, TwoJobsCannotWriteOneRun) {

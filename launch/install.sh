@@ -17,7 +17,7 @@ program=(
   libabsl-dev libxxhash-dev libutf8proc-dev libopenblas-openmp-dev    # status, checksums, Unicode, matrix products
 )
 tests=(
-  git python3 python3-h5py                                            # documents' examples
+  git procps python3 python3-h5py                                         # documents' examples
   libgtest-dev libgmock-dev clang-format-14
 )
 

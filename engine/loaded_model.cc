@@ -29,6 +29,15 @@ absl::Status ReadDescription(LoadedModel& loaded) {
 
 }  // namespace
 
+void LoadedModel::SetLength(int64_t length, double scale) {
+  if (scale > 0.0) {
+    if (yarn.scale == 1.0) yarn.original_length = sequence_length;
+    yarn.scale = scale;
+  }
+  sequence_length = length;
+  stack().SetPositions(context(), sequence_length, yarn);
+}
+
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(World& world, const std::string& path,
                                                        const ParallelConfig& parallel) {
   auto loaded = std::make_unique<LoadedModel>();

@@ -24,6 +24,10 @@ struct LoadedModel {
   std::unique_ptr<Machine> machine;
   std::unique_ptr<Model> model;
 
+  // From here on sequences of `length` under a rotary scaling of `scale` (0: as trained; 1: none).
+  // An unextended model's original length is the one it was trained at.
+  void SetLength(int64_t length, double scale);
+
   Context& context() { return machine->context; }
   Stack& stack() { return *model->stack; }
 };

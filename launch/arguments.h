@@ -35,6 +35,9 @@ struct EvaluateArguments {
   std::vector<std::string> data;  // corpora; empty: evaluate.sets of the run
   int64_t sequences = 0;
   int64_t micro_batch = 0;
+  int64_t sequence_length = 0;  // 0: the length it was trained at
+  double yarn_scale = 0.0;      // 0: as it was trained; 1: plain extrapolation
+  bool by_position = false;     // JSON: the mean loss at each position of a sequence
   bool memory_off = false;
   int64_t ngrams = 0;       // largest order of n-gram baselines; 0: none
   std::string ngrams_from;  // the corpus that they count; empty: the run's first

@@ -143,6 +143,14 @@ std::optional<Arguments> ParseEvaluate(VerbParser& parser, const std::vector<std
   app.add_option("--micro-batch", evaluate.micro_batch,
                  "sequences that a rank computes at once; 0 chooses")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--sequence-length", evaluate.sequence_length,
+                 "tokens of a sequence; default: the length it was trained at")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--yarn-scale", evaluate.yarn_scale,
+                 "rotary scaling for that length; 1: none; default: as it was trained")
+      ->check(CLI::NonNegativeNumber);
+  app.add_flag("--by-position", evaluate.by_position,
+               "with --json: also the mean loss at each position of a sequence");
   app.add_flag("--memory-off", evaluate.memory_off, "score once more with the memory switched off");
   app.add_option("--ngrams", evaluate.ngrams,
                  "also interpolated n-grams up to this order (byte vocabulary)")

@@ -32,6 +32,11 @@ void Print(const HeldOutResult& result, const char* what) {
 absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& arguments) {
   ASSIGN_OR_RETURN(const OpenModel model, OpenCheckpoint(world, arguments.model));
   LoadedModel& loaded = *model.loaded;
+  if (arguments.sequence_length > 0 || arguments.yarn_scale > 0.0) {
+    loaded.SetLength(
+        arguments.sequence_length > 0 ? arguments.sequence_length : loaded.sequence_length,
+        arguments.yarn_scale);
+  }
   const std::vector<HeldOutConfig> sets = Sets(arguments, loaded.config);
   if (sets.empty())
     return absl::InvalidArgumentError(
@@ -47,6 +52,7 @@ absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& argument
     JsonObject json;
     ASSIGN_OR_RETURN(const HeldOutResult result, score(false));
     json.AddRaw("score", HeldOutJson(result));
+    if (arguments.by_position) json.AddRaw("loss_by_position", JsonArray(result.loss_by_position));
     if (speaks) Print(result, "model");
     if (arguments.memory_off) {
       ASSIGN_OR_RETURN(const HeldOutResult off, score(true));

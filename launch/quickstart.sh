@@ -70,7 +70,7 @@ else
 fi
 
 ranks=${RANKS:-2}
-step 4 "train on $ranks ranks (about 6 minutes on two cores; interrupted, it goes on where it stopped)"
+step 4 "train on $ranks ranks (about 4 minutes on two cores; interrupted, it goes on where it stopped)"
 code=0
 mpirun -n "$ranks" "$mneme" train configs/runs/quickstart.yaml run.dir="$run" data.train="$corpora/train" \
   "evaluate.sets=[{name: held_out, data: '$corpora/held_out', sequences: 256}]" "${settings[@]}" || code=$?

@@ -2,10 +2,13 @@
 
 #include <omp.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+
+#include "kernels/cpu/gemm.h"
 
 namespace mneme {
 namespace {
@@ -24,6 +27,14 @@ bool IsFirstOfLaunch() {
   }
   const char* task = std::getenv("SLURM_PROCID");
   return task == nullptr || std::string(task) == "0";
+}
+
+void MendMatrixLibrary(char** argv) {
+  if (std::getenv("OPENBLAS_CORETYPE") != nullptr) return;
+  const std::string core = cpu::BetterBlasCore();
+  if (core.empty()) return;
+  setenv("OPENBLAS_CORETYPE", core.c_str(), 1);
+  execv("/proc/self/exe", argv);  // returns only where it failed: then slower, but right
 }
 
 void SetThreads(World& world) {

@@ -90,6 +90,7 @@ std::string GeneralHelp() {
       "  help      this page; help VERB: one verb's\n\n"
       "Environment:\n"
       "  OMP_NUM_THREADS  threads a rank; default: one under mpirun, all cores alone\n"
+      "  OPENBLAS_CORETYPE  kernels of the matrix library; default: what suits the processor\n"
       "  NO_COLOR         no colour in shaded text\n\n";
   return out + kExitCodes + "\n";
 }

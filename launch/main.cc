@@ -36,6 +36,7 @@ int End(const absl::StatusOr<int>& result, bool speaks) {
 }
 
 int Main(int argc, char** argv) {
+  MendMatrixLibrary(argv);
   const Arguments arguments = ParseArguments(argc, argv);
   if (arguments.verb.empty()) {
     std::FILE* out = arguments.exit_code == 0 ? stdout : stderr;

@@ -1,6 +1,7 @@
 #include "kernels/cpu/gemm.h"
 
 #include <cblas.h>
+#include <strings.h>
 
 #include <algorithm>
 #include <limits>
@@ -100,5 +101,18 @@ template void Gemm<double>(Trans, Trans, int64_t, int64_t, int64_t, double, cons
                            const double*, int64_t, double, double*, int64_t);
 template void Gram<float>(Trans, int64_t, int64_t, float, const float*, int64_t, float*);
 template void Gram<double>(Trans, int64_t, int64_t, double, const double*, int64_t, double*);
+
+std::string BlasCoreFor(const std::string& chosen, bool has_avx512) {
+  for (const char* good : {"Haswell", "Zen", "SkylakeX", "Cooperlake", "SapphireRapids"}) {
+    if (strcasecmp(chosen.c_str(), good) == 0) return "";
+  }
+  return has_avx512 ? "SkylakeX" : "Haswell";  // AVX2 is the least that the program runs on
+}
+
+std::string BetterBlasCore() {
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return BlasCoreFor(openblas_get_corename(), avx512);
+}
 
 }  // namespace mneme::cpu

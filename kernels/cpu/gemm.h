@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "kernels/ops/matmul.h"
 
@@ -18,5 +19,12 @@ void Gemm(Trans ta, Trans tb, int64_t m, int64_t n, int64_t k, T alpha, const T*
 // (columns) and k columns (rows); c is n × n with row stride n. Costs half a Gemm.
 template <class T>
 void Gram(Trans trans, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, T* c);
+
+// The library chooses its kernels by a list of processors; one that is newer than the list gets
+// those of 2004 (measured: a fifth of the rate). Given the library's choice and what the processor
+// has: the name that OPENBLAS_CORETYPE should have instead, empty where the choice will do.
+std::string BlasCoreFor(const std::string& chosen, bool has_avx512);
+// The same for this process on this processor.
+std::string BetterBlasCore();
 
 }  // namespace mneme::cpu

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/cpu/gemm.h"
 #include "tests/naive.h"
 #include "tests/op_case.h"
 
@@ -153,6 +154,15 @@ TEST(GroupedMatmulTest, LeavesRowsBeyondTheLastGroupAlone) {
   int64_t offsets[] = {0, 1, 3};
   CpuKernels().grouped_matmul(stream, a, b, Trans::kNo, Tensor::Wrap(offsets, DType::kI64, {3}), c);
   EXPECT_EQ(Values(c), (Doubles{2, 2, 2, 2, 2, 2, -5, -5, -5, -5}));
+}
+
+// A processor that the matrix library does not know gets kernels that suit it all the same.
+TEST(BlasCoreTest, ReplacesOnlyPoorChoices) {
+  EXPECT_EQ(cpu::BlasCoreFor("Prescott", true), "SkylakeX");
+  EXPECT_EQ(cpu::BlasCoreFor("Nehalem", false), "Haswell");
+  EXPECT_EQ(cpu::BlasCoreFor("SkylakeX", true), "");
+  EXPECT_EQ(cpu::BlasCoreFor("COOPERLAKE", true), "");
+  EXPECT_EQ(cpu::BlasCoreFor("Zen", true), "");
 }
 
 }  // namespace

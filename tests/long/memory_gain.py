@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Memory on against memory off at equal total and active parameters: configs/runs/memory_{on,off}.yaml over several seeds.
 
-memory_gain.py --mneme build/mneme --corpora DIR --output DIR [--seeds 0 1 2] [--ranks 2] [--at-once 1] [key=value]...
+memory_gain.py --mneme build/mneme --corpora DIR --output DIR [--seeds 0,1,2] [--ranks 2] [--at-once 1] [key=value]...
 
 DIR of --corpora holds the prepared corpora `bpe` and `bpe_held_out`. Both runs of a seed share data order and equally named
 initial values. Runs that are finished are not repeated; unfinished ones resume. Prints parameters of both sides, the
@@ -24,7 +24,7 @@ def main():
     p.add_argument("--mneme", default="build/mneme")
     p.add_argument("--corpora", default="corpora")
     p.add_argument("--output", required=True)
-    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    p.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
     p.add_argument("--ranks", type=int, default=2)
     p.add_argument("--at-once", type=int, default=1)
     p.add_argument("overrides", nargs="*")
@@ -47,7 +47,7 @@ def main():
     for side in ("off", "on"):
         text = subprocess.run([a.mneme, "config", "resolve", str(root / f"configs/runs/memory_{side}.yaml"), "--json",
                                *data], check=True, capture_output=True, text=True).stdout
-        print(side, json.dumps(json.loads(text).get("parameters"), sort_keys=True), flush=True)
+        print(side, "parameters", json.dumps(json.loads(text)["paper"]), flush=True)
     cells = [(side, seed) for seed in a.seeds for side in ("off", "on")]
     with concurrent.futures.ThreadPoolExecutor(a.at_once) as pool:
         loss = dict(zip(cells, pool.map(lambda cell: run(*cell), cells)))

@@ -12,9 +12,9 @@ bool IsFirstOfLaunch();
 // Warns (rank 0) where the processors that a rank may use are fewer than its threads.
 void SetThreads(World& world);
 
-// Starts this program again, with OPENBLAS_CORETYPE set, where the matrix library has not recognised
-// the processor and would run at a fraction of its rate; the library reads the variable only as it
-// is loaded. Returns where there is nothing to mend or the variable is set already.
+// Starts this program again, with OPENBLAS_CORETYPE set, where the matrix library has not
+// recognised the processor and would run at a fraction of its rate; the library reads the variable
+// only as it is loaded. Returns where there is nothing to mend or the variable is set already.
 void MendMatrixLibrary(char** argv);
 
 }  // namespace mneme

@@ -1,4 +1,4 @@
-// The architecture: every width, count and switch of the model (paper.md 4-7, 19). Plain data.
+// The architecture: every width, count and switch of the model (docs/mathematics.md). Plain data.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace mneme {
 
-// YaRN scaling of MLA's rotary part (paper.md 11.2). scale 1 is off.
+// YaRN scaling of MLA's rotary part (docs/mathematics.md). scale 1 is off.
 struct YarnConfig {
   double scale = 1.0;
   double alpha = 1.0;

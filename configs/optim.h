@@ -1,4 +1,4 @@
-// Optimizers and the shape of the learning rate (paper.md 8, 6.4).
+// Optimizers and the shape of the learning rate (docs/mathematics.md).
 #pragma once
 
 #include <cstdint>

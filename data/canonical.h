@@ -1,4 +1,4 @@
-// The vocabulary projection that Engram hashes over (paper.md 2, 0.2-3 and 0.2-4): raw id ->
+// The vocabulary projection that Engram hashes over (docs/mathematics.md): raw id ->
 // canonical id, so that " Apple", "apple" and "APPLE" share memory rows. It changes hash addresses
 // only.
 #pragma once

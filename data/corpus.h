@@ -18,7 +18,7 @@ struct VocabularyInfo {
   int64_t eos = -1;                // end of document
   int64_t bos = -1;                // −1: none
   int64_t pad = -1;                // raw id that pads look-back; −1: none
-  std::vector<int32_t> canonical;  // [size] raw id -> canonical id (paper.md 2)
+  std::vector<int32_t> canonical;  // [size] raw id -> canonical id (docs/mathematics.md)
   int64_t canonical_size = 0;      // V'
   std::string tokenizer;           // "bytes", or "external"
   std::string tokenizer_json;      // the file's text, if one was given

@@ -50,7 +50,7 @@ absl::Status CheckId(const std::string& name, int64_t id, int64_t least, int64_t
              " and below the vocabulary's " + Number(vocabulary));
 }
 
-// Ids beyond the map are padding of the vocabulary: they go where pad goes (paper.md 0.2-3).
+// Ids beyond the map are padding of the vocabulary: they go where pad goes (docs/mathematics.md).
 absl::Status FillCanonical(const ExternalIds& ids, VocabularyInfo& vocabulary) {
   const auto size = static_cast<size_t>(vocabulary.size);
   if (ids.canonical.empty()) {

@@ -93,7 +93,7 @@ class HeldOut {
   std::vector<int64_t> begins_;
 };
 
-// The one rule that both use (paper.md 0.2-1 and 0.2-2): ids (length + 1) and their documents ->
+// The one rule that both use (docs/mathematics.md): ids (length + 1) and their documents ->
 // one row of a view. A document below 0 is padding, never counted. Returns counted targets.
 int64_t FillRow(absl::Span<const int32_t> ids, absl::Span<const int64_t> documents, bool reset,
                 BatchView row);

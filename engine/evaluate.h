@@ -23,8 +23,8 @@ struct HeldOutResult {
 
 // Sums are made per sequence and added in sequence order, so the loss does not depend on the rank
 // count beyond the model's own rounding (loss_by_position is added rank by rank). micro_batch: 0
-// chooses. memory_off: as if Engram gave nothing (paper.md 12.3). Errors: a set without one counted
-// token. Collective; the same result on every rank.
+// chooses. memory_off: as if Engram gave nothing (arXiv 2601.07372). Errors: a set without one
+// counted token. Collective; the same result on every rank.
 absl::StatusOr<HeldOutResult> Evaluate(World& world, Context& context, Stack& stack,
                                        const HeldOut& set, const std::string& name,
                                        int64_t micro_batch, bool memory_off = false);

@@ -40,8 +40,8 @@ struct Model {
 DType PrecisionOf(const RunConfig& config);
 // model.vocab_size, the data's where it is 0. Errors: fewer ids than the data has.
 absl::StatusOr<int64_t> ModelVocabularySize(const ModelConfig& config, const VocabularyInfo& data);
-// What the hash needs to know (paper.md 0.2-3): without compression P is the identity and V' the
-// model's vocabulary; ids beyond the data's map to the pad.
+// What the hash needs to know (docs/mathematics.md): without compression P is the identity and V'
+// the model's vocabulary; ids beyond the data's map to the pad.
 Vocabulary MakeVocabulary(const ModelConfig& config, const VocabularyInfo& data);
 
 // Declares, allocates and initializes the whole model. `config.model.vocab_size` may be 0.

@@ -105,7 +105,7 @@ void Optimizer::UpdateAdamW(Context& context, RegionState& state) {
   }
 }
 
-// Each logical matrix on its own (paper.md 8.1); a piece is never cut between owners here.
+// Each logical matrix on its own (docs/mathematics.md); a piece is never cut between owners here.
 void Optimizer::UpdateMuon(Context& context, RegionState& state) {
   Region& region = *state.region;
   Stream& stream = context.stream;

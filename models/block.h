@@ -1,4 +1,4 @@
-// One block: [engram] + attention + feed-forward on the residual streams (paper.md 1).
+// One block: [engram] + attention + feed-forward on the residual streams (docs/mathematics.md).
 #pragma once
 
 #include <optional>

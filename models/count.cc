@@ -17,7 +17,7 @@ int64_t AttentionCount(const MlaConfig& mla, int64_t hidden) {
 
 int64_t SwiGluCount(int64_t hidden, int64_t width) { return 3 * hidden * width; }
 
-// All layers: projections, gate norms, convolution with its norm (paper.md 4.8).
+// All layers: projections, gate norms, convolution with its norm (docs/mathematics.md).
 int64_t EngramCount(const ModelConfig& config) {
   const EngramConfig& engram = config.engram;
   const int64_t branches = engram.gate.branches == "single" ? 1 : config.mhc.streams;

@@ -1,4 +1,4 @@
-// Parameters and FLOPs from ModelConfig alone (paper.md 6.3, 9.1, 0.2-21).
+// Parameters and FLOPs from ModelConfig alone (arXiv 2601.07372).
 #pragma once
 
 #include <cstdint>

@@ -11,7 +11,7 @@ namespace mneme {
 struct Embedding {
   Parameter* table = nullptr;  // [V, D]
 
-  // AdamW with decay (paper.md 8.2): a vocabulary matrix is no backbone matrix.
+  // AdamW with decay (docs/mathematics.md): a vocabulary matrix is no backbone matrix.
   static Embedding Declare(ParameterStore& store, const std::string& name, int64_t vocabulary,
                            int64_t width, double std);
 

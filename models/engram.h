@@ -1,5 +1,5 @@
-// Conditional memory: hashed n-grams to rows, a gate by context, a short convolution (paper.md 3,
-// 4).
+// Conditional memory: hashed n-grams to rows, a gate by context, a short convolution
+// (docs/mathematics.md).
 #pragma once
 
 #include <memory>
@@ -14,7 +14,8 @@
 
 namespace mneme {
 
-// Acts on the residual streams at the entry of a block, before attention: x + Y (paper.md 4.6).
+// Acts on the residual streams at the entry of a block, before attention: x + Y
+// (docs/mathematics.md).
 struct Engram {
   // M gate branches: the streams, or 1 where the gate is single. B = M, or the streams where there
   // is no gate.

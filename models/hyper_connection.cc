@@ -8,7 +8,7 @@
 namespace mneme {
 namespace {
 
-// Scales and biases: AdamW without decay (paper.md 0.2-17).
+// Scales and biases: AdamW without decay (docs/mathematics.md).
 Parameter* DeclareVector(ParameterStore& store, const std::string& name, int64_t n, Init init) {
   Piece piece;
   piece.name = name;
@@ -20,7 +20,7 @@ Parameter* DeclareVector(ParameterStore& store, const std::string& name, int64_t
 }
 
 // Identity: h is the mean of the streams, y goes to each with weight 1, H_res is close to 1.
-// Uniform: all 0 (paper.md 7.3).
+// Uniform: all 0 (docs/mathematics.md).
 Init MixBiases(int64_t n, bool identity) {
   std::vector<double> b(static_cast<size_t>(n * n + 2 * n), 0.0);
   if (!identity) return Init::Values(std::move(b));

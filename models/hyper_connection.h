@@ -1,5 +1,5 @@
 // Manifold-constrained hyper-connections around any inner layer, and the read-out of the streams
-// (paper.md 7.3, 0.2-8, 0.2-9). With one stream: the plain residual x + F(x), no parameters.
+// (docs/mathematics.md). With one stream: the plain residual x + F(x), no parameters.
 #pragma once
 
 #include <optional>

@@ -1,4 +1,4 @@
-// A matrix product with a trained matrix, no bias (paper.md 0.2-13). Its owner keeps the input.
+// A matrix product with a trained matrix, no bias (docs/mathematics.md). Its owner keeps the input.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace mneme {
 
-// One logical matrix of a parameter, N(0, std^2) at the start (paper.md 0.2-6).
+// One logical matrix of a parameter, N(0, std^2) at the start (docs/mathematics.md).
 Piece MatrixPiece(std::string name, int64_t rows, int64_t cols, double std);
 
 // y [T, out] = x [T, in] · wᵀ, w [out, in].

@@ -1,4 +1,4 @@
-// Multi-head latent attention with decoupled rotary positions (paper.md 7.1, 0.2-12).
+// Multi-head latent attention with decoupled rotary positions (docs/mathematics.md).
 #pragma once
 
 #include <optional>

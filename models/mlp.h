@@ -1,4 +1,4 @@
-// SwiGLU feed-forward: down(SiLU(gate x) · up x) (paper.md 0.2-13).
+// SwiGLU feed-forward: down(SiLU(gate x) · up x) (docs/mathematics.md).
 #pragma once
 
 #include <string>

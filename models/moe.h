@@ -1,4 +1,4 @@
-// DeepSeekMoE with auxiliary-loss-free balancing (paper.md 7.2, 0.2-11): shared expert and routed
+// DeepSeekMoE with auxiliary-loss-free balancing (docs/mathematics.md): shared expert and routed
 // experts, dropless.
 #pragma once
 

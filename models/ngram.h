@@ -1,4 +1,4 @@
-// Engram's addresses, host side: multipliers, primes, table sizes (paper.md 3.2-3.4). Pure
+// Engram's addresses, host side: multipliers, primes, table sizes (docs/mathematics.md). Pure
 // functions, no tensors.
 #pragma once
 
@@ -16,7 +16,7 @@ std::array<uint64_t, 4> NumpySeed(uint64_t seed);
 // The first `count` raw 64-bit outputs of PCG64(seed).
 std::vector<uint64_t> NumpyRaw(uint64_t seed, int64_t count);
 // numpy's default_rng(seed).integers(0, bound, size=count): SeedSequence, PCG64, Lemire; bit-exact
-// (paper.md 3.2). REQUIRES: bound > 2^32.
+// (docs/mathematics.md). REQUIRES: bound > 2^32.
 std::vector<int64_t> NumpyIntegers(uint64_t seed, int64_t bound, int64_t count);
 
 // Odd multipliers m_0 .. m_{count-1} of one layer over `canonical_vocab` = V'.
@@ -27,7 +27,7 @@ std::vector<int64_t> NgramMultipliers(int64_t hash_seed, int64_t layer_id, int64
 bool IsPrime(uint64_t n);
 
 // Rows of the sub-tables of each Engram layer, in the order of config.blocks, each order after
-// order, head after head. Drawn in ascending block order (paper.md 0.2-5), all distinct: the
+// order, head after head. Drawn in ascending block order (docs/mathematics.md), all distinct: the
 // smallest unused primes from vocab_size on.
 std::vector<std::vector<int64_t>> NgramPrimes(const EngramConfig& config);
 

@@ -1,4 +1,4 @@
-// RMSNorm with a trained gain (paper.md 0.2-7), and a layer behind its own pre-norm.
+// RMSNorm with a trained gain (docs/mathematics.md), and a layer behind its own pre-norm.
 #pragma once
 
 #include <string>
@@ -32,7 +32,7 @@ struct Norm {
   Tensor Backward(Context& c, const Tensor& dy, const Tensor& x, const Saved& saved) const;
 };
 
-// inner(norm(x)): the F of a residual sub-layer (paper.md 7.3).
+// inner(norm(x)): the F of a residual sub-layer (docs/mathematics.md).
 template <Layer Inner>
 struct PreNormed {
   struct Saved {

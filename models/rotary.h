@@ -1,4 +1,4 @@
-// Rotary frequencies of MLA and their YaRN scaling (paper.md 0.2-12, 11.2). The arithmetic is pure.
+// Rotary frequencies of MLA and their YaRN scaling (docs/mathematics.md). The arithmetic is pure.
 #pragma once
 
 #include <cstdint>

@@ -32,7 +32,7 @@ RowTableSpec TableSpec(const Context& c, const EngramConfig& engram, const Ngram
   return spec;
 }
 
-// Ids beyond the data's vocabulary hash like padding (paper.md 0.2-3).
+// Ids beyond the data's vocabulary hash like padding (docs/mathematics.md).
 Tensor CanonicalMap(Context& c, const Vocabulary& vocabulary, int64_t size) {
   std::vector<int32_t> map = vocabulary.canonical;
   map.resize(static_cast<size_t>(size), static_cast<int32_t>(vocabulary.pad));

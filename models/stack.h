@@ -55,7 +55,7 @@ class Stack {
                  const Tensor& balance_scale, Tensor& loss_sum, Tensor& balance_sum);
 
   // Forward only; changes no state. Collective. memory_off: Engram's output is taken as zero
-  // (paper.md 12.3).
+  // (arXiv 2601.07372).
   Scores Score(Context& context, const MicroBatch& batch, bool memory_off = false,
                bool with_gates = false);
   // Logits [rows, V] of the last position of each row. Collective.

@@ -1,6 +1,6 @@
-// Short depthwise causal convolution (paper.md 4.5): y = u + SiLU(c). dc = dy · SiLU'(c), then each
-// tap's gradient goes back where the tap read: dn[t] gathers dc of the later tokens that saw t, dw
-// sums dc · n over tokens.
+// Short depthwise causal convolution (docs/mathematics.md): y = u + SiLU(c). dc = dy · SiLU'(c),
+// then each tap's gradient goes back where the tap read: dn[t] gathers dc of the later tokens that
+// saw t, dw sums dc · n over tokens.
 #include "kernels/ops/conv.h"
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// Engram's addresses and gate (paper.md 3.3, 4.3, 4.7). For one branch, a = w_h ⊙ w_k and c = r_h
+// Engram's addresses and gate (docs/mathematics.md). For one branch, a = w_h ⊙ w_k and c = r_h
 // r_k / √D: s = c Σ h a k; ds = dα α(1 − α) g'(s); dh = ds (c a k − s r_h² h / D), dk likewise;
 // dw_h = Σ_t ds c h k w_k.
 #include "kernels/ops/engram.h"

@@ -1,4 +1,4 @@
-// mHC's mixes and what they do to the streams (paper.md 7.3, 0.2-8, 0.2-9). With m = u / r, u = x̃
+// mHC's mixes and what they do to the streams (docs/mathematics.md). With m = u / r, u = x̃
 // φ, r = √(mean x̃² + ε): du = dm / r and dr = −Σ dm m / r, so dx̃ = du φᵀ + dr x̃ / (nC r).
 #include "kernels/ops/hyper.h"
 

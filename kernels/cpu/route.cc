@@ -1,4 +1,4 @@
-// Routing (paper.md 7.2, 0.2-11). With s the scores, S the chosen experts, Z their sum + 1e-20 and
+// Routing (docs/mathematics.md). With s the scores, S the chosen experts, Z their sum + 1e-20 and
 // c the scale: weight_i = c s_i / Z, so ∂L/∂s_i = (c dweight_i − Σ_j dweight_j weight_j) / Z for i
 // in S.
 #include "kernels/ops/route.h"

@@ -1,4 +1,4 @@
-// Sinkhorn's projection of one n x n matrix and its gradient (paper.md 7.3, 0.2-8); i = output
+// Sinkhorn's projection of one n x n matrix and its gradient (docs/mathematics.md); i = output
 // stream, j = input.
 #pragma once
 

@@ -1,4 +1,4 @@
-// SwiGLU: h = SiLU(gate) · up (paper.md 0.2-13).
+// SwiGLU: h = SiLU(gate) · up (docs/mathematics.md).
 #pragma once
 
 #include "kernels/core/tensor.h"

@@ -1,6 +1,6 @@
 // Causal attention in the shapes of MLA: each head's key is its own part beside one rotary part
-// shared by all heads (paper.md 7.1). Blocked with an online softmax; keeps the log-sum-exp for the
-// gradient.
+// shared by all heads (docs/mathematics.md). Blocked with an online softmax; keeps the log-sum-exp
+// for the gradient.
 #pragma once
 
 #include "kernels/core/tensor.h"

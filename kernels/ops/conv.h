@@ -1,4 +1,4 @@
-// Engram's short depthwise causal convolution with its activation and skip (paper.md 4.5).
+// Engram's short depthwise causal convolution with its activation and skip (docs/mathematics.md).
 #pragma once
 
 #include "kernels/core/tensor.h"

@@ -1,4 +1,4 @@
-// Engram's own two ops: addresses of suffix n-grams, and the gate (paper.md 3 and 4).
+// Engram's own two ops: addresses of suffix n-grams, and the gate (docs/mathematics.md).
 #pragma once
 
 #include <vector>
@@ -36,7 +36,7 @@ struct GateOptions {
 using EngramGateFn = void(Stream&, const GateOptions&, const Tensor& h, const Tensor& kv,
                           const Tensor& w_h, const Tensor& w_k, Tensor& rh, Tensor& rk, Tensor& s,
                           Tensor& alpha, Tensor& u);
-// dh, dkv assigned; dw_h, dw_k += (paper.md 4.7).
+// dh, dkv assigned; dw_h, dw_k += (docs/mathematics.md).
 using EngramGateGradFn = void(Stream&, const GateOptions&, const Tensor& du, const Tensor& h,
                               const Tensor& kv, const Tensor& w_h, const Tensor& w_k,
                               const Tensor& rh, const Tensor& rk, const Tensor& s,

@@ -1,4 +1,4 @@
-// mHC: manifold-constrained hyper-connections (paper.md 7.3, 0.2-8 and 0.2-9). n residual streams
+// mHC: manifold-constrained hyper-connections (docs/mathematics.md). n residual streams
 // of width C.
 #pragma once
 

@@ -1,5 +1,4 @@
-// Rotary positions on interleaved pairs (2i, 2i+1) taken as complex numbers (paper.md 0.2-12, 7.1;
-// YaRN 11.2).
+// Rotary positions on interleaved pairs (2i, 2i+1) taken as complex numbers (docs/mathematics.md).
 #pragma once
 
 #include "kernels/core/tensor.h"

@@ -1,5 +1,5 @@
 // The router of DeepSeekMoE: scores, top-k by biased score, weights, loads, sequence balance loss
-// (paper.md 7.2, 0.2-11).
+// (docs/mathematics.md).
 #pragma once
 
 #include "kernels/core/tensor.h"

@@ -1,4 +1,4 @@
-// The optimizers' arithmetic (paper.md 8, 0.2-15 to 0.2-18). What changes from step to step stands
+// The optimizers' arithmetic (docs/mathematics.md). What changes from step to step stands
 // in a device tensor.
 #pragma once
 

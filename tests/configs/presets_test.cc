@@ -79,7 +79,7 @@ TEST(Presets, ThePapersLargeModels) {
             std::vector<int64_t>{2262400});
 }
 
-// Table sizes of the sweep follow from the experts that were given up (paper.md 19).
+// Table sizes of the sweep follow from the experts that were given up (arXiv 2601.07372).
 TEST(Presets, SweepTablesHoldWhatTheExpertsGaveUp) {
   for (const char* name : {"sweep_2e20", "sweep_6e20"}) {
     const ModelConfig moe = MustLoad("models/" + std::string(name) + ".yaml").model;

@@ -14,7 +14,7 @@ ScheduleConfig Shape(const char* shape, int64_t warmup) {
   return schedule;
 }
 
-// paper.md 6.4: 0 -> 4e-4 over 2,000 steps, x 0.316 beyond 40,000, x 0.1 beyond 45,000.
+// arXiv 2601.07372: 0 -> 4e-4 over 2,000 steps, x 0.316 beyond 40,000, x 0.1 beyond 45,000.
 TEST(LearningRate, StepsAsThePaperHasThem) {
   const ScheduleConfig schedule = Shape("step", 2000);
   const auto rate = [&](int64_t u) { return LearningRate(schedule, 4e-4, u, 50000); };

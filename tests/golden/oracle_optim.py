@@ -1,4 +1,4 @@
-"""One update of every piece (paper 8, 0.2-15 to 0.2-18), in double precision."""
+"""One update of every piece (docs/mathematics.md), in double precision."""
 
 import torch
 

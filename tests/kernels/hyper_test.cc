@@ -77,7 +77,7 @@ TEST(HyperMixTest, FastAgreesWithPlain) {
 
 double Sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
 
-// The mixes of one token, line by line as the dossier writes them, with no thought for speed or
+// The mixes of one token, line by line as the formulas stand, with no thought for speed or
 // overflow.
 struct NaiveMix {
   NaiveMix(const HyperOptions& o, const double* x, int64_t width, const double* phi,

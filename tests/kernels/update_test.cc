@@ -106,8 +106,8 @@ TEST(AdamWTest, ASkippedStepMovesNothingEvenWithoutNumbers) {
   }
 }
 
-// Dense semantics: a row touched once goes on moving; 5.84 rates in all (paper.md 0.2-19). Touched
-// only: 0.447.
+// Dense semantics: a row touched once goes on moving; 5.84 rates in all (docs/mathematics.md).
+// Touched only: 0.447.
 TEST(AdamWTest, ARowTouchedOnceMovesAsFarAsTheDossierSays) {
   Room room;
   double p = 0;

@@ -164,7 +164,7 @@ TEST(Config, SchemaIsTheDocument) {
 
 TEST(Config, ResolveCountsAsThePaperDoes) {
   Workplace place;
-  // Billions without vocabulary and with one matrix (paper.md 6.3).
+  // Billions without vocabulary and with one matrix (arXiv 2601.07372).
   const std::vector<std::tuple<std::string, double, double>> totals = {
       {"dense_4b", 3.803, 4.134},
       {"moe_27b", 26.386, 26.717},

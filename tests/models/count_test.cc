@@ -1,4 +1,4 @@
-// The parameter audit of the dossier (paper.md 6.3, 9.3): totals within 0.1 % of what the papers
+// The parameter audit (arXiv 2601.07372): totals within 0.1 % of what the papers
 // imply.
 #include "models/count.h"
 
@@ -35,7 +35,7 @@ ModelConfig WithEngram(ModelConfig c, std::vector<int64_t> blocks, int64_t d_mem
   return c;
 }
 
-// `billions` is printed to three decimals in the dossier.
+// `billions` is printed to three decimals in the tables.
 void ExpectBillions(int64_t value, double billions) {
   EXPECT_NEAR(static_cast<double>(value), billions * 1e9, billions * 1e9 * 1e-3);
 }
@@ -57,7 +57,7 @@ TEST(Count, Engram27B) {
   ExpectBillions(c.active(), 3.840);
   EXPECT_EQ(c.tables, int64_t{72404232} * 80);
   // The tables take what 17 experts a block leave; rho has the baseline's sparse part as
-  // denominator (paper.md 0.2-21). denominator of rho.
+  // denominator (docs/mathematics.md). denominator of rho.
   const double rho =
       1 - static_cast<double>(c.tables) / static_cast<double>(Count(Paper27B(72)).sparse());
   EXPECT_NEAR(rho, 0.7435, 5e-5);
@@ -77,7 +77,7 @@ TEST(Count, Dense4B) {
   EXPECT_EQ(c.active(), c.total_without_vocab());
 }
 
-// Totals with both vocabulary matrices, active with one (paper.md 0.2-21).
+// Totals with both vocabulary matrices, active with one (docs/mathematics.md).
 TEST(Count, RowsOfTheMhcPaper) {
   struct Row {
     ModelConfig config;
@@ -144,7 +144,7 @@ TEST(Count, TiedHeadIsCountedOnceButComputed) {
 TEST(Count, FlopsOfTheTrainingRun) {
   const Counts c = Count(Paper27B(72));
   // Without attention scores: 6 (3.81 + 0.33) 10^9 per token, 6.5e21 over 262 B tokens
-  // (paper.md 6.3).
+  // (arXiv 2601.07372).
   const double scores = 6.0 * 0.5 * 4097 * 30 * 32 * (192 + 128);
   EXPECT_NEAR((c.flops_per_token(4096) - scores) * 262.144e9, 6.5e21, 0.05e21);
   EXPECT_DOUBLE_EQ(c.flops_per_token(2) - c.flops_per_token(1), 3.0 * 30 * 32 * 320);

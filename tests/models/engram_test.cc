@@ -150,7 +150,7 @@ TEST(Engram, GradientOtherOrdersAndTaps) {
   ExpectEngramGradients(model, true);
 }
 
-// With the convolution at its zero start Y = alpha v: the skip remains (paper.md 4.5).
+// With the convolution at its zero start Y = alpha v: the skip remains (docs/mathematics.md).
 TEST(Engram, ZeroConvolutionIsTheSkip) {
   OnOneRank(DType::kF64, [](Rank& rank) {
     const ModelConfig model = TinyModel();

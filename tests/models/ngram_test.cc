@@ -1,4 +1,4 @@
-// Golden vectors of the dossier (paper.md 3.2-3.7): whoever passes them addresses the same rows as
+// Golden vectors (docs/mathematics.md): whoever passes them addresses the same rows as
 // the official code.
 #include "models/ngram.h"
 
@@ -123,7 +123,7 @@ TEST(IsPrime, IsNotFooledByPseudoprimesAndLargeNumbers) {
   EXPECT_FALSE(IsPrime(4294967291u * uint64_t{4294967279u}));
 }
 
-// Sub-tables with abbreviated later entries: the dossier gives the last three digits.
+// Sub-tables with abbreviated later entries: the published tables give the last three digits.
 void ExpectPrimes(const Ids& got, const Ids& want) { EXPECT_EQ(got, want); }
 
 TEST(NgramPrimes, PaperSizes) {
@@ -258,7 +258,7 @@ TEST_F(Addresses, OfBlock14) {
                  234928, 2085590, 1102464, 508263, 756685, 1595992}));
 }
 
-// A new document at t4: its look-back is padded (paper.md 0.2-2).
+// A new document at t4: its look-back is padded (docs/mathematics.md).
 TEST_F(Addresses, OfANewDocument) {
   const auto rows = Rows(0, {0, 0, 0, 0, 4, 4, 4, 4}), plain = Rows(0);
   const Ids local = Local(rows[4], 0);

@@ -11,7 +11,7 @@ namespace {
 
 const YarnConfig kPaper{.scale = 10.0};  // alpha 1, beta 32, mscale 0.707, 4,096
 
-// paper.md 11.2 and 0.2.
+// docs/mathematics.md.
 TEST(Rotary, YarnGoldens) {
   const YarnRamp ramp = RampOf(kPaper, 64, 10000.0);
   EXPECT_EQ(ramp.low, 10.0);

@@ -81,7 +81,7 @@ void Step(Stream& stream, RowStore& store, std::vector<int64_t> ids, int u, bool
   store.Update(stream, StepTensor(step), Ids(ids), g);
 }
 
-// What the updates should give, row by row, in double (paper.md 0.2-17).
+// What the updates should give, row by row, in double (docs/mathematics.md).
 struct NaiveRow {
   std::vector<double> p, m = std::vector<double>(5), v = std::vector<double>(5);
 };

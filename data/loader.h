@@ -54,6 +54,8 @@ class Loader {
   // Names the data whatever its path: changes when corpora, weights, seed, boundary or BOS change.
   std::string digest() const;
   int64_t tokens() const;  // of all corpora
+  // Whether a document's first token is a border (doc_boundary: reset); if not, doc_start is 0.
+  bool documents() const { return config_.doc_boundary == "reset"; }
 
   // Samples [first, first + rows) of the global order; returns how many targets are counted.
   int64_t Fill(int64_t first, int64_t rows, BatchView view) const;

@@ -29,7 +29,8 @@ MicroBatch HostBatch::Lift(Context& context) const {
           LiftIds(context, tokens),
           LiftIds(context, targets),
           LiftIds(context, positions),
-          LiftIds(context, doc_start)};
+          LiftIds(context, doc_start),
+          true};
 }
 
 std::vector<double> ToHost(Context& context, const Tensor& tensor) {

@@ -49,6 +49,7 @@ Staging::Staging(Context& context, const Stage& stage) {
   for (auto* host : {&tokens_, &targets_, &positions_, &doc_start_}) host->resize(all);
   device_.rows = stage.plan.micro;
   device_.length = stage.length();
+  device_.documents = stage.loader->documents();
   const Shape shape = {device_.tokens_count()};
   for (Tensor* t : {&device_.tokens, &device_.targets, &device_.positions, &device_.doc_start}) {
     *t = Tensor::Empty(context.stream, DType::kI32, shape, MemoryTag::kOther);

@@ -25,6 +25,7 @@ struct MicroBatch {
   Tensor positions;  // i32 [T] position inside the row: 0 .. length − 1
   Tensor doc_start;  // i32 [T] position inside the row of the first token of this token's document;
                      // 0 under `ignore`
+  bool documents = true;  // false: doc_start is 0 throughout
 
   int64_t tokens_count() const { return rows * length; }
 };

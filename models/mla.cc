@@ -14,6 +14,7 @@ AttentionShape ShapeOf(const MlaConfig& config, const MicroBatch& batch) {
   shape.nope = config.qk_nope;
   shape.rope = config.qk_rope;
   shape.value = config.v_head;
+  shape.documents = batch.documents;
   return shape;
 }
 

@@ -16,12 +16,15 @@ struct AttentionShape {
   int64_t nope = 0;   // width of the part without positions
   int64_t rope = 0;   // width of the rotary part
   int64_t value = 0;  // width of a value
+  // False promises that doc_start is 0 throughout, which only the device could see: an
+  // implementation may then leave the mask out.
+  bool documents = true;
 };
 
 // q [T, H, nope + rope], rotary part last, rotated; kv [T, H, nope + value]: key part, then value;
 // k_pe [T, rope], rotated. Position t of a row sees positions doc_start[t] .. t of it (doc_start
-// i32 [T], 0 where documents are ignored). score = scale · (q_nope · k_nope + q_pe · k_pe); out [T,
-// H, value]; lse [T, H] = log Σ exp(score).
+// i32 [T], at most t and never falling inside a row; 0 where documents are ignored). score = scale
+// · (q_nope · k_nope + q_pe · k_pe); out [T, H, value]; lse [T, H] = log Σ exp(score).
 using AttentionFn = void(Stream&, const AttentionShape&, double scale, const Tensor& q,
                          const Tensor& kv, const Tensor& k_pe, const Tensor& doc_start, Tensor& out,
                          Tensor& lse);

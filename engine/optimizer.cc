@@ -101,7 +101,9 @@ void Optimizer::UpdateAdamW(Context& context, RegionState& state) {
     Tensor m = state.first.Flat(begin - base, end - base);
     Tensor v = state.second.Flat(begin - base, end - base);
     Tensor p = region.value.Flat(begin, end);
-    context.kernels.adamw(context.stream, options, step_, region.grad.Flat(begin, end), m, v, p);
+    Tensor none;
+    context.kernels.adamw(context.stream, options, step_, region.grad.Flat(begin, end), m, v, p,
+                          none);
   }
 }
 
@@ -128,9 +130,10 @@ void Optimizer::UpdateMuon(Context& context, RegionState& state) {
     Tensor x = u.Reshape({piece.rows, piece.cols});
     context.kernels.newton_schulz(stream, options, x);
     Tensor p = region.value.Flat(begin, end);
+    Tensor none;
     const double larger = static_cast<double>(std::max(piece.rows, piece.cols));
     context.kernels.muon_apply(stream, muon.rms_scale * std::sqrt(larger),
-                               piece.decays ? optim_.weight_decay : 0.0, step_, u, p);
+                               piece.decays ? optim_.weight_decay : 0.0, step_, u, p, none);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "kernels/ops/rope.h"
 #include "kernels/ops/route.h"
 #include "kernels/ops/rows.h"
+#include "kernels/ops/step.h"
 #include "kernels/ops/update.h"
 
 namespace mneme {
@@ -62,6 +63,9 @@ struct Kernels {
   NewtonSchulzFn* newton_schulz;
   MuonApplyFn* muon_apply;
   SumSquaresFn* sum_squares;
+  SumFn* sum;
+  StepDecisionFn* step_decision;
+  LoadImbalanceFn* load_imbalance;
   FillFn* fill;
   CopyFn* copy;
   CastFn* cast;

@@ -7,6 +7,7 @@
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/parallel_for.h"
 #include "kernels/cpu/scalar.h"
+#include "kernels/ops/elementwise.h"
 
 namespace mneme::cpu {
 namespace {
@@ -39,7 +40,7 @@ void AdamElement(const AdamOptions& o, const StepValues& s, T g, T& m, T& v, T& 
 bool Wide(const Tensor& x) { return x.dim(0) <= x.dim(1); }
 
 template <class T>
-void NewtonSchulzOf(Stream& stream, const NewtonSchulzOptions& o, Tensor& x) {
+void NewtonSchulzOf(Stream& stream, const NewtonSchulzOptions& o, Tensor x) {
   const int64_t n = std::min(x.dim(0), x.dim(1));
   const Trans side = Wide(x) ? Trans::kNo : Trans::kYes;
   const int64_t rows = x.dim(0);
@@ -69,10 +70,40 @@ void NewtonSchulzOf(Stream& stream, const NewtonSchulzOptions& o, Tensor& x) {
   }
 }
 
+// One matrix of x, or x itself.
+Tensor Matrix(const Tensor& x, int64_t index) {
+  return x.shape().rank() == 2 ? x : x.Rows(index, index + 1).Reshape({x.dim(1), x.dim(2)});
+}
+
+// total[0] += Σ f(x). Fixed pieces, each summed by one thread, then added in order: the sum does
+// not depend on the team.
+template <class F>
+void AddUp(Stream& stream, const Tensor& x, Tensor& total, F f) {
+  constexpr int64_t kPiece = 65536;
+  const int64_t n = x.elements();
+  const int64_t pieces = (n + kPiece - 1) / kPiece;
+  Tensor partial = Tensor::Empty(stream, DType::kF64, {pieces}, MemoryTag::kWorkspace);
+  double* parts = partial.data<double>();
+  DispatchReal(x.dtype(), [&](auto real) {
+    using T = decltype(real);
+    const T* xs = x.data<T>();
+    ParallelFor(pieces, 1, [=](int64_t begin, int64_t end) {
+      for (int64_t piece = begin; piece < end; ++piece) {
+        double s = 0;
+        const int64_t last = std::min(n, (piece + 1) * kPiece);
+        for (int64_t i = piece * kPiece; i < last; ++i) s += f(static_cast<double>(xs[i]));
+        parts[piece] = s;
+      }
+    });
+  });
+  double* to = total.data<double>();
+  for (int64_t piece = 0; piece < pieces; ++piece) *to += parts[piece];
+}
+
 }  // namespace
 
-void AdamW(Stream&, const AdamOptions& options, const Tensor& step, const Tensor& g, Tensor& m,
-           Tensor& v, Tensor& p) {
+void AdamW(Stream& stream, const AdamOptions& options, const Tensor& step, const Tensor& g,
+           Tensor& m, Tensor& v, Tensor& p, Tensor& copy) {
   const StepValues s = ReadStep(step);
   if (!s.apply) return;
   CHECK_EQ(g.elements(), p.elements());
@@ -88,6 +119,7 @@ void AdamW(Stream&, const AdamOptions& options, const Tensor& step, const Tensor
       for (int64_t i = begin; i < end; ++i) AdamElement<T>(options, s, gs[i], ms[i], vs[i], ps[i]);
     });
   });
+  if (copy.defined()) Cast(stream, p, copy);
 }
 
 void AdamRows(Stream&, const AdamOptions& options, const Tensor& step, const Tensor& g,
@@ -148,13 +180,19 @@ void MuonMomentum(Stream&, double momentum, bool nesterov, const Tensor& step, c
 }
 
 void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x) {
-  CHECK_EQ(x.shape().rank(), 2);
+  const int rank = x.shape().rank();
+  CHECK(rank == 2 || rank == 3);
   FlushDenormals();
-  DispatchReal(x.dtype(), [&](auto real) { NewtonSchulzOf<decltype(real)>(stream, options, x); });
+  const int64_t matrices = rank == 2 ? 1 : x.dim(0);
+  DispatchReal(x.dtype(), [&](auto real) {
+    for (int64_t i = 0; i < matrices; ++i) {
+      NewtonSchulzOf<decltype(real)>(stream, options, Matrix(x, i));
+    }
+  });
 }
 
-void MuonApply(Stream&, double scale, double decay, const Tensor& step, const Tensor& o,
-               Tensor& p) {
+void MuonApply(Stream& stream, double scale, double decay, const Tensor& step, const Tensor& o,
+               Tensor& p, Tensor& copy) {
   const StepValues s = ReadStep(step);
   if (!s.apply) return;
   CHECK_EQ(o.elements(), p.elements());
@@ -168,30 +206,15 @@ void MuonApply(Stream&, double scale, double decay, const Tensor& step, const Te
       for (int64_t i = begin; i < end; ++i) ps[i] = keep * ps[i] - move * os[i];
     });
   });
+  if (copy.defined()) Cast(stream, p, copy);
 }
 
-// Fixed pieces, each summed by one thread, then added in order: the sum does not depend on the
-// team.
 void SumSquares(Stream& stream, const Tensor& x, Tensor& sum) {
-  constexpr int64_t kPiece = 65536;
-  const int64_t n = x.elements();
-  const int64_t pieces = (n + kPiece - 1) / kPiece;
-  Tensor partial = Tensor::Empty(stream, DType::kF64, {pieces}, MemoryTag::kWorkspace);
-  double* parts = partial.data<double>();
-  DispatchReal(x.dtype(), [&](auto real) {
-    using T = decltype(real);
-    const T* xs = x.data<T>();
-    ParallelFor(pieces, 1, [=](int64_t begin, int64_t end) {
-      for (int64_t piece = begin; piece < end; ++piece) {
-        double s = 0;
-        const int64_t last = std::min(n, (piece + 1) * kPiece);
-        for (int64_t i = piece * kPiece; i < last; ++i) s += static_cast<double>(xs[i]) * xs[i];
-        parts[piece] = s;
-      }
-    });
-  });
-  double* total = sum.data<double>();
-  for (int64_t piece = 0; piece < pieces; ++piece) *total += parts[piece];
+  AddUp(stream, x, sum, [](double value) { return value * value; });
+}
+
+void Sum(Stream& stream, const Tensor& x, Tensor& total) {
+  AddUp(stream, x, total, [](double value) { return value; });
 }
 
 }  // namespace mneme::cpu

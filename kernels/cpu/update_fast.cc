@@ -7,6 +7,7 @@
 #include "kernels/cpu/fast.h"
 #include "kernels/cpu/parallel_for.h"
 #include "kernels/cpu/scalar.h"
+#include "kernels/ops/elementwise.h"
 
 namespace mneme::cpu {
 namespace {
@@ -54,8 +55,8 @@ bool Applies(const Tensor& step) {
 }  // namespace
 
 void AdamWFast(Stream& stream, const AdamOptions& options, const Tensor& step, const Tensor& g,
-               Tensor& m, Tensor& v, Tensor& p) {
-  if (p.dtype() != DType::kF32) return AdamW(stream, options, step, g, m, v, p);
+               Tensor& m, Tensor& v, Tensor& p, Tensor& copy) {
+  if (p.dtype() != DType::kF32) return AdamW(stream, options, step, g, m, v, p, copy);
   if (!Applies(step)) return;
   CHECK_EQ(g.elements(), p.elements());
   CHECK_EQ(m.elements(), p.elements());
@@ -68,6 +69,7 @@ void AdamWFast(Stream& stream, const AdamOptions& options, const Tensor& step, c
   ParallelFor(p.elements(), kElementGrain, [=](int64_t begin, int64_t end) {
     adam.Update(end - begin, gs + begin, ms + begin, vs + begin, ps + begin);
   });
+  if (copy.defined()) Cast(stream, p, copy);
 }
 
 void AdamRowsFast(Stream& stream, const AdamOptions& options, const Tensor& step, const Tensor& g,

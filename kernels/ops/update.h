@@ -24,16 +24,17 @@ struct AdamOptions {
   double rate_mult = 1.0;  // of kStepRate
 };
 
-// g, m, v, p [n], flat.
+// g, m, v, p [n], flat. `copy` [n], where defined, receives the new p rounded to its own dtype: the
+// weights that the next step computes with.
 using AdamWFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g, Tensor& m,
-                     Tensor& v, Tensor& p);
+                     Tensor& v, Tensor& p, Tensor& copy);
 // The same for rows slots[i] of m, v, p [R, W] with gradient g[i]; g [n, W], slots i64 [n],
 // distinct.
 using AdamRowsFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g,
                         const Tensor& slots, Tensor& m, Tensor& v, Tensor& p);
 
 // buf ← μ·buf + clip·g; u ← nesterov ? clip·g + μ·buf : buf. Nothing moves (u = 0) where the step
-// is skipped.
+// is skipped. u may be narrower than g and buf.
 using MuonMomentumFn = void(Stream&, double momentum, bool nesterov, const Tensor& step,
                             const Tensor& g, Tensor& buf, Tensor& u);
 struct NewtonSchulzOptions {
@@ -41,15 +42,17 @@ struct NewtonSchulzOptions {
   double a = 3.4445, b = -4.7750, c = 2.0315;
   double eps = 1e-7;  // X = U / (‖U‖_F + eps)
 };
-// x [rows, cols] → its approximate orthogonal factor, in place. Transposes inside where rows >
-// cols. 0 stays 0.
+// x [rows, cols], or a batch of such matrices [B, rows, cols] → their approximate orthogonal
+// factors, in place. Transposes inside where rows > cols. 0 stays 0.
 using NewtonSchulzFn = void(Stream&, const NewtonSchulzOptions&, Tensor& x);
-// p ← p − rate · (scale · o + decay · p).
+// p ← p − rate · (scale · o + decay · p); `copy` as in AdamW.
 using MuonApplyFn = void(Stream&, double scale, double decay, const Tensor& step, const Tensor& o,
-                         Tensor& p);
+                         Tensor& p, Tensor& copy);
 
-// sum f64 [1] += Σ x², accumulated in double.
+// sum f64 [1] += Σ x², accumulated in double in a fixed order.
 using SumSquaresFn = void(Stream&, const Tensor& x, Tensor& sum);
+// total f64 [1] += Σ x, likewise.
+using SumFn = void(Stream&, const Tensor& x, Tensor& total);
 
 namespace cpu {
 AdamWFn AdamW;
@@ -58,6 +61,7 @@ MuonMomentumFn MuonMomentum;
 NewtonSchulzFn NewtonSchulz;
 MuonApplyFn MuonApply;
 SumSquaresFn SumSquares;
+SumFn Sum;
 }  // namespace cpu
 
 }  // namespace mneme

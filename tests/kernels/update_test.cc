@@ -16,6 +16,8 @@ struct Room {
   Stream stream{Device{}, allocator};
 };
 
+Tensor none;  // no copy is kept
+
 ValueFn Steps(double rate, double bias1, double bias2, double clip, double apply) {
   return [=](int64_t i) {
     const double values[kStepScalars] = {rate, bias1, bias2, clip, apply};
@@ -34,14 +36,16 @@ OpCase Adam(int64_t n, double apply) {
   c.Output("m", {n});
   c.Output("v", {n});
   c.Output("p", {n});
+  c.Output("copy", {n});
   c.forward = [](OpRun& r) {
+    r.kernels.cast(r.stream, r["p0"], r["copy"]);
     for (const char* name : {"m", "v", "p"}) {
       r.kernels.copy(r.stream, r[std::string(name) + "0"], r[name]);
     }
     AdamOptions options;
     options.decay = 0.1;
     options.rate_mult = 5;
-    r.kernels.adamw(r.stream, options, r["step"], r["g"], r["m"], r["v"], r["p"]);
+    r.kernels.adamw(r.stream, options, r["step"], r["g"], r["m"], r["v"], r["p"], r["copy"]);
   };
   return c;
 }
@@ -77,7 +81,7 @@ TEST(AdamWTest, FollowsTheFormulaWithTheOldParameterInTheDecay) {
       Tensor vt = Tensor::Wrap(&v, DType::kF64, {1});
       Tensor pt = Tensor::Wrap(&p, DType::kF64, {1});
       kernels->adamw(room.stream, options, Tensor::Wrap(step, DType::kF64, {kStepScalars}),
-                     Tensor::Wrap(&g, DType::kF64, {1}), mt, vt, pt);
+                     Tensor::Wrap(&g, DType::kF64, {1}), mt, vt, pt, none);
       const double clipped = 0.25 * g;
       expected_m = 0.9 * expected_m + 0.1 * clipped;
       expected_v = 0.95 * expected_v + 0.05 * clipped * clipped;
@@ -123,7 +127,7 @@ TEST(AdamWTest, ARowTouchedOnceMovesAsFarAsTheDossierSays) {
     Tensor vt = Tensor::Wrap(&v, DType::kF64, {1});
     Tensor pt = Tensor::Wrap(&p, DType::kF64, {1});
     CpuKernels().adamw(room.stream, {}, Tensor::Wrap(step, DType::kF64, {kStepScalars}),
-                       Tensor::Wrap(&g, DType::kF64, {1}), mt, vt, pt);
+                       Tensor::Wrap(&g, DType::kF64, {1}), mt, vt, pt, none);
     if (u == start) first = -p;
   }
   EXPECT_NEAR(first, 0.447, 0.0005);
@@ -144,7 +148,7 @@ TEST(AdamWTest, TinyGradientsMoveByOneRateAtMost) {
       Tensor vt = Tensor::Wrap(&v, DType::kF32, {1});
       Tensor pt = Tensor::Wrap(&p, DType::kF32, {1});
       kernels->adamw(room.stream, {}, Tensor::Wrap(step, DType::kF64, {kStepScalars}),
-                     Tensor::Wrap(&g, DType::kF32, {1}), mt, vt, pt);
+                     Tensor::Wrap(&g, DType::kF32, {1}), mt, vt, pt, none);
       EXPECT_LE(std::fabs(p), 1.01) << gradient;
       if (gradient >= 1e-18f) {
         EXPECT_NEAR(p, -1, 0.01) << gradient;
@@ -179,7 +183,7 @@ TEST(AdamRowsTest, MovesTheNamedRowsAsAdamWDoesAndNoOthers) {
     for (size_t i = 0; i < slots.size(); ++i) {
       if (slots[i] != row) continue;
       CpuKernels().adamw(room.stream, options, scalars,
-                         Tensor::Wrap(g.data() + 5 * i, DType::kF64, {width}), mr, vr, pr);
+                         Tensor::Wrap(g.data() + 5 * i, DType::kF64, {width}), mr, vr, pr, none);
     }
     EXPECT_LE(RelativeDistance(Values(mt.Rows(row, row + 1)), m1), 1e-15);
     EXPECT_LE(RelativeDistance(Values(vt.Rows(row, row + 1)), v1), 1e-15);
@@ -229,8 +233,8 @@ TEST(MuonTest, ASkippedStepKeepsTheBufferAndGivesNoUpdate) {
     forward(r);
     EXPECT_EQ(Values(r["buf"]), Values(r["buf0"]));
     EXPECT_EQ(Values(r["u"]), std::vector<double>(1031, 0.0));
-    Tensor p = Tensor::Zeros(r.stream, r["u"].dtype(), {1031});
-    r.kernels.muon_apply(r.stream, 1, 0.1, r["step"], r["g"], p);
+    Tensor p = Tensor::Zeros(r.stream, r["buf"].dtype(), {1031});
+    r.kernels.muon_apply(r.stream, 1, 0.1, r["step"], r["g"], p, none);
     EXPECT_EQ(Values(p), std::vector<double>(1031, 0.0));
   };
   ExpectBounds(c, CpuKernels(), DType::kF32);
@@ -242,19 +246,21 @@ TEST(MuonTest, ApplyMovesAndDecays) {
   c.FixedF64("step", {kStepScalars}, Steps(0.03, 1, 1, 1, 1));
   c.Fixed("p0", {1031});
   c.Output("p", {1031});
+  c.Output("copy", {1031});
   c.forward = [](OpRun& r) {
     r.kernels.copy(r.stream, r["p0"], r["p"]);
-    r.kernels.muon_apply(r.stream, 2, 0.1, r["step"], r["o"], r["p"]);
+    r.kernels.cast(r.stream, r["p0"], r["copy"]);
+    r.kernels.muon_apply(r.stream, 2, 0.1, r["step"], r["o"], r["p"], r["copy"]);
     const double p0 = Values(r["p0"])[7];
     EXPECT_NEAR(Values(r["p"])[7], p0 - 0.03 * (2 * Values(r["o"])[7] + 0.1 * p0), 1e-6);
   };
   CheckOp(c);
 }
 
-OpCase Orthogonal(int64_t rows, int64_t cols) {
+OpCase Orthogonal(const Shape& shape) {
   OpCase c("newton_schulz");
-  c.Fixed("x0", {rows, cols});
-  c.Output("x", {rows, cols});
+  c.Fixed("x0", shape);
+  c.Output("x", shape);
   c.forward = [](OpRun& r) {
     r.kernels.copy(r.stream, r["x0"], r["x"]);
     r.kernels.newton_schulz(r.stream, {}, r["x"]);
@@ -265,9 +271,25 @@ OpCase Orthogonal(int64_t rows, int64_t cols) {
 }
 
 TEST(NewtonSchulzTest, AnswersAll) {
-  CheckOp(Orthogonal(1, 1));
-  CheckOp(Orthogonal(7, 33));
-  CheckOp(Orthogonal(70, 13));
+  CheckOp(Orthogonal({1, 1}));
+  CheckOp(Orthogonal({7, 33}));
+  CheckOp(Orthogonal({70, 13}));
+  CheckOp(Orthogonal({3, 9, 17}));
+}
+
+TEST(NewtonSchulzTest, ABatchIsItsMatricesOneByOne) {
+  OpCase c = Orthogonal({3, 17, 6});
+  const auto forward = c.forward;
+  c.forward = [=](OpRun& r) {
+    forward(r);
+    for (int64_t i = 0; i < 3; ++i) {
+      Tensor one = Tensor::Empty(r.stream, r["x"].dtype(), {17, 6});
+      r.kernels.copy(r.stream, r["x0"].Rows(i, i + 1), one);
+      r.kernels.newton_schulz(r.stream, {}, one);
+      EXPECT_LE(RelativeDistance(Values(r["x"].Rows(i, i + 1)), Values(one)), 1e-12);
+    }
+  };
+  ExpectBounds(c, CpuKernels(), DType::kF64);
 }
 
 TEST(NewtonSchulzTest, GoldenOfTheDossier) {
@@ -319,6 +341,16 @@ TEST(SumSquaresTest, AccumulatesInDoubleWhateverTheTeam) {
     }
   }
   omp_set_num_threads(threads);
+}
+
+TEST(SumTest, AddsInDoubleToWhatIsThere) {
+  Room room;
+  Tensor x = Tensor::Empty(room.stream, DType::kF32, {200'001});
+  for (int64_t i = 0; i < x.elements(); ++i) x.data<float>()[i] = i == 70'000 ? -1e9f : 0.5f;
+  double sum = 7;
+  Tensor total = Tensor::Wrap(&sum, DType::kF64, {1});
+  CpuKernels().sum(room.stream, x, total);
+  EXPECT_EQ(sum, 7 + 1e5 - 1e9);
 }
 
 TEST(SumSquaresTest, NonFiniteNumbersAreSeen) {

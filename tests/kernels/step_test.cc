@@ -1,0 +1,143 @@
+#include "kernels/ops/step.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "tests/op_case.h"
+
+namespace mneme::test {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+StepDecisionOptions Options() {
+  StepDecisionOptions o;
+  o.clip = 2;
+  o.table_beta2 = 0.99;
+  o.outlier_sigma = 3;
+  o.window = 4;
+  return o;
+}
+
+// Steps one after the other, as a run makes them; all numbers in host memory.
+struct Steps {
+  explicit Steps(const StepDecisionOptions& o)
+      : options(o), history(static_cast<size_t>(kHistoryRing + o.window), 0.0) {}
+
+  void Step(double losses, double counted, double dense, double tables) {
+    double plan[kPlanScalars] = {0.01, counted};
+    double sums[kSumScalars] = {losses, 0.25, dense, tables};
+    Tensor past = Tensor::Wrap(history.data(), DType::kF64, {kHistoryRing + options.window});
+    Tensor out = Tensor::Wrap(step, DType::kF64, {kStepScalars});
+    Tensor table_out = Tensor::Wrap(table_step, DType::kF64, {kStepScalars});
+    Tensor told = Tensor::Wrap(report, DType::kF64, {kReportScalars});
+    CpuKernels().step_decision(stream, options, Tensor::Wrap(plan, DType::kF64, {kPlanScalars}),
+                               Tensor::Wrap(sums, DType::kF64, {kSumScalars}), past, out, table_out,
+                               told);
+  }
+
+  Allocator allocator{Device{}};
+  Stream stream{Device{}, allocator};
+  StepDecisionOptions options;
+  std::vector<double> history;
+  double step[kStepScalars] = {};
+  double table_step[kStepScalars] = {};
+  double report[kReportScalars] = {};
+};
+
+TEST(StepDecisionTest, WritesWhatAnUpdateReadsAndWhatIsReported) {
+  Steps run(Options());
+  run.Step(6, 4, 9, 16);
+  EXPECT_EQ(run.report[kReportLoss], 1.5);
+  EXPECT_EQ(run.report[kReportBalance], 0.25);
+  EXPECT_EQ(run.report[kReportGradNorm], 5);
+  EXPECT_EQ(run.report[kReportTableGradNorm], 4);
+  EXPECT_EQ(run.report[kReportSkipped], 0);
+  EXPECT_EQ(run.step[kStepRate], 0.01);
+  EXPECT_EQ(run.step[kStepClip], 0.4);
+  EXPECT_EQ(run.step[kStepApply], 1);
+  EXPECT_EQ(run.step[kStepBias1], 1 - 0.9);
+  EXPECT_EQ(run.table_step[kStepBias2], 1 - 0.99);
+  EXPECT_EQ(run.history, (std::vector<double>{1, 1, 1, 1.5, 0, 0, 0}));
+  run.Step(6, 4, 1, 1);
+  EXPECT_EQ(run.step[kStepClip], 1);
+  EXPECT_EQ(run.step[kStepBias2], 1 - std::pow(0.95, 2.0));
+}
+
+TEST(StepDecisionTest, TablesStandOutsideTheNormWhereTold) {
+  StepDecisionOptions o = Options();
+  o.tables_in_norm = false;
+  Steps run(o);
+  run.Step(6, 4, 9, 16);
+  EXPECT_EQ(run.report[kReportGradNorm], 3);
+  EXPECT_EQ(run.report[kReportTableGradNorm], 4);
+  run.Step(6, 4, 9, kInfinity);  // but a broken one is still a broken step
+  EXPECT_EQ(run.report[kReportSkipped], 1);
+}
+
+TEST(StepDecisionTest, WithoutATargetTheLossIsZero) {
+  Steps run(Options());
+  run.Step(0, 0, 0, 0);
+  EXPECT_EQ(run.report[kReportLoss], 0);
+  EXPECT_EQ(run.report[kReportSkipped], 0);
+}
+
+TEST(StepDecisionTest, ASkippedStepLeavesNoTrace) {
+  for (const bool bad_loss : {true, false}) {
+    Steps run(Options());
+    run.Step(6, 4, 9, 16);
+    const std::vector<double> before = run.history;
+    run.Step(bad_loss ? NAN : 6, 4, bad_loss ? 9 : kInfinity, 16);
+    EXPECT_EQ(run.history, before);
+    EXPECT_EQ(run.step[kStepApply], 0);
+    EXPECT_EQ(run.table_step[kStepApply], 0);
+    EXPECT_EQ(run.report[kReportSkipped], 1);
+  }
+  StepDecisionOptions o = Options();
+  o.skip_nonfinite = false;
+  Steps run(o);
+  run.Step(NAN, 4, 9, 16);
+  EXPECT_EQ(run.report[kReportSkipped], 0);
+}
+
+// Losses 2, 3, 4 and 5 in a window of four: mean 3.5, deviation 1.118.
+TEST(StepDecisionTest, AnOutlierIsMeasuredAgainstTheLastLosses) {
+  Steps run(Options());
+  for (const double loss : {9, 2, 3, 4}) run.Step(loss, 1, 0, 0);
+  run.Step(5, 1, 0, 0);
+  EXPECT_EQ(run.history, (std::vector<double>{5, 4, 1, 5, 2, 3, 4}));
+  run.Step(6.9, 1, 0, 0);
+  EXPECT_EQ(run.report[kReportSkipped], 1);
+  run.Step(6.8, 1, 0, 0);
+  EXPECT_EQ(run.report[kReportSkipped], 0);
+  EXPECT_EQ(run.history, (std::vector<double>{6, 4, 2, 5, 6.8, 3, 4}));
+}
+
+TEST(StepDecisionTest, NothingIsAnOutlierBeforeTheWindowIsFull) {
+  Steps run(Options());
+  for (const double loss : {2, 2, 2}) run.Step(loss, 1, 0, 0);
+  run.Step(1e6, 1, 0, 0);
+  EXPECT_EQ(run.report[kReportSkipped], 0);
+}
+
+TEST(LoadImbalanceTest, IsTheWorstOfAllCalls) {
+  Allocator allocator{Device{}};
+  Stream stream{Device{}, allocator};
+  double worst = 0;
+  Tensor out = Tensor::Wrap(&worst, DType::kF64, {1});
+  const auto see = [&](std::vector<int64_t> load) {
+    const int64_t experts = static_cast<int64_t>(load.size());
+    CpuKernels().load_imbalance(stream, Tensor::Wrap(load.data(), DType::kI64, {experts}), out);
+    return worst;
+  };
+  EXPECT_EQ(see({0, 0, 0}), 0);
+  EXPECT_EQ(see({4, 2, 6}), 1.5);
+  EXPECT_EQ(see({4, 4, 4}), 1.5);
+  EXPECT_EQ(see({12, 0, 0}), 3);
+}
+
+}  // namespace
+}  // namespace mneme::test

@@ -75,4 +75,10 @@ endfunction()
 if(MNEME_GPU)
   mneme_fetched_headers(mneme_cutlass cutlass)
   mneme_fetched_headers(mneme_cudnn_frontend cudnn_frontend)
+
+  # CUDA: the runtime and cuBLASLt, shared, as the toolkit has them.
+  find_package(CUDAToolkit 12.4 REQUIRED)
+  add_library(mneme_cuda INTERFACE)
+  target_include_directories(mneme_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(mneme_cuda INTERFACE CUDA::cudart CUDA::cublasLt)
 endif()

@@ -77,5 +77,7 @@ struct Kernels {
 const Kernels& CpuKernels();
 // The plain version of every op: the definition that the fast ones are tested against.
 const Kernels& PlainCpuKernels();
+// NVIDIA GPUs; nullptr in a build without CUDA.
+const Kernels* GpuKernels();
 
 }  // namespace mneme

@@ -1,6 +1,7 @@
 // Element types, and the one way to get from a runtime type to a compile-time one.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "kernels/core/check.h"
@@ -15,8 +16,31 @@ int64_t SizeOf(DType dtype);
 // "f32", "f64", ...: as it stands in configs, logs and checkpoints.
 const char* Name(DType dtype);
 
+// What sums, statistics, gradients of parameters and master weights are kept in, where activations
+// are `dtype`: f64 for f64, else f32 (docs/numerics.md).
+inline DType Accurate(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
+
+// A bf16 number at rest on the host.
+struct BFloat16 {
+  uint16_t bits = 0;
+
+  BFloat16() = default;
+  // Rounds to nearest, ties to even; NaN stays NaN.
+  explicit BFloat16(float x) {
+    const uint32_t u = std::bit_cast<uint32_t>(x);
+    const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
+    bits = static_cast<uint16_t>(nan ? (u >> 16) | 0x40u : (u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+  }
+  explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+  explicit operator double() const { return static_cast<float>(*this); }
+};
+
 template <class T>
 struct DTypeOfT;
+template <>
+struct DTypeOfT<BFloat16> {
+  static constexpr DType value = DType::kBf16;
+};
 template <>
 struct DTypeOfT<float> {
   static constexpr DType value = DType::kF32;

@@ -1,18 +1,14 @@
 #include "kernels/core/memory.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdio>
-#include <cstdlib>
 
 #include "kernels/core/check.h"
 
 namespace mneme {
 namespace {
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kHugePage = int64_t{2} << 20;
 
 double Mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 }  // namespace
@@ -24,9 +20,11 @@ const char* Name(MemoryTag tag) {
   return kNames[static_cast<int>(tag)];
 }
 
+Allocator::Allocator(Device device) : device_(device), driver_(DriverOf(device)) {}
+
 Allocator::~Allocator() {
   for (auto& [size, blocks] : free_) {
-    for (void* block : blocks) std::free(block);
+    for (void* block : blocks) driver_.release(block);
   }
 }
 
@@ -54,14 +52,15 @@ void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
     }
     ++driver_allocations_;
   }
-  const int64_t alignment = size >= kHugePage ? kHugePage : kAlignment;
-  if (posix_memalign(&block, static_cast<size_t>(alignment), static_cast<size_t>(size)) != 0) {
+  block = driver_.allocate(device_.index, size);
+  if (block == nullptr) {
     Fatal(__FILE__, __LINE__,
-          "out of memory: " + std::to_string(size) + " bytes for " + Name(tag) +
-              "; lower train.micro_batch, or raise parallel.expert or parallel.memory\n" +
+          "out of memory on " + device_.Name() + ": " + std::to_string(size) + " bytes for " +
+              Name(tag) +
+              "; lower train.micro_batch, name parts in train.recompute, or raise parallel.expert "
+              "or parallel.memory\n" +
               Report());
   }
-  if (size >= kHugePage) madvise(block, static_cast<size_t>(size), MADV_HUGEPAGE);
   return block;
 }
 

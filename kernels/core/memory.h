@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/core/device.h"
+#include "kernels/core/driver.h"
 
 namespace mneme {
 
@@ -33,11 +34,12 @@ struct MemoryUse {
 
 // A pool of blocks of one device. Freed blocks are kept by size and handed out again, so that after
 // the second step no request reaches the driver; the same sequence of requests gets the same
-// addresses. Blocks are 64-byte aligned. Thread-safe (a tensor may die on another thread). Out of
-// memory prints Report() and exits 1.
+// addresses. Blocks are 64-byte aligned (256 on a GPU). On a GPU a block that is freed may be
+// handed out while work that uses it is still queued: all users of a pool queue on one stream.
+// Thread-safe (a tensor may die on another thread). Out of memory prints Report() and exits 1.
 class Allocator {
  public:
-  explicit Allocator(Device device) : device_(device) {}
+  explicit Allocator(Device device);
   ~Allocator();
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
@@ -60,6 +62,7 @@ class Allocator {
   void AccountLocked(int64_t bytes_delta, MemoryTag tag);
 
   const Device device_;
+  const Driver& driver_;
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> free_;
   MemoryUse use_[kMemoryTags];

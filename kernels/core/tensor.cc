@@ -1,7 +1,5 @@
 #include "kernels/core/tensor.h"
 
-#include <cstring>
-
 namespace mneme {
 
 struct Tensor::Storage {
@@ -34,7 +32,7 @@ Tensor Tensor::Empty(Stream& stream, DType dtype, Shape shape, MemoryTag tag) {
 
 Tensor Tensor::Zeros(Stream& stream, DType dtype, Shape shape, MemoryTag tag) {
   Tensor t = Empty(stream, dtype, shape, tag);
-  std::memset(t.data_, 0, static_cast<size_t>(t.bytes()));
+  Zero(stream, t);
   return t;
 }
 
@@ -82,16 +80,18 @@ Tensor Tensor::Flat(int64_t begin, int64_t end) const {
   return Reshape({elements()}).Rows(begin, end);
 }
 
+void Zero(Stream& stream, Tensor& x) {
+  if (x.bytes() > 0) stream.driver().zero(stream.queue(), x.raw(), x.bytes());
+}
+
 void Upload(Stream& stream, const void* host, int64_t bytes, Tensor& to) {
-  CHECK(stream.device().is_cpu());
   CHECK_EQ(bytes, to.bytes());
-  std::memcpy(to.raw(), host, static_cast<size_t>(bytes));
+  if (bytes > 0) stream.driver().upload(stream.queue(), host, to.raw(), bytes);
 }
 
 void Download(Stream& stream, const Tensor& from, void* host, int64_t bytes) {
-  CHECK(stream.device().is_cpu());
   CHECK_EQ(bytes, from.bytes());
-  std::memcpy(host, from.raw(), static_cast<size_t>(bytes));
+  if (bytes > 0) stream.driver().download(stream.queue(), from.raw(), host, bytes);
 }
 
 }  // namespace mneme

@@ -90,7 +90,10 @@ class Tensor {
   Device device_;
 };
 
-// Host to device and back; the CPU half is a memcpy. REQUIRES: `bytes` equals the tensor's bytes.
+// All bytes 0.
+void Zero(Stream& stream, Tensor& x);
+// Host to device and back. Upload: `host` may be reused on return; Download: the bytes are there on
+// return. REQUIRES: `bytes` equals the tensor's bytes.
 void Upload(Stream& stream, const void* host, int64_t bytes, Tensor& to);
 void Download(Stream& stream, const Tensor& from, void* host, int64_t bytes);
 

@@ -14,5 +14,9 @@ namespace cpu {
 SwiGluFn SwiGlu;
 SwiGluGradFn SwiGluGrad;
 }  // namespace cpu
+namespace gpu {
+SwiGluFn SwiGlu;
+SwiGluGradFn SwiGluGrad;
+}  // namespace gpu
 
 }  // namespace mneme

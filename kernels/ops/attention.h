@@ -39,5 +39,9 @@ namespace cpu {
 AttentionFn Attention;
 AttentionGradFn AttentionGrad;
 }  // namespace cpu
+namespace gpu {
+AttentionFn Attention;
+AttentionGradFn AttentionGrad;
+}  // namespace gpu
 
 }  // namespace mneme

@@ -19,5 +19,9 @@ namespace cpu {
 ShortConvFn ShortConv;
 ShortConvGradFn ShortConvGrad;
 }  // namespace cpu
+namespace gpu {
+ShortConvFn ShortConv;
+ShortConvGradFn ShortConvGrad;
+}  // namespace gpu
 
 }  // namespace mneme

@@ -18,5 +18,12 @@ CastFn Cast;
 AddFn Add;
 ScaleFn Scale;
 }  // namespace cpu
+namespace gpu {
+FillFn Fill;
+CopyFn Copy;
+CastFn Cast;
+AddFn Add;
+ScaleFn Scale;
+}  // namespace gpu
 
 }  // namespace mneme

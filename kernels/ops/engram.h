@@ -48,5 +48,10 @@ NgramRowsFn NgramRows;
 EngramGateFn EngramGate;
 EngramGateGradFn EngramGateGrad;
 }  // namespace cpu
+namespace gpu {
+NgramRowsFn NgramRows;
+EngramGateFn EngramGate;
+EngramGateGradFn EngramGateGrad;
+}  // namespace gpu
 
 }  // namespace mneme

@@ -31,5 +31,9 @@ namespace cpu {
 ExpertsFn Experts;
 ExpertsGradFn ExpertsGrad;
 }  // namespace cpu
+namespace gpu {
+ExpertsFn Experts;
+ExpertsGradFn ExpertsGrad;
+}  // namespace gpu
 
 }  // namespace mneme

@@ -15,5 +15,8 @@ using HeadLossFn = void(Stream&, const Tensor& x, const Tensor& w, const Tensor&
 namespace cpu {
 HeadLossFn HeadLoss;
 }  // namespace cpu
+namespace gpu {
+HeadLossFn HeadLoss;
+}  // namespace gpu
 
 }  // namespace mneme

@@ -73,5 +73,17 @@ HyperReadGradFn HyperReadGrad;
 HyperExpandFn HyperExpand;
 HyperReduceFn HyperReduce;
 }  // namespace cpu
+namespace gpu {
+HyperMixFn HyperMix;
+HyperMixGradFn HyperMixGrad;
+HyperPreFn HyperPre;
+HyperPreGradFn HyperPreGrad;
+HyperPostFn HyperPost;
+HyperPostGradFn HyperPostGrad;
+HyperReadFn HyperRead;
+HyperReadGradFn HyperReadGrad;
+HyperExpandFn HyperExpand;
+HyperReduceFn HyperReduce;
+}  // namespace gpu
 
 }  // namespace mneme

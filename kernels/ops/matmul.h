@@ -27,5 +27,10 @@ MatmulFn Matmul;
 GroupedMatmulFn GroupedMatmul;
 GroupedMatmulWeightGradFn GroupedMatmulWeightGrad;
 }  // namespace cpu
+namespace gpu {
+MatmulFn Matmul;
+GroupedMatmulFn GroupedMatmul;
+GroupedMatmulWeightGradFn GroupedMatmulWeightGrad;
+}  // namespace gpu
 
 }  // namespace mneme

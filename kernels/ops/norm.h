@@ -18,5 +18,9 @@ namespace cpu {
 RmsNormFn RmsNorm;
 RmsNormGradFn RmsNormGrad;
 }  // namespace cpu
+namespace gpu {
+RmsNormFn RmsNorm;
+RmsNormGradFn RmsNormGrad;
+}  // namespace gpu
 
 }  // namespace mneme

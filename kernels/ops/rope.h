@@ -15,5 +15,8 @@ using RopeFn = void(Stream&, Tensor& x, int64_t begin, const Tensor& table, cons
 namespace cpu {
 RopeFn Rope;
 }  // namespace cpu
+namespace gpu {
+RopeFn Rope;
+}  // namespace gpu
 
 }  // namespace mneme

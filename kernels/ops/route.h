@@ -44,5 +44,11 @@ BalanceLossFn BalanceLoss;
 RouteGradFn RouteGrad;
 BiasUpdateFn BiasUpdate;
 }  // namespace cpu
+namespace gpu {
+RouteFn Route;
+BalanceLossFn BalanceLoss;
+RouteGradFn RouteGrad;
+BiasUpdateFn BiasUpdate;
+}  // namespace gpu
 
 }  // namespace mneme

@@ -19,5 +19,10 @@ GatherRowsFn GatherRows;
 ScatterAddRowsFn ScatterAddRows;
 UniqueIdsFn UniqueIds;
 }  // namespace cpu
+namespace gpu {
+GatherRowsFn GatherRows;
+ScatterAddRowsFn ScatterAddRows;
+UniqueIdsFn UniqueIds;
+}  // namespace gpu
 
 }  // namespace mneme

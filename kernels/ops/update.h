@@ -63,5 +63,14 @@ MuonApplyFn MuonApply;
 SumSquaresFn SumSquares;
 SumFn Sum;
 }  // namespace cpu
+namespace gpu {
+AdamWFn AdamW;
+AdamRowsFn AdamRows;
+MuonMomentumFn MuonMomentum;
+NewtonSchulzFn NewtonSchulz;
+MuonApplyFn MuonApply;
+SumSquaresFn SumSquares;
+SumFn Sum;
+}  // namespace gpu
 
 }  // namespace mneme

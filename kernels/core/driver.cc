@@ -1,0 +1,70 @@
+#include "kernels/core/driver.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+void* Allocate(int, int64_t bytes) {
+  void* block = nullptr;
+  const int64_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  if (posix_memalign(&block, static_cast<size_t>(alignment), static_cast<size_t>(bytes)) != 0) {
+    return nullptr;
+  }
+  if (bytes >= kHugePage) madvise(block, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  return block;
+}
+
+void* OpenQueue(int) { return nullptr; }
+void CloseQueue(void*) {}
+void Synchronize(void*) {}
+void Zero(void*, void* to, int64_t bytes) { std::memset(to, 0, static_cast<size_t>(bytes)); }
+void Upload(void*, const void* host, void* to, int64_t bytes) {
+  std::memcpy(to, host, static_cast<size_t>(bytes));
+}
+void Download(void*, const void* from, void* host, int64_t bytes) {
+  std::memcpy(host, from, static_cast<size_t>(bytes));
+}
+int Count(std::string* why) {
+  *why = "this program was built without a GPU";
+  return 0;
+}
+
+}  // namespace
+
+const Driver& CpuDriver() {
+  static constexpr Driver kDriver = {
+      .allocate = Allocate,
+      .release = std::free,
+      .open_queue = OpenQueue,
+      .close_queue = CloseQueue,
+      .synchronize = Synchronize,
+      .zero = Zero,
+      .upload = Upload,
+      .download = Download,
+      .begin_record = nullptr,
+      .end_record = nullptr,
+      .replay = nullptr,
+      .release_record = nullptr,
+      .count = Count,
+      .info = nullptr,
+      .unsupported = nullptr,
+  };
+  return kDriver;
+}
+
+const Driver& DriverOf(const Device& device) {
+  if (device.is_cpu()) return CpuDriver();
+  CHECK(GpuDriver() != nullptr);
+  return *GpuDriver();
+}
+
+}  // namespace mneme

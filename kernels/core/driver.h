@@ -1,0 +1,54 @@
+// What differs between devices below the ops: memory, queues of work, copies, recorded work.
+//
+// Errors of the machine end in Fatal with the call's text, except where a return value says so.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/core/device.h"
+
+namespace mneme {
+
+// What the driver tells of one GPU.
+struct GpuInfo {
+  std::string name;
+  int major = 0;  // compute capability
+  int minor = 0;
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;  // at the time of the call
+  std::string id;          // "0000:3b:00.0": the same for every process that sees this GPU
+};
+
+struct Driver {
+  // nullptr where the device has no such memory left.
+  void* (*allocate)(int device, int64_t bytes);
+  void (*release)(void* block);
+  // A queue with the library handles that ops on it need. On the CPU: nullptr.
+  void* (*open_queue)(int device);
+  void (*close_queue)(void* queue);
+  void (*synchronize)(void* queue);
+  void (*zero)(void* queue, void* to, int64_t bytes);
+  // `host` may be reused when the call returns; the copy itself is ordered by the queue.
+  void (*upload)(void* queue, const void* host, void* to, int64_t bytes);
+  // Returns when the bytes have arrived.
+  void (*download)(void* queue, const void* from, void* host, int64_t bytes);
+
+  // Recorded work (kernels/core/graph.h); null where the device cannot record.
+  void (*begin_record)(void* queue);
+  void* (*end_record)(void* queue);  // what was queued since, ready to be replayed
+  void (*replay)(void* queue, void* record);
+  void (*release_record)(void* record);
+
+  // GPUs that this process sees; where there is none, `why` says so in the driver's words.
+  int (*count)(std::string* why);
+  GpuInfo (*info)(int device);
+  // Empty, or why this program has no code for the device, and the command that rebuilds for it.
+  std::string (*unsupported)(int device);
+};
+
+const Driver& CpuDriver();
+const Driver* GpuDriver();  // nullptr in a build without CUDA
+const Driver& DriverOf(const Device& device);
+
+}  // namespace mneme

@@ -1,0 +1,10 @@
+// A build without CUDA.
+#include "kernels/core/driver.h"
+#include "kernels/kernels.h"
+
+namespace mneme {
+
+const Driver* GpuDriver() { return nullptr; }
+const Kernels* GpuKernels() { return nullptr; }
+
+}  // namespace mneme

@@ -1,0 +1,204 @@
+#include "kernels/gpu/blas.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "kernels/gpu/queue.h"
+
+namespace mneme::gpu {
+namespace {
+
+constexpr uint32_t kAlignment = 256;  // the most that cuBLASLt looks at
+
+uint32_t AlignmentOf(const void* p) {
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  if (address == 0) return kAlignment;
+  return std::min<uint32_t>(kAlignment, uint32_t{1} << std::min(std::countr_zero(address), 8));
+}
+
+cudaDataType_t TypeOf(DType dtype) {
+  CHECK(dtype == DType::kF32 || dtype == DType::kBf16);
+  return dtype == DType::kBf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+// Everything that cuBLASLt's choice depends on.
+struct Key {
+  Trans ta, tb;
+  DType in, out;
+  bool adds;
+  std::array<int64_t, 10> sizes;
+  std::array<uint32_t, 3> alignments;
+  auto operator<=>(const Key&) const = default;
+};
+
+Key KeyOf(const BlasProduct& p) {
+  return {p.ta,
+          p.tb,
+          p.in,
+          p.out,
+          p.beta != 0.0f,
+          {p.m, p.n, p.k, p.batch, p.lda, p.ldb, p.ldc, p.stride_a, p.stride_b, p.stride_c},
+          {AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(p.c)}};
+}
+
+// Descriptors of one shape and the algorithm for it. cuBLASLt is column-major: our c = op(a) op(b)
+// is its cᵀ = op(b)ᵀ op(a)ᵀ, so b comes first and flags stay with their matrices.
+struct Plan {
+  cublasLtMatmulDesc_t operation = nullptr;
+  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+  cublasLtMatmulAlgo_t algorithm = {};
+
+  Plan() = default;
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+  ~Plan() {
+    if (operation != nullptr) cublasLtMatmulDescDestroy(operation);
+    for (cublasLtMatrixLayout_t layout : {a, b, c}) {
+      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+    }
+  }
+};
+
+using Plans = std::map<Key, std::unique_ptr<Plan>>;
+
+cublasLtMatrixLayout_t LayoutOf(DType dtype, int64_t rows, int64_t cols, int64_t ld, int64_t batch,
+                                int64_t stride) {
+  cublasLtMatrixLayout_t layout = nullptr;
+  // A row-major [rows, cols] is a column-major [cols, rows].
+  CheckBlas(cublasLtMatrixLayoutCreate(&layout, TypeOf(dtype), static_cast<uint64_t>(cols),
+                                       static_cast<uint64_t>(rows), ld));
+  const auto count = static_cast<int32_t>(batch);
+  CheckBlas(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
+                                             sizeof count));
+  CheckBlas(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                             &stride, sizeof stride));
+  return layout;
+}
+
+void Choose(Queue& queue, const BlasProduct& p, const Key& key, Plan& plan) {
+  cublasLtMatmulPreference_t preference = nullptr;
+  CheckBlas(cublasLtMatmulPreferenceCreate(&preference));
+  const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+    CheckBlas(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value));
+  };
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, queue.blas_workspace_bytes);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.alignments[1]);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.alignments[0]);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.alignments[2]);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.alignments[2]);
+  cublasLtMatmulHeuristicResult_t found = {};
+  int count = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      queue.blas, plan.operation, plan.b, plan.a, plan.c, plan.c, preference, 1, &found, &count);
+  cublasLtMatmulPreferenceDestroy(preference);
+  if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
+    Fatal(__FILE__, __LINE__,
+          "cuBLASLt has no algorithm for a product of " + std::to_string(p.m) + " x " +
+              std::to_string(p.k) + " by " + std::to_string(p.k) + " x " + std::to_string(p.n) +
+              " in " + Name(p.in));
+  }
+  plan.algorithm = found.algo;
+}
+
+std::unique_ptr<Plan> MakePlan(Queue& queue, const BlasProduct& p, const Key& key) {
+  auto plan = std::make_unique<Plan>();
+  CheckBlas(cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  const auto transpose = [&](cublasLtMatmulDescAttributes_t attribute, Trans t) {
+    const cublasOperation_t op = t == Trans::kYes ? CUBLAS_OP_T : CUBLAS_OP_N;
+    CheckBlas(cublasLtMatmulDescSetAttribute(plan->operation, attribute, &op, sizeof op));
+  };
+  transpose(CUBLASLT_MATMUL_DESC_TRANSA, p.tb);
+  transpose(CUBLASLT_MATMUL_DESC_TRANSB, p.ta);
+  const bool turn_a = p.ta == Trans::kYes;
+  const bool turn_b = p.tb == Trans::kYes;
+  plan->a = LayoutOf(p.in, turn_a ? p.k : p.m, turn_a ? p.m : p.k, p.lda, p.batch, p.stride_a);
+  plan->b = LayoutOf(p.in, turn_b ? p.n : p.k, turn_b ? p.k : p.n, p.ldb, p.batch, p.stride_b);
+  plan->c = LayoutOf(p.out, p.m, p.n, p.ldc, p.batch, p.stride_c);
+  Choose(queue, p, key, *plan);
+  return plan;
+}
+
+const Plan& PlanOf(Queue& queue, const BlasProduct& p) {
+  if (queue.matmul_plans == nullptr) queue.matmul_plans = std::make_shared<Plans>();
+  Plans& plans = *static_cast<Plans*>(queue.matmul_plans.get());
+  const Key key = KeyOf(p);
+  auto it = plans.find(key);
+  if (it == plans.end()) it = plans.emplace(key, MakePlan(queue, p, key)).first;
+  return *it->second;
+}
+
+}  // namespace
+
+void CheckBlas(cublasStatus_t status, std::source_location at) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  Fatal(at.file_name(), static_cast<int>(at.line()),
+        std::string("cuBLASLt: ") + cublasLtGetStatusString(status));
+}
+
+void Multiply(Stream& stream, const BlasProduct& p) {
+  if (p.m == 0 || p.n == 0 || p.batch == 0) return;
+  Queue& queue = QueueOf(stream);
+  const Plan& plan = PlanOf(queue, p);
+  CheckBlas(cublasLtMatmul(queue.blas, plan.operation, &p.alpha, p.b, plan.b, p.a, plan.a, &p.beta,
+                           p.c, plan.c, p.c, plan.c, &plan.algorithm, queue.blas_workspace,
+                           queue.blas_workspace_bytes, queue.stream));
+}
+
+void BatchedMatmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans tb,
+                   float alpha, float beta, Tensor& c) {
+  const int rank = c.shape().rank();
+  CHECK(rank == 2 || rank == 3);
+  CHECK_EQ(a.shape().rank(), rank);
+  CHECK_EQ(b.shape().rank(), rank);
+  CHECK_EQ(Name(a.dtype()), Name(b.dtype()));
+  const int row = rank - 2;
+  const int col = rank - 1;
+  const bool turn_a = ta == Trans::kYes;
+  const bool turn_b = tb == Trans::kYes;
+  BlasProduct p;
+  p.ta = ta;
+  p.tb = tb;
+  p.m = a.dim(turn_a ? col : row);
+  p.k = a.dim(turn_a ? row : col);
+  p.n = b.dim(turn_b ? row : col);
+  CHECK_EQ(b.dim(turn_b ? col : row), p.k);
+  CHECK_EQ(c.dim(row), p.m);
+  CHECK_EQ(c.dim(col), p.n);
+  p.batch = rank == 3 ? c.dim(0) : 1;
+  if (rank == 3) {
+    CHECK_EQ(a.dim(0), p.batch);
+    CHECK_EQ(b.dim(0), p.batch);
+  }
+  p.in = a.dtype();
+  p.out = c.dtype();
+  p.a = a.raw();
+  p.b = b.raw();
+  p.c = c.raw();
+  p.lda = a.dim(col);
+  p.ldb = b.dim(col);
+  p.ldc = p.n;
+  p.stride_a = a.dim(row) * a.dim(col);
+  p.stride_b = b.dim(row) * b.dim(col);
+  p.stride_c = p.m * p.n;
+  p.alpha = alpha;
+  p.beta = beta;
+  if (p.k == 0) {
+    // An empty sum: cuBLASLt refuses the layout.
+    if (beta == 0.0f) Zero(stream, c);
+    return;
+  }
+  Multiply(stream, p);
+}
+
+void Matmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans tb, bool accumulate,
+            Tensor& c) {
+  CHECK_EQ(c.shape().rank(), 2);
+  BatchedMatmul(stream, a, ta, b, tb, 1.0f, accumulate ? 1.0f : 0.0f, c);
+}
+
+}  // namespace mneme::gpu

@@ -1,0 +1,47 @@
+// Vector loads and stores, and numbers at rest against numbers in registers. Device code only.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+namespace mneme::gpu {
+
+__device__ __forceinline__ float ToFloat(float x) { return x; }
+__device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <class T>
+__device__ __forceinline__ T FromFloat(float x);
+template <>
+__device__ __forceinline__ float FromFloat<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// N numbers moved as one access of sizeof(T) * N <= 16 bytes. Addresses must be aligned to it.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Vec {
+  T v[N];
+};
+// How many T fill 16 bytes.
+template <class T>
+inline constexpr int kVec = 16 / static_cast<int>(sizeof(T));
+
+template <int N, class T>
+__device__ __forceinline__ void LoadFloats(const T* from, float (&to)[N]) {
+  const Vec<T, N> x = *reinterpret_cast<const Vec<T, N>*>(from);
+#pragma unroll
+  for (int i = 0; i < N; ++i) to[i] = ToFloat(x.v[i]);
+}
+template <int N, class T>
+__device__ __forceinline__ void StoreFloats(T* to, const float (&from)[N]) {
+  Vec<T, N> x;
+#pragma unroll
+  for (int i = 0; i < N; ++i) x.v[i] = FromFloat<T>(from[i]);
+  *reinterpret_cast<Vec<T, N>*>(to) = x;
+}
+
+}  // namespace mneme::gpu

@@ -1,0 +1,162 @@
+// Memory, queues, copies and recorded work of NVIDIA GPUs.
+#include "kernels/core/driver.h"
+#include "kernels/gpu/blas.h"
+#include "kernels/gpu/launch.cuh"
+
+namespace mneme {
+namespace gpu {
+namespace {
+
+// What cuBLASLt asks for on Hopper.
+constexpr size_t kBlasWorkspace = size_t{32} << 20;
+
+Queue& Of(void* queue) { return *static_cast<Queue*>(queue); }
+
+void* Allocate(int device, int64_t bytes) {
+  Check(cudaSetDevice(device));
+  void* block = nullptr;
+  const cudaError_t error = cudaMalloc(&block, static_cast<size_t>(bytes));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  Check(error);
+  return block;
+}
+
+void Release(void* block) { Check(cudaFree(block)); }
+
+void* OpenQueue(int device) {
+  auto* queue = new Queue;
+  queue->device = device;
+  Check(cudaSetDevice(device));
+  Check(cudaDeviceGetAttribute(&queue->multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  Check(cudaDeviceGetAttribute(&queue->major, cudaDevAttrComputeCapabilityMajor, device));
+  Check(cudaDeviceGetAttribute(&queue->minor, cudaDevAttrComputeCapabilityMinor, device));
+  Check(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking));
+  Check(cudaMalloc(&queue->blas_workspace, kBlasWorkspace));
+  queue->blas_workspace_bytes = kBlasWorkspace;
+  CheckBlas(cublasLtCreate(&queue->blas));
+  return queue;
+}
+
+void CloseQueue(void* queue) {
+  Queue& q = Of(queue);
+  Check(cudaStreamSynchronize(q.stream));
+  q.attention_plans.reset();
+  q.matmul_plans.reset();
+  CheckBlas(cublasLtDestroy(q.blas));
+  Check(cudaFree(q.blas_workspace));
+  Check(cudaStreamDestroy(q.stream));
+  delete &q;
+}
+
+void Synchronize(void* queue) { Check(cudaStreamSynchronize(Of(queue).stream)); }
+
+void Zero(void* queue, void* to, int64_t bytes) {
+  Check(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), Of(queue).stream));
+}
+
+// Pageable memory is staged by the driver before the call returns.
+void Upload(void* queue, const void* host, void* to, int64_t bytes) {
+  Check(cudaMemcpyAsync(to, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
+                        Of(queue).stream));
+}
+
+void Download(void* queue, const void* from, void* host, int64_t bytes) {
+  Check(cudaMemcpyAsync(host, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
+                        Of(queue).stream));
+  Synchronize(queue);
+}
+
+void BeginRecord(void* queue) {
+  Check(cudaStreamBeginCapture(Of(queue).stream, cudaStreamCaptureModeThreadLocal));
+}
+
+void* EndRecord(void* queue) {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t record = nullptr;
+  Check(cudaStreamEndCapture(Of(queue).stream, &graph));
+  Check(cudaGraphInstantiate(&record, graph, 0));
+  Check(cudaGraphDestroy(graph));
+  return record;
+}
+
+void Replay(void* queue, void* record) {
+  Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(record), Of(queue).stream));
+}
+
+void ReleaseRecord(void* record) {
+  Check(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(record)));
+}
+
+int Count(std::string* why) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess && count > 0) return count;
+  cudaGetLastError();
+  *why = error == cudaSuccess ? "no GPU is visible" : cudaGetErrorString(error);
+  return 0;
+}
+
+GpuInfo Info(int device) {
+  cudaDeviceProp properties = {};
+  Check(cudaGetDeviceProperties(&properties, device));
+  GpuInfo info;
+  info.name = properties.name;
+  info.major = properties.major;
+  info.minor = properties.minor;
+  char id[32] = {};
+  Check(cudaDeviceGetPCIBusId(id, sizeof id, device));
+  info.id = id;
+  size_t free = 0;
+  size_t total = 0;
+  Check(cudaSetDevice(device));
+  Check(cudaMemGetInfo(&free, &total));
+  info.free_bytes = static_cast<int64_t>(free);
+  info.total_bytes = static_cast<int64_t>(total);
+  return info;
+}
+
+__global__ void Probe() {}
+
+// Generic kernels carry PTX for compute_80: anything newer runs it, anything older has no image.
+std::string Unsupported(int device) {
+  Check(cudaSetDevice(device));
+  cudaFuncAttributes attributes = {};
+  const cudaError_t error =
+      cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(Probe));
+  if (error == cudaSuccess) return "";
+  cudaGetLastError();
+  const GpuInfo info = Info(device);
+  const std::string capability = std::to_string(info.major) + "." + std::to_string(info.minor);
+  return info.name + " has compute capability " + capability +
+         " and this program no code for it (it has code for 8.0 and newer): rebuild with "
+         "MNEME_CUDA_ARCHITECTURES=" +
+         std::to_string(info.major) + std::to_string(info.minor) + " ./launch/build.sh";
+}
+
+constexpr Driver kDriver = {
+    .allocate = Allocate,
+    .release = Release,
+    .open_queue = OpenQueue,
+    .close_queue = CloseQueue,
+    .synchronize = Synchronize,
+    .zero = Zero,
+    .upload = Upload,
+    .download = Download,
+    .begin_record = BeginRecord,
+    .end_record = EndRecord,
+    .replay = Replay,
+    .release_record = ReleaseRecord,
+    .count = Count,
+    .info = Info,
+    .unsupported = Unsupported,
+};
+
+}  // namespace
+}  // namespace gpu
+
+const Driver* GpuDriver() { return &gpu::kDriver; }
+
+}  // namespace mneme

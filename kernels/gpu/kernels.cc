@@ -1,0 +1,61 @@
+#include "kernels/kernels.h"
+
+namespace mneme {
+
+const Kernels* GpuKernels() {
+  static constexpr Kernels kTable = {
+      .name = "gpu",
+      .matmul = gpu::Matmul,
+      .grouped_matmul = nullptr,
+      .grouped_matmul_weight_grad = nullptr,
+      .rms_norm = nullptr,
+      .rms_norm_grad = nullptr,
+      .rope = nullptr,
+      .attention = nullptr,
+      .attention_grad = nullptr,
+      .swiglu = nullptr,
+      .swiglu_grad = nullptr,
+      .short_conv = nullptr,
+      .short_conv_grad = nullptr,
+      .gather_rows = nullptr,
+      .scatter_add_rows = nullptr,
+      .unique_ids = nullptr,
+      .route = nullptr,
+      .balance_loss = nullptr,
+      .route_grad = nullptr,
+      .bias_update = nullptr,
+      .experts = nullptr,
+      .experts_grad = nullptr,
+      .hyper_mix = nullptr,
+      .hyper_mix_grad = nullptr,
+      .hyper_pre = nullptr,
+      .hyper_pre_grad = nullptr,
+      .hyper_post = nullptr,
+      .hyper_post_grad = nullptr,
+      .hyper_read = nullptr,
+      .hyper_read_grad = nullptr,
+      .hyper_expand = nullptr,
+      .hyper_reduce = nullptr,
+      .ngram_rows = nullptr,
+      .engram_gate = nullptr,
+      .engram_gate_grad = nullptr,
+      .head_loss = nullptr,
+      .adamw = nullptr,
+      .adam_rows = nullptr,
+      .muon_momentum = nullptr,
+      .newton_schulz = nullptr,
+      .muon_apply = nullptr,
+      .sum_squares = nullptr,
+      .sum = nullptr,
+      .step_decision = nullptr,
+      .load_imbalance = nullptr,
+      .fill = gpu::Fill,
+      .copy = gpu::Copy,
+      .cast = gpu::Cast,
+      .add = gpu::Add,
+      .scale = gpu::Scale,
+  };
+  return &kTable;
+}
+
+}  // namespace mneme

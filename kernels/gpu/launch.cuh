@@ -1,0 +1,73 @@
+// Kernel launches and CUDA calls, checked; typed access to tensors from .cu files.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <source_location>
+#include <string>
+
+#include "kernels/core/check.h"
+#include "kernels/core/tensor.h"
+#include "kernels/gpu/queue.h"
+
+namespace mneme::gpu {
+
+using bf16 = __nv_bfloat16;
+
+// Ends the run with the call's text where a CUDA call failed.
+inline void Check(cudaError_t error, std::source_location at = std::source_location::current()) {
+  if (error == cudaSuccess) return;
+  Fatal(at.file_name(), static_cast<int>(at.line()),
+        std::string("CUDA: ") + cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
+}
+
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Queues kernel<<<grid, block, shared>>>(args…) on the stream. An empty grid queues nothing. Shared
+// memory above 48 KiB is asked for.
+template <class... P, class... A>
+void Launch(Stream& stream, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+            A&&... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared > 48 * 1024) {
+    Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared)));
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = QueueOf(stream).stream;
+  Check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...));
+}
+
+template <class T>
+inline constexpr DType kDTypeOf = DTypeOf<T>;
+template <>
+inline constexpr DType kDTypeOf<bf16> = DType::kBf16;
+
+// The tensor's memory as T. REQUIRES: T is its dtype. nullptr for an undefined tensor.
+template <class T>
+T* Data(Tensor& t) {
+  if (!t.defined()) return nullptr;
+  CHECK_EQ(Name(t.dtype()), Name(kDTypeOf<T>));
+  return static_cast<T*>(t.raw());
+}
+template <class T>
+const T* Data(const Tensor& t) {
+  if (!t.defined()) return nullptr;
+  CHECK_EQ(Name(t.dtype()), Name(kDTypeOf<T>));
+  return static_cast<const T*>(t.raw());
+}
+
+// Calls f(float{}) or f(bf16{}), as the activations' dtype says.
+template <class F>
+decltype(auto) DispatchActivation(DType dtype, F&& f) {
+  CHECK(dtype == DType::kF32 || dtype == DType::kBf16);
+  if (dtype == DType::kBf16) return f(bf16{});
+  return f(float{});
+}
+
+}  // namespace mneme::gpu

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Builds the program: build/mneme. At most five minutes on two cores; seconds when nothing changed.
+# Builds the program: build/mneme. Five minutes on two cores, with the GPU half more; seconds when nothing changed.
 #
 #   launch/build.sh            the program
 #   launch/build.sh --tests    the program and the tests
 #   launch/build.sh --tests TARGET...
-#   BUILD=folder SANITIZE=address,undefined launch/build.sh --tests    a sanitizer build in its own folder
+#   BUILD=folder SANITIZE=address,undefined launch/build.sh --tests    a sanitizer build in its own folder, CPU only
+#
+# The GPU half is built where nvcc and a GPU are found; MNEME_GPU=1 builds it on a machine without a GPU, MNEME_GPU=0
+# leaves it out. MNEME_CUDA_ARCHITECTURES=75-real, for instance, builds it for an older GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. launch/cuda.sh
 
 build=${BUILD:-build}
 tests=OFF
@@ -17,15 +21,33 @@ if [ "${1:-}" = --tests ]; then
   targets=("${@:-all}")
 fi
 
-# One compiler a core, but no more than memory allows: about 1.5 GB each.
+gpu=OFF
+options=()
+if [ -z "${SANITIZE:-}" ] && gpu_build; then
+  gpu=ON
+  nvcc=$(nvcc_path)
+  if [ -z "$nvcc" ]; then
+    echo "build: MNEME_GPU=1, but no nvcc: install the CUDA Toolkit, 12.4 or newer, and cuDNN 9, from NVIDIA's" >&2
+    echo "  apt repository: $(cuda_packages 13-0); or name the compiler: CUDACXX=/path/to/nvcc" >&2
+    exit 1
+  fi
+  launch/fetch_headers.sh
+  options+=("-DCMAKE_CUDA_COMPILER=$nvcc")
+  [ -z "${MNEME_CUDA_ARCHITECTURES:-}" ] || options+=("-DMNEME_CUDA_ARCHITECTURES=$MNEME_CUDA_ARCHITECTURES")
+fi
+
+# One compiler a core, but no more than memory allows: about 1.5 GB each, twice as much for kernels.
 cores=$(nproc)
-memory=$(awk '/MemAvailable/ {print int($2 / 1500000)}' /proc/meminfo)
+each=1500000
+[ $gpu = OFF ] || each=3000000
+memory=$(awk -v each=$each '/MemAvailable/ {print int($2 / each)}' /proc/meminfo)
 jobs=$((memory < cores ? memory : cores))
 [ "$jobs" -ge 1 ] || jobs=1
 
 mkdir -p "$build"
 log=$build/configure.log
-if ! cmake -S . -B "$build" -G Ninja -DMNEME_TESTS=$tests -DMNEME_SANITIZE="${SANITIZE:-}" >"$log" 2>&1; then
+if ! cmake -S . -B "$build" -G Ninja -DMNEME_TESTS=$tests -DMNEME_SANITIZE="${SANITIZE:-}" -DMNEME_GPU=$gpu \
+  "${options[@]}" >"$log" 2>&1; then
   cat "$log" >&2
   echo "build: configuring failed. If a library is missing: launch/install.sh" >&2
   exit 1

@@ -6,6 +6,7 @@
 #
 # Written for Debian 12 (tried there) and Ubuntu 24.04 (same names; not tried). Needs root or sudo.
 set -euo pipefail
+. "$(dirname "$0")/cuda.sh"
 
 # The one list: what the program is built from, then what tests it.
 program=(
@@ -21,8 +22,29 @@ tests=(
   libgtest-dev libgmock-dev clang-format-14
 )
 
+gpu=(python3 python3-pip)                                             # launch/fetch_headers.sh
+
 wanted=("${program[@]}")
 [ "${1:-}" = --tests ] && wanted+=("${tests[@]}")
+if gpu_build && ! python3 -m pip --version >/dev/null 2>&1; then wanted+=("${gpu[@]}"); fi
+
+# A GPU without the toolkit: it comes along where apt knows NVIDIA's packages; else they are named.
+if [ "${MNEME_GPU:-auto}" != 0 ] && { [ "${MNEME_GPU:-auto}" = 1 ] || gpu_present; } && [ -z "$(nvcc_path)" ]; then
+  found=''
+  for version in 13-0 12-9 12-8 12-6 12-4; do
+    if apt-cache show "cuda-nvcc-$version" >/dev/null 2>&1; then
+      found=$version
+      break
+    fi
+  done
+  if [ -n "$found" ]; then
+    read -ra packages <<<"$(cuda_packages "$found") ${gpu[*]}"
+    wanted+=("${packages[@]}")
+  else
+    echo "install: no CUDA Toolkit here, so the program will run on the CPU only. For the GPU: 12.4 or newer and cuDNN 9," \
+      "from NVIDIA's apt repository ($(cuda_packages 13-0)); Debian's own nvidia-cuda-toolkit is too old"
+  fi
+fi
 
 missing=()
 for package in "${wanted[@]}"; do

@@ -1,8 +1,10 @@
-// Memory that shows who steps over its border: the data end at a page that may not be touched, the
-// gap before them is filled with a known byte.
+// Memory that shows who steps over its border. On the host the data end at a page that may not be
+// touched, and the gap before them is filled with a known byte; on a GPU bands of that byte stand
+// on both sides.
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "kernels/core/tensor.h"
 
@@ -14,6 +16,8 @@ class Guarded {
   // one shows. The address is aligned to one element only: an op that needs more fails here.
   // `shift` elements of the known byte stand between the data and the forbidden page.
   Guarded(DType dtype, Shape shape, int64_t shift = 0);
+  // On the stream's device, `offset` bytes behind an address aligned to 256.
+  Guarded(Stream& stream, DType dtype, Shape shape, int64_t offset);
   ~Guarded();
   Guarded(Guarded&& other) noexcept;
   Guarded(const Guarded&) = delete;
@@ -27,10 +31,11 @@ class Guarded {
   int64_t Unwritten() const;
 
  private:
-  char* map_ = nullptr;
+  char* map_ = nullptr;  // on the host
   int64_t map_bytes_ = 0;
-  int64_t gap_ = 0;    // bytes between the first usable page and the data
-  int64_t after_ = 0;  // bytes between the data and the forbidden page
+  Tensor block_;     // on a GPU: the data and their bands
+  int64_t gap_ = 0;  // bytes between the first usable page, or the start of the block, and the data
+  int64_t after_ = 0;  // bytes between the data and the forbidden page, or the end of the block
   Tensor tensor_;
 };
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/core/graph.h"
 #include "kernels/core/random.h"
 
 namespace mneme::test {
@@ -25,77 +26,140 @@ bool GivesGradient(const OpArg& a) {
   return a.real && (a.role == Role::kOutput || a.role == Role::kSum);
 }
 
-void Set(Tensor& t, int64_t i, double value) {
-  switch (t.dtype()) {
+bool Real(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF64 || dtype == DType::kBf16;
+}
+
+// Standard normals of a name, drawn once.
+const std::vector<double>& Normals(const std::string& name, int64_t count) {
+  static std::map<std::string, std::vector<double>> drawn;
+  std::vector<double>& values = drawn[name];
+  const auto have = static_cast<int64_t>(values.size());
+  if (have < count) {
+    values.resize(static_cast<size_t>(count));
+    FillNormal(MakeKey(kSeed, name), static_cast<uint64_t>(have), count - have, 1.0,
+               values.data() + have);
+  }
+  return values;
+}
+
+// The dtype of tensor `name`, an argument or a gradient of one, in a run of `real` activations.
+DType DTypeIn(const OpCase& c, const OpArg& a, const std::string& name, DType real) {
+  if (!a.real) return a.dtype;
+  if (real != DType::kBf16) return real;
+  if (c.rounded.contains(name)) return DType::kBf16;
+  const bool accurate = c.accurate.contains(name) || c.accurate.contains(a.name) ||
+                        (name != a.name && a.role == Role::kWeight);
+  return accurate ? DType::kF32 : DType::kBf16;
+}
+
+void Set(DType dtype, void* to, const std::vector<double>& values) {
+  const auto set = [&](auto* x) {
+    std::transform(values.begin(), values.end(), x,
+                   [](double v) { return static_cast<std::remove_pointer_t<decltype(x)>>(v); });
+  };
+  switch (dtype) {
     case DType::kI32:
-      t.data<int32_t>()[i] = static_cast<int32_t>(value);
-      break;
+      return set(static_cast<int32_t*>(to));
     case DType::kI64:
-      t.data<int64_t>()[i] = static_cast<int64_t>(value);
-      break;
+      return set(static_cast<int64_t*>(to));
     case DType::kU8:
-      t.data<uint8_t>()[i] = static_cast<uint8_t>(value);
-      break;
+      return set(static_cast<uint8_t*>(to));
+    case DType::kBf16:
+      std::transform(values.begin(), values.end(), static_cast<BFloat16*>(to),
+                     [](double v) { return BFloat16(static_cast<float>(v)); });
+      return;
     case DType::kF32:
-      t.data<float>()[i] = static_cast<float>(value);
-      break;
-    default:
-      t.data<double>()[i] = value;
+      return set(static_cast<float*>(to));
+    case DType::kF64:
+      return set(static_cast<double*>(to));
   }
 }
 
-double DefaultValue(const std::string& name, int64_t i) {
-  return RandomNormal(MakeKey(kSeed, name), static_cast<uint64_t>(i));
+// How the tensors of a run are made.
+struct Making {
+  DType real = DType::kF32;
+  DType as = real;    // inputs hold the numbers that a run of this dtype would read
+  int64_t shift = 0;  // OpRun::shift
+};
+
+void Write(OpRun& r, const std::string& name, const std::vector<double>& values) {
+  Tensor& t = r[name];
+  if (t.device().is_cpu()) return Set(t.dtype(), t.raw(), values);
+  std::string image(static_cast<size_t>(t.bytes()), '\0');
+  Set(t.dtype(), image.data(), values);
+  Upload(r.stream, image.data(), t.bytes(), t);
 }
 
-// Values pass through float so that runs in both dtypes read the same numbers.
-double InputValue(const OpArg& a, int64_t i) {
-  const double v = a.value ? a.value(i) : DefaultValue(a.name, i);
-  return a.real ? static_cast<double>(static_cast<float>(v)) : v;
+void Put(OpRun& r, const std::string& name, DType dtype, Shape shape) {
+  Guarded memory = r.stream.device().is_cpu() ? Guarded(dtype, shape, r.shift)
+                                              : Guarded(r.stream, dtype, shape, r.shift);
+  CHECK(r.tensors.emplace(name, std::move(memory)).second);
 }
 
-void Put(OpRun& r, const std::string& name, DType dtype, Shape shape, const ValueFn& value) {
-  auto [it, fresh] = r.tensors.emplace(name, Guarded(dtype, shape, r.shift));
-  CHECK(fresh);
-  if (!value) return;
-  for (int64_t i = 0; i < shape.elements(); ++i) Set(it->second.tensor(), i, value(i));
+// Values pass through float, or bf16, so that runs in all dtypes read the same numbers.
+std::vector<double> Rounded(std::vector<double> values, DType dtype) {
+  for (double& v : values) {
+    v = static_cast<float>(v);
+    if (dtype == DType::kBf16) v = static_cast<double>(BFloat16(static_cast<float>(v)));
+  }
+  return values;
+}
+
+// What an input holds when an op is called.
+std::vector<double> InputValues(const OpCase& c, const OpArg& a, DType as) {
+  const int64_t n = a.shape.elements();
+  std::vector<double> values(static_cast<size_t>(n));
+  if (a.value) {
+    for (int64_t i = 0; i < n; ++i) values[static_cast<size_t>(i)] = a.value(i);
+  } else {
+    std::copy_n(Normals(a.name, n).begin(), n, values.begin());
+  }
+  return a.real ? Rounded(std::move(values), DTypeIn(c, a, a.name, as)) : values;
+}
+
+OpRun Prepare(const OpCase& c, Stream& stream, const Kernels& kernels, const Making& making) {
+  OpRun r{stream, kernels, {}, making.real, making.shift};
+  for (const OpArg& a : c.args) {
+    const auto count = static_cast<size_t>(a.shape.elements());
+    const auto put = [&](const std::string& name) {
+      Put(r, name, DTypeIn(c, a, name, making.real), a.shape);
+    };
+    put(a.name);
+    if (IsInput(a)) Write(r, a.name, InputValues(c, a, making.as));
+    if (a.role == Role::kSum) Write(r, a.name, std::vector<double>(count, a.real ? kStart : 2));
+    if (!c.backward) continue;
+    const std::string d = "d" + a.name;
+    if (GivesGradient(a) || HasGradient(a)) put(d);
+    if (GivesGradient(a)) {
+      std::vector<double> values = Normals(d, a.shape.elements());
+      values.resize(count);
+      Write(r, d, Rounded(std::move(values), DTypeIn(c, a, d, making.as)));
+    }
+    if (a.role == Role::kWeight) Write(r, d, std::vector<double>(count, kStart));
+  }
+  return r;
 }
 
 OpRun Prepare(const OpCase& c, Stream& stream, const Kernels& kernels, DType real,
               int64_t shift = 0) {
-  OpRun r{stream, kernels, {}, shift};
-  for (const OpArg& a : c.args) {
-    const DType dtype = a.real ? real : a.dtype;
-    if (IsInput(a)) {
-      Put(r, a.name, dtype, a.shape, [&](int64_t i) { return InputValue(a, i); });
-    } else if (a.role == Role::kSum) {
-      Put(r, a.name, dtype, a.shape, [&](int64_t) { return a.real ? kStart : 2; });
-    } else {
-      Put(r, a.name, dtype, a.shape, {});
-    }
-    if (!c.backward) continue;
-    if (GivesGradient(a)) {
-      const std::string d = "d" + a.name;
-      Put(r, d, dtype, a.shape, [&](int64_t i) { return static_cast<float>(DefaultValue(d, i)); });
-    }
-    if (a.role == Role::kActivation) Put(r, "d" + a.name, dtype, a.shape, {});
-    if (a.role == Role::kWeight) {
-      Put(r, "d" + a.name, dtype, a.shape, [](int64_t) { return kStart; });
-    }
-  }
+  return Prepare(c, stream, kernels, {.real = real, .as = real, .shift = shift});
+}
+
+void Run(const OpCase& c, OpRun& r) {
+  c.forward(r);
+  if (c.backward) c.backward(r);
+}
+
+OpRun RunAll(const OpCase& c, Stream& stream, const Kernels& kernels, const Making& making) {
+  OpRun r = Prepare(c, stream, kernels, making);
+  Run(c, r);
   return r;
 }
 
 OpRun RunAll(const OpCase& c, Stream& stream, const Kernels& kernels, DType real,
              int64_t shift = 0) {
-  OpRun r = Prepare(c, stream, kernels, real, shift);
-  c.forward(r);
-  if (c.backward) c.backward(r);
-  return r;
-}
-
-std::string Bytes(const Tensor& t) {
-  return {static_cast<const char*>(t.raw()), static_cast<size_t>(t.bytes())};
+  return RunAll(c, stream, kernels, {.real = real, .as = real, .shift = shift});
 }
 
 // Names of the tensors that the op writes.
@@ -222,26 +286,38 @@ void OpCase::SumOf(const std::string& arg, DType dtype, Shape shape) {
   args.back().real = false;
   args.back().dtype = dtype;
 }
+void OpCase::Accurate(std::initializer_list<const char*> names) {
+  accurate.insert(names.begin(), names.end());
+}
+void OpCase::Rounded(std::initializer_list<const char*> names) {
+  rounded.insert(names.begin(), names.end());
+}
 
 std::vector<double> Values(const Tensor& t) {
   std::vector<double> out(static_cast<size_t>(t.elements()));
-  const auto read = [&](const auto* x) { std::copy(x, x + t.elements(), out.begin()); };
+  const std::string bytes = Bytes(t);
+  const auto read = [&](const auto* x) {
+    std::transform(x, x + out.size(), out.begin(), [](auto v) { return static_cast<double>(v); });
+  };
   switch (t.dtype()) {
     case DType::kI32:
-      read(t.data<int32_t>());
+      read(reinterpret_cast<const int32_t*>(bytes.data()));
       break;
     case DType::kI64:
-      std::transform(t.data<int64_t>(), t.data<int64_t>() + t.elements(), out.begin(),
-                     [](int64_t v) { return static_cast<double>(v); });
+      read(reinterpret_cast<const int64_t*>(bytes.data()));
       break;
     case DType::kU8:
-      read(t.data<uint8_t>());
+      read(reinterpret_cast<const uint8_t*>(bytes.data()));
+      break;
+    case DType::kBf16:
+      read(reinterpret_cast<const BFloat16*>(bytes.data()));
       break;
     case DType::kF32:
-      read(t.data<float>());
+      read(reinterpret_cast<const float*>(bytes.data()));
       break;
-    default:
-      read(t.data<double>());
+    case DType::kF64:
+      read(reinterpret_cast<const double*>(bytes.data()));
+      break;
   }
   return out;
 }
@@ -280,19 +356,44 @@ void ExpectGradient(const OpCase& c, const Kernels& kernels) {
   }
 }
 
-void ExpectBounds(const OpCase& c, const Kernels& kernels, DType dtype) {
-  Scope s;
-  OpRun before = Prepare(c, s.stream, kernels, dtype);
-  OpRun after = RunAll(c, s.stream, kernels, dtype);
+namespace {
+
+// Outputs written whole, nothing else touched; inputs as `before` has them.
+void ExpectInside(const OpCase& c, OpRun& before, OpRun& after) {
   const std::vector<std::string> written = Written(c);
   for (auto& [name, guarded] : after.tensors) {
-    EXPECT_TRUE(guarded.Intact()) << c.name << " wrote before the start of " << name;
+    EXPECT_TRUE(guarded.Intact()) << c.name << " wrote beside " << name;
     if (std::find(written.begin(), written.end(), name) == written.end()) {
       EXPECT_EQ(Bytes(guarded.tensor()), Bytes(before[name])) << c.name << " changed " << name;
     } else if (!Partial(c, name)) {
       EXPECT_EQ(guarded.Unwritten(), 0) << c.name << ": elements of " << name << " not written";
     }
   }
+}
+
+void ExpectClose(const OpCase& c, OpRun& a, OpRun& b, double tolerance, const std::string& what) {
+  for (const std::string& name : Written(c)) {
+    if (Partial(c, name)) continue;
+    EXPECT_LE(RelativeDistance(Values(a[name]), Values(b[name])),
+              Real(a[name].dtype()) ? tolerance : 0)
+        << c.name << ": " << name << " " << what;
+  }
+}
+
+void ExpectSameBits(const OpCase& c, OpRun& a, OpRun& b, const std::string& what) {
+  for (const std::string& name : Written(c)) {
+    if (Partial(c, name)) continue;
+    EXPECT_TRUE(Bytes(a[name]) == Bytes(b[name])) << c.name << ": other bits in " << name << what;
+  }
+}
+
+}  // namespace
+
+void ExpectBounds(const OpCase& c, const Kernels& kernels, DType dtype) {
+  Scope s;
+  OpRun before = Prepare(c, s.stream, kernels, dtype);
+  OpRun after = RunAll(c, s.stream, kernels, dtype);
+  ExpectInside(c, before, after);
 }
 
 void ExpectRepeats(const OpCase& c, const Kernels& kernels, DType dtype) {
@@ -304,12 +405,9 @@ void ExpectRepeats(const OpCase& c, const Kernels& kernels, DType dtype) {
     if (team > 1 && !c.same_bits_on_teams) break;
     omp_set_num_threads(team);
     OpRun again = RunAll(c, s.stream, kernels, dtype, team);
-    for (const std::string& name : Written(c)) {
-      if (Partial(c, name)) continue;
-      EXPECT_TRUE(Bytes(first[name]) == Bytes(again[name]))
-          << c.name << ": other bits in " << name << " with a team of " << team
-          << ", at addresses moved by as many elements";
-    }
+    ExpectSameBits(
+        c, first, again,
+        " with a team of " + std::to_string(team) + ", at addresses moved by as many elements");
   }
   omp_set_num_threads(threads);
 }
@@ -319,17 +417,60 @@ void ExpectAgrees(const OpCase& c, const Kernels& a, DType dtype_a, const Kernel
   Scope s;
   OpRun run_a = RunAll(c, s.stream, a, dtype_a);
   OpRun run_b = RunAll(c, s.stream, b, dtype_b);
-  for (const std::string& name : Written(c)) {
-    if (Partial(c, name)) continue;
-    const Tensor& t = run_a[name];
-    const bool real = t.dtype() == DType::kF32 || t.dtype() == DType::kF64;
-    EXPECT_LE(RelativeDistance(Values(t), Values(run_b[name])), real ? tolerance : 0)
-        << c.name << ": " << name << " of " << a.name << " (" << Name(dtype_a) << ") against "
-        << b.name << " (" << Name(dtype_b) << ")";
+  ExpectClose(c, run_a, run_b, tolerance,
+              std::string("of ") + a.name + " (" + Name(dtype_a) + ") against " + b.name + " (" +
+                  Name(dtype_b) + ")");
+}
+
+namespace {
+
+// The functions recorded once and replayed on the same inputs, outputs unwritten before.
+void ExpectReplays(const OpCase& c, OpRun& first, DType dtype) {
+  Stream& stream = GpuStream();
+  OpRun run = RunAll(c, stream, *GpuKernels(), dtype);  // the pool now has what the work asks for
+  Graph graph = Graph::Record(stream, [&] { Run(c, run); });
+  OpRun fresh = Prepare(c, stream, *GpuKernels(), dtype);
+  for (auto& [name, guarded] : run.tensors) {
+    const std::string image = Bytes(fresh[name]);
+    Upload(stream, image.data(), guarded.tensor().bytes(), guarded.tensor());
   }
+  graph.Replay();
+  ExpectSameBits(c, first, run, ", recorded and replayed");
+}
+
+void CheckOpOnGpu(const OpCase& c, DType dtype) {
+  Stream& stream = GpuStream();
+  const Kernels& kernels = *GpuKernels();
+  Scope s;
+  OpRun expected =
+      RunAll(c, s.stream, CpuKernels(), {.real = DType::kF64, .as = dtype, .shift = 0});
+  OpRun before = Prepare(c, stream, kernels, dtype);
+  OpRun first = RunAll(c, stream, kernels, dtype);
+  const std::string on = std::string(" on the GPU in ") + Name(dtype);
+  const double tolerance = dtype == DType::kBf16 ? c.bf16_tolerance : c.gpu_tolerance;
+  ExpectInside(c, before, first);
+  ExpectClose(c, first, expected, tolerance, on);
+  OpRun again = RunAll(c, stream, kernels, dtype);
+  ExpectSameBits(c, first, again, ", twice" + on);
+  OpRun moved = RunAll(c, stream, kernels, dtype, std::max(c.gpu_alignment, SizeOf(dtype)));
+  ExpectInside(c, before, moved);
+  if (c.same_bits_moved) {
+    ExpectSameBits(c, first, moved, ", at other addresses" + on);
+  } else {
+    ExpectClose(c, moved, expected, tolerance, ", at other addresses" + on);
+  }
+  if (c.recordable) ExpectReplays(c, first, dtype);
+}
+
+}  // namespace
+
+void CheckOpOnGpu(const OpCase& c) {
+  CheckOpOnGpu(c, DType::kF32);
+  if (c.bf16) CheckOpOnGpu(c, DType::kBf16);
 }
 
 void CheckOp(const OpCase& c) {
+  if (TestingGpu()) return CheckOpOnGpu(c);
   const Kernels& kernels = CpuKernels();
   if (c.backward) ExpectGradient(c, kernels);
   for (const DType dtype : {DType::kF32, DType::kF64}) {

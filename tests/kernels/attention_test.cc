@@ -31,6 +31,7 @@ OpCase Case(AttentionShape n, int64_t document) {
   c.Integers("doc_start", DType::kI32, {tokens}, Starts(n, document));
   c.Output("out", {tokens, n.heads, n.value});
   c.Note("lse", {tokens, n.heads});
+  c.Accurate({"lse"});
   c.forward = [=](OpRun& r) {
     r.kernels.attention(r.stream, n, scale, r["q"], r["kv"], r["k_pe"], r["doc_start"], r["out"],
                         r["lse"]);

@@ -35,6 +35,7 @@ OpCase Conv(const Sizes& s) {
   c.Weight("w", {s.channels, s.taps});
   c.Integers("doc_start", DType::kI32, {tokens}, DocStarts(s));
   c.Output("y", {tokens, s.channels});
+  c.Accurate({"w"});
   c.forward = [s](OpRun& r) {
     r.kernels.short_conv(r.stream, r["n"], r["u"], r["w"], s.dilation, s.length, r["doc_start"],
                          r["y"]);

@@ -29,6 +29,7 @@ TEST(ElementwiseTest, CopyAnswersAll) {
     r.kernels.copy(r.stream, r["x"], r["y"]);
     EXPECT_EQ(Values(r["x"]), Values(r["y"]));
   };
+  c.recordable = false;  // reads values
   CheckOp(c);
 }
 
@@ -57,6 +58,18 @@ TEST(ElementwiseTest, ScaleMultipliesByANumberOnTheDevice) {
     r.kernels.scale(r.stream, r["factor"], r["dx"]);
   };
   c.elements_checked = 5;
+  CheckOp(c);
+}
+
+// Where activations are bf16: from it and to it.
+TEST(ElementwiseTest, CastAnswersAll) {
+  OpCase c("cast");
+  c.Fixed("x", {kMany});
+  c.Output("y", {kMany});
+  c.forward = [](OpRun& r) { r.kernels.cast(r.stream, r["x"], r["y"]); };
+  c.Accurate({"y"});
+  CheckOp(c);
+  c.accurate = {"x"};
   CheckOp(c);
 }
 

@@ -41,10 +41,12 @@ OpCase Gate(const Sizes& s, const GateOptions& options, double lean = 1) {
     c.Note("rh", {s.tokens, s.branches});
     c.Note("rk", {s.tokens, s.branches});
     c.Note("s", {s.tokens, s.branches});
+    c.Accurate({"w_h", "w_k", "rh", "rk", "s"});
   } else {
     c.Activation("kv", {s.tokens, s.width});
   }
   c.Note("alpha", {s.tokens, s.branches});
+  c.Accurate({"alpha"});
   c.Output("u", {s.tokens, s.branches, s.width});
   c.forward = [options](OpRun& r) {
     Tensor none;
@@ -209,6 +211,7 @@ OpCase Addresses(const Text& s, const NgramHash& hash) {
   c.Integers("canonical", DType::kI32, {s.vocabulary}, map);
   c.Integers("doc_start", DType::kI32, {tokens}, start);
   c.NoteOf("rows", DType::kI64, {tokens, static_cast<int64_t>(hash.primes.size())});
+  c.bf16 = false;  // integers only
   c.forward = [=](OpRun& r) {
     r.kernels.ngram_rows(r.stream, hash, r["tokens"], r["canonical"], s.length, r["doc_start"],
                          r["rows"]);

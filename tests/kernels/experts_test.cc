@@ -41,6 +41,7 @@ OpCase Feed(const Sizes& s, const std::function<int64_t(int64_t row, int64_t k)>
   c.Weight("gate_up", {s.experts, 2 * s.width, s.hidden}, scaled("gate_up"));
   c.Weight("down", {s.experts, s.hidden, s.width}, scaled("down"));
   c.Output("y", {s.rows, s.hidden});
+  c.Accurate({"weights"});
   auto saved = std::make_shared<ExpertsSaved>();
   c.forward = [saved](OpRun& r) {
     r.kernels.experts(r.stream, r["x"], r["ids"], r["weights"], r["gate_up"], r["down"], r["y"],

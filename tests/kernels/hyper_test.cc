@@ -43,6 +43,7 @@ OpCase Mix(const Sizes& s, const HyperOptions& options) {
   c.Output("pre", {s.tokens, s.n});
   c.Output("post", {s.tokens, s.n});
   c.Output("res", {s.tokens, s.n, s.n});
+  c.Accurate({"phi", "alpha", "b", "r", "m", "pre", "post", "res"});
   c.forward = [options](OpRun& r) {
     r.kernels.hyper_mix(r.stream, options, r["x"], r["phi"], r["alpha"], r["b"], r["r"], r["m"],
                         r["pre"], r["post"], r["res"]);
@@ -208,6 +209,7 @@ OpCase Pre(const Sizes& s) {
   c.Activation("x", {s.tokens, s.n, s.width});
   c.Activation("pre", {s.tokens, s.n});
   c.Output("h", {s.tokens, s.width});
+  c.Accurate({"pre"});
   c.forward = [](OpRun& r) { r.kernels.hyper_pre(r.stream, r["x"], r["pre"], r["h"]); };
   c.backward = [](OpRun& r) {
     r.kernels.hyper_pre_grad(r.stream, r["dh"], r["x"], r["pre"], r["dx"], r["dpre"]);
@@ -222,6 +224,7 @@ OpCase Post(const Sizes& s) {
   c.Activation("post", {s.tokens, s.n});
   c.Activation("y", {s.tokens, s.width});
   c.Output("out", {s.tokens, s.n, s.width});
+  c.Accurate({"res", "post"});
   c.forward = [](OpRun& r) {
     r.kernels.hyper_post(r.stream, r["x"], r["res"], r["post"], r["y"], r["out"]);
   };
@@ -242,6 +245,7 @@ OpCase Read(const Sizes& s, const HyperOptions& options) {
   c.Note("logit", {s.tokens, s.n});
   c.Note("w", {s.tokens, s.n});
   c.Output("h", {s.tokens, s.width});
+  c.Accurate({"fn", "scale", "base", "r", "logit", "w"});
   c.forward = [options](OpRun& r) {
     r.kernels.hyper_read(r.stream, options, r["x"], r["fn"], r["scale"], r["base"], r["r"],
                          r["logit"], r["w"], r["h"]);

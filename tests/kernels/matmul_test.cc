@@ -39,6 +39,7 @@ OpCase Product(int64_t m, int64_t n, int64_t k, bool ta, bool tb) {
     }
   };
   c.same_bits_on_teams = false;  // the BLAS library cuts large products among its threads
+  c.same_bits_moved = false;     // and on a GPU chooses by alignment
   return c;
 }
 

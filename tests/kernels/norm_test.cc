@@ -15,6 +15,7 @@ OpCase Norm(int64_t rows, int64_t width, int64_t branches) {
   c.Weight("w", {branches, width});
   c.Output("y", {rows, width});
   c.Note("rstd", {rows});
+  c.Accurate({"w", "rstd"});
   c.forward = [](OpRun& r) {
     r.kernels.rms_norm(r.stream, r["x"], r["w"], 1e-5, r["y"], r["rstd"]);
   };

@@ -21,6 +21,7 @@ OpCase Turn(int64_t tokens, int64_t heads, int64_t width, int64_t begin, int64_t
   });
   c.Integers("positions", DType::kI32, {tokens}, std::move(positions));
   c.Output("y", {tokens, heads, width});
+  c.Accurate({"table"});
   c.forward = [=](OpRun& r) {
     r.kernels.copy(r.stream, r["x"], r["y"]);
     r.kernels.rope(r.stream, r["y"], begin, r["table"], r["positions"], false);

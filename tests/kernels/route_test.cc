@@ -41,7 +41,10 @@ OpCase Routing(int64_t rows, int64_t length, int64_t experts, const RouteOptions
     c.Sum("loss", {1});
     c.Note("f", {rows, experts});
     c.Note("scale_of_grad", {1});
+    c.Accurate({"scale", "loss", "f", "scale_of_grad"});
   }
+  c.Accurate({"logits", "bias", "scores", "weights"});
+  c.Rounded({"dlogits"});
   c.forward = [=](OpRun& r) {
     r.kernels.route(r.stream, options, r["logits"], r["bias"], r["scores"], r["experts"],
                     r["weights"], r["load"]);

@@ -16,11 +16,12 @@ std::vector<int64_t> RandomIds(int64_t n, int64_t rows) {
   return ids;
 }
 
-OpCase Lookup(int64_t rows, int64_t width, int64_t n, DType id_type) {
+OpCase Lookup(int64_t rows, int64_t width, int64_t n, DType id_type, bool accurate = false) {
   OpCase c("gather_rows");
   c.Weight("table", {rows, width});
   c.Integers("ids", id_type, {n}, RandomIds(n, rows));
   c.Output("out", {n, width});
+  if (accurate) c.Accurate({"table"});
   c.forward = [](OpRun& r) { r.kernels.gather_rows(r.stream, r["table"], r["ids"], r["out"]); };
   c.backward = [](OpRun& r) {
     r.kernels.scatter_add_rows(r.stream, r["dout"], r["ids"], r["dtable"]);
@@ -33,6 +34,7 @@ TEST(RowsTest, GatherAndScatterAnswerAll) {
   CheckOp(Lookup(11, 7, 23, DType::kI64));
   CheckOp(Lookup(5, 33, 2000, DType::kI32));  // enough for a team
   CheckOp(Lookup(40, 80, 900, DType::kI64));
+  CheckOp(Lookup(40, 80, 900, DType::kI64, true));  // f32 rows for bf16 activations
 }
 
 TEST(RowsTest, GatherPicksTheRowAndScatterAddsInOrder) {

@@ -37,6 +37,7 @@ OpCase Adam(int64_t n, double apply) {
   c.Output("v", {n});
   c.Output("p", {n});
   c.Output("copy", {n});
+  c.Accurate({"g", "m0", "v0", "p0", "m", "v", "p"});
   c.forward = [](OpRun& r) {
     r.kernels.cast(r.stream, r["p0"], r["copy"]);
     for (const char* name : {"m", "v", "p"}) {
@@ -198,6 +199,7 @@ OpCase Momentum(bool nesterov, double apply) {
   c.Fixed("buf0", {1031});
   c.Output("buf", {1031});
   c.Output("u", {1031});
+  c.Accurate({"g", "buf0", "buf"});
   c.forward = [=](OpRun& r) {
     r.kernels.copy(r.stream, r["buf0"], r["buf"]);
     r.kernels.muon_momentum(r.stream, 0.95, nesterov, r["step"], r["g"], r["buf"], r["u"]);
@@ -247,6 +249,8 @@ TEST(MuonTest, ApplyMovesAndDecays) {
   c.Fixed("p0", {1031});
   c.Output("p", {1031});
   c.Output("copy", {1031});
+  c.Accurate({"p0", "p"});
+  c.recordable = false;  // reads values
   c.forward = [](OpRun& r) {
     r.kernels.copy(r.stream, r["p0"], r["p"]);
     r.kernels.cast(r.stream, r["p0"], r["copy"]);
@@ -266,6 +270,8 @@ OpCase Orthogonal(const Shape& shape) {
     r.kernels.newton_schulz(r.stream, {}, r["x"]);
   };
   c.tolerance = 1e-4;  // what fp32 is asked for
+  c.gpu_tolerance = 1e-4;
+  c.bf16_tolerance = 5e-2;
   c.same_bits_on_teams = false;
   return c;
 }

@@ -131,27 +131,31 @@ double GpuTimer::Seconds(const std::function<void()>& run) {
   return seconds[kRepeats / 2];
 }
 
-void GpuTimer::MeasureCeilings() {
+Ceilings GpuTimer::MeasureCeilings() {
+  Ceilings found;
   {
     const Tensor from = Normal(DType::kF32, {int64_t{1} << 29});
     Tensor to = Empty(DType::kF32, from.shape());
-    copy_rate_ = Bytes({from, to}) / Seconds([&] { kernels_.copy(stream_, from, to); });
+    found.copy = Bytes({from, to}) / Seconds([&] { kernels_.copy(stream_, from, to); });
   }
   const int64_t n = 8192;
   const Tensor a = Normal(DType::kBf16, {n, n});
   const Tensor b = Normal(DType::kBf16, {n, n});
   Tensor c = Empty(DType::kBf16, {n, n});
   const auto multiply = [&] { kernels_.matmul(stream_, a, Trans::kNo, b, Trans::kYes, false, c); };
-  matmul_rate_ = 2.0 * static_cast<double>(n * n * n) / Seconds(multiply);
+  found.matmul = 2.0 * static_cast<double>(n * n * n) / Seconds(multiply);
   std::printf("%s: copy %.2f TB/s, bf16 matmul of %ld %.0f TFLOP/s (random data, medians of %d)\n",
-              GpuDriver()->info(0).name.c_str(), copy_rate_ * 1e-12, static_cast<long>(n),
-              matmul_rate_ * 1e-12, kRepeats);
+              GpuDriver()->info(0).name.c_str(), found.copy * 1e-12, static_cast<long>(n),
+              found.matmul * 1e-12, kRepeats);
   std::printf("%-20s %-12s %10s %8s %8s %10s %7s\n", "op", "shape", "ms", "GB/s", "TFLOP/s",
               "floor ms", "share");
+  return found;
 }
 
-bool GpuTimer::Wants(const std::string& op) const {
-  return op.find(filter_) != std::string::npos || shape_.find(filter_) != std::string::npos;
+bool GpuTimer::WantsAny(std::initializer_list<std::string> beginnings) const {
+  return std::any_of(beginnings.begin(), beginnings.end(), [&](const std::string& beginning) {
+    return beginning.starts_with(filter_) || filter_.starts_with(beginning);
+  });
 }
 
 void GpuTimer::Missing(const std::string& op) const {
@@ -160,7 +164,7 @@ void GpuTimer::Missing(const std::string& op) const {
 
 void GpuTimer::Measure(const std::string& op, const Work& work, const std::function<void()>& run) {
   const double seconds = Seconds(run);
-  const double floor = std::max(work.bytes / copy_rate_, work.flop / matmul_rate_);
+  const double floor = std::max(work.bytes / ceilings_.copy, work.flop / ceilings_.matmul);
   std::printf("%-20s %-12s %10.4f %8.0f %8.1f %10.4f %6.1f%%\n", op.c_str(), shape_.c_str(),
               1e3 * seconds, 1e-9 * work.bytes / seconds, 1e-12 * work.flop / seconds, 1e3 * floor,
               100 * floor / seconds);

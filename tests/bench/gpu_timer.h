@@ -22,9 +22,16 @@ struct Work {
 // Bytes of all the tensors.
 double Bytes(std::initializer_list<Tensor> tensors);
 
+// What the machine can do.
+struct Ceilings {
+  double copy = 0;    // bytes a second, read and written
+  double matmul = 0;  // flop a second, bf16
+};
+
+// A pool of its own, so that one shape's memory does not stand in the way of the next.
 class GpuTimer {
  public:
-  // `filter`: only ops whose name or shape contains it; empty: all.
+  // `filter`: only ops whose name begins with it; empty: all.
   explicit GpuTimer(std::string filter);
 
   Stream& stream() { return stream_; }
@@ -38,17 +45,21 @@ class GpuTimer {
   Tensor Empty(DType dtype, Shape shape);
 
   // Copies and multiplies until the two rates are known, and prints them.
-  void MeasureCeilings();
+  Ceilings MeasureCeilings();
 
-  // The shape and dtype that the next lines are about.
-  void Begin(const std::string& shape) { shape_ = shape; }
-  // Whether a line of this name is wanted: tensors need not be made where it is not.
-  bool Wants(const std::string& op) const;
+  // The shape that the next lines are about.
+  void Begin(const std::string& shape, const Ceilings& ceilings) {
+    shape_ = shape;
+    ceilings_ = ceilings;
+  }
+  // Whether a line that begins with one of these may be wanted: where not, its tensors need not be
+  // made.
+  bool WantsAny(std::initializer_list<std::string> beginnings) const;
   // Records `run`, replays it with cold caches, and prints the median. `there`: the op's entry in
   // the table, which may be empty while it is being written.
   template <class Fn>
   void Line(const std::string& op, Fn* there, const Work& work, const std::function<void()>& run) {
-    if (!Wants(op)) return;
+    if (!op.starts_with(filter_)) return;
     if (there == nullptr) return Missing(op);
     Measure(op, work, run);
   }
@@ -64,9 +75,8 @@ class GpuTimer {
   Stream stream_;
   const Kernels& kernels_;
   std::string shape_;
-  Tensor flush_;            // written before each replay, so that nothing is left in the caches
-  double copy_rate_ = 0;    // bytes a second, read and written
-  double matmul_rate_ = 0;  // flop a second
+  Ceilings ceilings_;
+  Tensor flush_;  // written before each replay, so that nothing is left in the caches
 };
 
 }  // namespace mneme::bench

@@ -1,0 +1,464 @@
+// Every op of the GPU against its floor, at the shapes of a sweep model and of Engram-27B.
+//
+//   gpu_bench [--shape=sweep|27b] [--dtype=bf16|f32] [--op=BEGINNING]
+//
+// Prints the copy and matmul rates of the machine, measured here and now on random data; then a
+// line an op: the median of its replays with cold caches, the rates that its bytes and flop make of
+// it, and the share of its floor, which is the larger of the two at the machine's rates. Bytes are
+// those of the tensors that the op must read and write once; flop those of its products.
+//
+// To add an op: a line in the group that has its tensors. `work` is {bytes, flop}.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "kernels/core/random.h"
+#include "tests/bench/gpu_timer.h"
+
+namespace mneme::bench {
+namespace {
+
+struct Sizes {
+  const char* name;
+  int64_t rows, length;                   // samples and tokens of each
+  int64_t hidden, dense, vocab;           // widths of the stream and of a dense block
+  int64_t experts, top_k, width, shared;  // routed, chosen, width of one, shared ones
+  int64_t heads, nope, rope, value, q_lora, kv_lora;
+  int64_t tokens() const { return rows * length; }
+};
+
+constexpr Sizes kSweep = {.name = "sweep",
+                          .rows = 16,
+                          .length = 2048,
+                          .hidden = 512,
+                          .dense = 2048,
+                          .vocab = 32768,
+                          .experts = 64,
+                          .top_k = 6,
+                          .width = 256,
+                          .shared = 2,
+                          .heads = 8,
+                          .nope = 64,
+                          .rope = 32,
+                          .value = 64,
+                          .q_lora = 0,
+                          .kv_lora = 256};
+constexpr Sizes k27b = {.name = "27b",
+                        .rows = 4,
+                        .length = 4096,
+                        .hidden = 2560,
+                        .dense = 12288,
+                        .vocab = 129280,
+                        .experts = 72,
+                        .top_k = 6,
+                        .width = 1536,
+                        .shared = 2,
+                        .heads = 32,
+                        .nope = 128,
+                        .rope = 64,
+                        .value = 128,
+                        .q_lora = 768,
+                        .kv_lora = 512};
+constexpr int64_t kStreams = 4;       // of mHC
+constexpr int64_t kMemoryWidth = 80;  // of a table row
+constexpr int64_t kMemoryHeads = 8;   // of each n-gram order
+constexpr int64_t kTableRows = 36'195'200;
+constexpr double kScale = 0.05;  // of weights: products keep their size
+
+double D(int64_t n) { return static_cast<double>(n); }
+
+class Bench {
+ public:
+  Bench(GpuTimer& timer, const Ceilings& ceilings, const Sizes& sizes, DType dtype)
+      : b_(timer), k_(timer.kernels()), s_(timer.stream()), n_(sizes), a_(dtype) {
+    b_.Begin(n_.name, ceilings);
+  }
+
+  void All() {
+    Linears();
+    Norms();
+    Rotation();
+    Attentions();
+    Gated();
+    Routing();
+    Routed();
+    Head();
+    Streams();
+    Memory();
+    Rows();
+    Updates();
+    Sums();
+  }
+
+ private:
+  // y = x wᵀ, dx = dy w, dw += dyᵀ x of one linear layer.
+  void Linear(const std::string& name, int64_t out, int64_t in) {
+    if (!b_.WantsAny({"matmul " + name})) return;
+    const int64_t t = n_.tokens();
+    Tensor x = b_.Normal(a_, {t, in}), w = b_.Normal(a_, {out, in}, kScale);
+    Tensor y = b_.Normal(a_, {t, out}), dw = b_.Zeros(kR, {out, in});
+    const double flop = 2 * D(t) * D(in) * D(out);
+    b_.Line("matmul " + name, k_.matmul, {Bytes({x, w, y}), flop},
+            [&] { k_.matmul(s_, x, Trans::kNo, w, Trans::kYes, false, y); });
+    b_.Line("matmul " + name + " dx", k_.matmul, {Bytes({x, w, y}), flop},
+            [&] { k_.matmul(s_, y, Trans::kNo, w, Trans::kNo, false, x); });
+    b_.Line("matmul " + name + " dw", k_.matmul, {Bytes({x, y, dw, dw}), flop},
+            [&] { k_.matmul(s_, y, Trans::kYes, x, Trans::kNo, true, dw); });
+  }
+
+  void Linears() {
+    const int64_t qk = n_.heads * (n_.nope + n_.rope);
+    if (n_.q_lora > 0) Linear("q_down", n_.q_lora, n_.hidden);
+    Linear("q", qk, n_.q_lora > 0 ? n_.q_lora : n_.hidden);
+    Linear("kv_down", n_.kv_lora + n_.rope, n_.hidden);
+    Linear("kv_up", n_.heads * (n_.nope + n_.value), n_.kv_lora);
+    Linear("o", n_.hidden, n_.heads * n_.value);
+    Linear("dense up", 2 * n_.dense, n_.hidden);
+    Linear("dense down", n_.hidden, n_.dense);
+    Linear("shared up", 2 * n_.shared * n_.width, n_.hidden);
+    Linear("shared down", n_.hidden, n_.shared * n_.width);
+  }
+
+  void Norms() {
+    if (!b_.WantsAny({"rms_norm", "rms_norm_grad"})) return;
+    const int64_t t = n_.tokens();
+    Tensor x = b_.Normal(a_, {t, n_.hidden}), y = b_.Normal(a_, x.shape());
+    Tensor dx = b_.Empty(a_, x.shape()), w = b_.Normal(kR, {1, n_.hidden});
+    Tensor dw = b_.Zeros(kR, w.shape()), rstd = b_.Empty(kR, {t});
+    k_.fill(s_, 1, rstd);
+    b_.Line("rms_norm", k_.rms_norm, {Bytes({x, y, w, rstd})},
+            [&] { k_.rms_norm(s_, x, w, 1e-6, y, rstd); });
+    b_.Line("rms_norm_grad", k_.rms_norm_grad, {Bytes({x, y, dx, rstd})},
+            [&] { k_.rms_norm_grad(s_, y, x, w, rstd, dx, dw); });
+  }
+
+  void Rotation() {
+    if (!b_.WantsAny({"rope"})) return;
+    const int64_t t = n_.tokens();
+    Tensor q = b_.Normal(a_, {t, n_.heads, n_.nope + n_.rope});
+    const Tensor table = b_.Normal(kR, {n_.length, n_.rope / 2, 2}, 0.5);
+    const Tensor positions = b_.Ids(DType::kI32, {t}, n_.length);
+    const double turned = D(q.bytes()) * D(n_.rope) / D(n_.nope + n_.rope);
+    b_.Line("rope", k_.rope, {2 * turned + Bytes({table, positions})},
+            [&] { k_.rope(s_, q, n_.nope, table, positions, false); });
+  }
+
+  void Attentions() {
+    if (!b_.WantsAny({"attention", "attention_grad"})) return;
+    const AttentionShape shape = {.rows = n_.rows,
+                                  .length = n_.length,
+                                  .heads = n_.heads,
+                                  .nope = n_.nope,
+                                  .rope = n_.rope,
+                                  .value = n_.value};
+    const int64_t t = n_.tokens(), qk = n_.nope + n_.rope;
+    Tensor q = b_.Normal(a_, {t, n_.heads, qk}), dq = b_.Empty(a_, q.shape());
+    Tensor kv = b_.Normal(a_, {t, n_.heads, n_.nope + n_.value}), dkv = b_.Empty(a_, kv.shape());
+    Tensor pe = b_.Normal(a_, {t, n_.rope}), dpe = b_.Empty(a_, pe.shape());
+    Tensor out = b_.Empty(a_, {t, n_.heads, n_.value}), dout = b_.Normal(a_, out.shape());
+    Tensor lse = b_.Empty(kR, {t, n_.heads}), start = b_.Zeros(DType::kI32, {t});
+    const double scale = 1 / std::sqrt(D(qk));
+    const double half = D(n_.rows) * D(n_.heads) * D(n_.length) * D(n_.length);  // causal: 2 · ½
+    b_.Line("attention", k_.attention, {Bytes({q, kv, pe, out, lse}), half * D(qk + n_.value)},
+            [&] { k_.attention(s_, shape, scale, q, kv, pe, start, out, lse); });
+    b_.Line("attention_grad", k_.attention_grad,
+            {Bytes({q, kv, pe, out, lse, dout, dq, dkv, dpe}), half * D(3 * qk + 2 * n_.value)},
+            [&] {
+              k_.attention_grad(s_, shape, scale, dout, q, kv, pe, start, out, lse, dq, dkv, dpe);
+            });
+  }
+
+  void Gated() {
+    if (!b_.WantsAny({"swiglu", "swiglu_grad"})) return;
+    Tensor up = b_.Normal(a_, {n_.tokens(), 2 * n_.shared * n_.width});
+    Tensor dup = b_.Empty(a_, up.shape()), h = b_.Normal(a_, {n_.tokens(), n_.shared * n_.width});
+    b_.Line("swiglu", k_.swiglu, {Bytes({up, h})}, [&] { k_.swiglu(s_, up, h); });
+    b_.Line("swiglu_grad", k_.swiglu_grad, {Bytes({up, h, dup})},
+            [&] { k_.swiglu_grad(s_, h, up, dup); });
+  }
+
+  void Routing() {
+    if (!b_.WantsAny({"route", "route_grad", "balance_loss"})) return;
+    const int64_t t = n_.tokens(), e = n_.experts;
+    const RouteOptions options = {.top_k = n_.top_k};
+    const Tensor logits = b_.Normal(kR, {t, e}), bias = b_.Zeros(kR, {e});
+    Tensor scores = b_.Empty(kR, {t, e}), chosen = b_.Empty(DType::kI32, {t, n_.top_k});
+    Tensor weights = b_.Empty(kR, {t, n_.top_k}), load = b_.Zeros(DType::kI64, {e});
+    Tensor dweights = b_.Normal(kR, weights.shape()), dlogits = b_.Empty(a_, {t, e});
+    Tensor f = b_.Empty(kR, {n_.rows, e}), loss = b_.Zeros(kR, {1}), scale = b_.Zeros(kR, {1});
+    b_.Line("route", k_.route, {Bytes({logits, scores, chosen, weights})},
+            [&] { k_.route(s_, options, logits, bias, scores, chosen, weights, load); });
+    b_.Line("balance_loss", k_.balance_loss, {Bytes({scores, chosen, f})},
+            [&] { k_.balance_loss(s_, options, n_.length, scores, chosen, scale, f, loss); });
+    b_.Line("route_grad", k_.route_grad, {Bytes({scores, chosen, weights, dweights, dlogits})},
+            [&] {
+              k_.route_grad(s_, options, n_.length, scores, chosen, weights, dweights, f, scale,
+                            dlogits);
+            });
+  }
+
+  // Choices as a router at rest makes them: distinct within a token, uneven over the experts.
+  Tensor Choices() {
+    std::vector<int64_t> chosen;
+    for (int64_t t = 0; t < n_.tokens(); ++t) {
+      const int64_t first =
+          RandomInt(MakeKey(1, "first"), static_cast<uint64_t>(t),
+                    RandomInt(MakeKey(1, "most"), static_cast<uint64_t>(t), n_.experts) + 1);
+      const int64_t stride =
+          1 + RandomInt(MakeKey(1, "stride"), static_cast<uint64_t>(t), n_.experts / n_.top_k);
+      for (int64_t k = 0; k < n_.top_k; ++k) {
+        chosen.push_back((first + k * stride) % n_.experts);
+      }
+    }
+    return b_.Host(DType::kI32, {n_.tokens(), n_.top_k}, chosen);
+  }
+
+  void Routed() {
+    if (!b_.WantsAny({"experts", "experts_grad"})) return;
+    const int64_t t = n_.tokens(), e = n_.experts, f = n_.width, d = n_.hidden;
+    const Tensor chosen = Choices();
+    Tensor x = b_.Normal(a_, {t, d}), y = b_.Empty(a_, {t, d}), dy = b_.Normal(a_, {t, d});
+    Tensor dx = b_.Empty(a_, {t, d});
+    Tensor weights = b_.Normal(kR, {t, n_.top_k}), dweights = b_.Empty(kR, weights.shape());
+    Tensor up = b_.Normal(a_, {e, 2 * f, d}, kScale), down = b_.Normal(a_, {e, d, f}, kScale);
+    Tensor dup = b_.Zeros(kR, up.shape()), ddown = b_.Zeros(kR, down.shape());
+    ExpertsSaved saved;
+    if (k_.experts == nullptr) return;
+    const auto forward = [&] { k_.experts(s_, x, chosen, weights, up, down, y, saved); };
+    const double flop = 6 * D(t) * D(n_.top_k) * D(d) * D(f);
+    forward();
+    b_.Line("experts", k_.experts, {Bytes({x, chosen, weights, up, down, y, saved.gate_up}), flop},
+            forward);
+    b_.Line(
+        "experts_grad", k_.experts_grad,
+        {Bytes({x, dy, weights, up, down, saved.gate_up, dx, dup, dup, ddown, ddown}), 2 * flop},
+        [&] { k_.experts_grad(s_, dy, x, weights, up, down, saved, dx, dweights, dup, ddown); });
+  }
+
+  void Head() {
+    if (!b_.WantsAny({"head_loss"})) return;
+    const int64_t t = n_.tokens();
+    const Tensor x = b_.Normal(a_, {t, n_.hidden}),
+                 w = b_.Normal(a_, {n_.vocab, n_.hidden}, kScale);
+    const Tensor targets = b_.Ids(DType::kI32, {t}, n_.vocab);
+    Tensor losses = b_.Empty(kR, {t}), dx = b_.Empty(a_, x.shape()), dw = b_.Zeros(kR, w.shape());
+    Tensor scale = b_.Empty(kR, {1});
+    k_.fill(s_, 1 / D(t), scale);
+    b_.Line("head_loss", k_.head_loss,
+            {Bytes({x, w, dx, dw, dw}), 6 * D(t) * D(n_.vocab) * D(n_.hidden)},
+            [&] { k_.head_loss(s_, x, w, targets, scale, losses, dx, dw); });
+  }
+
+  // mHC around one sub-layer.
+  void Streams() {
+    if (!b_.WantsAny({"hyper"})) return;
+    const int64_t t = n_.tokens(), c = n_.hidden, n = kStreams, mixes = n * n + 2 * n;
+    const HyperOptions o;
+    Tensor x = b_.Normal(a_, {t, n, c}), out = b_.Empty(a_, x.shape());
+    Tensor dx = b_.Empty(a_, x.shape()), y = b_.Normal(a_, {t, c}), h = b_.Empty(a_, {t, c});
+    Tensor phi = b_.Normal(kR, {n * c, mixes}, 0.02), dphi = b_.Zeros(kR, phi.shape());
+    Tensor alpha = b_.Normal(kR, {3}, 0.01), dalpha = b_.Zeros(kR, {3});
+    Tensor bias = b_.Normal(kR, {mixes}), dbias = b_.Zeros(kR, {mixes});
+    Tensor r = b_.Normal(kR, {t}), m = b_.Normal(kR, {t, mixes});
+    Tensor pre = b_.Normal(kR, {t, n}), post = b_.Normal(kR, {t, n}),
+           res = b_.Normal(kR, {t, n, n});
+    Tensor dpre = b_.Normal(kR, {t, n}), dpost = b_.Normal(kR, {t, n});
+    Tensor dres = b_.Normal(kR, {t, n, n});
+    const double flop = 2 * D(t) * D(n * c) * D(mixes);
+    b_.Line("hyper_mix", k_.hyper_mix, {Bytes({x, phi, r, m, pre, post, res}), flop},
+            [&] { k_.hyper_mix(s_, o, x, phi, alpha, bias, r, m, pre, post, res); });
+    b_.Line("hyper_mix_grad", k_.hyper_mix_grad,
+            {Bytes({x, dx, phi, dphi, dphi, r, m, dpre, dpost, dres}), 2 * flop}, [&] {
+              k_.hyper_mix_grad(s_, o, dpre, dpost, dres, x, phi, alpha, bias, r, m, dx, dphi,
+                                dalpha, dbias);
+            });
+    b_.Line("hyper_pre", k_.hyper_pre, {Bytes({x, pre, h})}, [&] { k_.hyper_pre(s_, x, pre, h); });
+    b_.Line("hyper_pre_grad", k_.hyper_pre_grad, {Bytes({x, h, pre, dx, dpre})},
+            [&] { k_.hyper_pre_grad(s_, h, x, pre, dx, dpre); });
+    b_.Line("hyper_post", k_.hyper_post, {Bytes({x, y, res, post, out})},
+            [&] { k_.hyper_post(s_, x, res, post, y, out); });
+    b_.Line("hyper_post_grad", k_.hyper_post_grad,
+            {Bytes({x, y, res, post, out, dx, h, dres, dpost})},
+            [&] { k_.hyper_post_grad(s_, out, x, res, post, y, dx, dres, dpost, h); });
+    Tensor fn = b_.Normal(kR, {n, n * c}, 0.02), dfn = b_.Zeros(kR, fn.shape());
+    Tensor scale = b_.Normal(kR, {1}), dscale = b_.Zeros(kR, {1});
+    Tensor base = b_.Normal(kR, {n}), dbase = b_.Zeros(kR, {n});
+    Tensor logit = b_.Normal(kR, {t, n}), w = b_.Normal(kR, {t, n});
+    b_.Line("hyper_read", k_.hyper_read, {Bytes({x, fn, h})},
+            [&] { k_.hyper_read(s_, o, x, fn, scale, base, r, logit, w, h); });
+    b_.Line("hyper_read_grad", k_.hyper_read_grad, {Bytes({x, fn, h, dx})}, [&] {
+      k_.hyper_read_grad(s_, o, h, x, fn, scale, base, r, logit, w, dx, dfn, dscale, dbase);
+    });
+    b_.Line("hyper_expand", k_.hyper_expand, {Bytes({y, out})},
+            [&] { k_.hyper_expand(s_, y, out); });
+    b_.Line("hyper_reduce", k_.hyper_reduce, {Bytes({x, h})},
+            [&] { k_.hyper_reduce(s_, x, 1.0, h); });
+  }
+
+  // Engram's ops of one layer.
+  void Memory() {
+    if (!b_.WantsAny({"ngram_rows", "engram_gate", "short_conv"})) return;
+    const int64_t t = n_.tokens(), d = n_.hidden, m = kStreams, taps = 4;
+    NgramHash hash;
+    hash.orders = {2, 3};
+    hash.heads = kMemoryHeads;
+    hash.multipliers = {0x9e3779b97f4a7c1, 0x3c6ef372fe94f83, 0x5851f42d4c957f3};
+    for (int64_t i = 0; i < 2 * kMemoryHeads; ++i) {
+      hash.primes.push_back(2'262'193 + 2 * i);
+      hash.offsets.push_back(i * 2'262'200);
+    }
+    const Tensor tokens = b_.Ids(DType::kI32, {t}, n_.vocab);
+    const Tensor canonical = b_.Ids(DType::kI32, {n_.vocab}, n_.vocab);
+    const Tensor start = b_.Zeros(DType::kI32, {t});
+    Tensor rows = b_.Empty(DType::kI64, {t, 2 * kMemoryHeads});
+    b_.Line("ngram_rows", k_.ngram_rows, {Bytes({tokens, start, rows})},
+            [&] { k_.ngram_rows(s_, hash, tokens, canonical, n_.length, start, rows); });
+
+    const GateOptions o;
+    Tensor h = b_.Normal(a_, {t, m, d}), dh = b_.Empty(a_, h.shape()), u = b_.Normal(a_, h.shape());
+    Tensor kv = b_.Normal(a_, {t, (m + 1) * d}), dkv = b_.Empty(a_, kv.shape());
+    Tensor w_h = b_.Normal(kR, {m, d}), w_k = b_.Normal(kR, {m, d});
+    Tensor dw_h = b_.Zeros(kR, {m, d}), dw_k = b_.Zeros(kR, {m, d});
+    Tensor rh = b_.Normal(kR, {t, m}), rk = b_.Normal(kR, {t, m}), sum = b_.Normal(kR, {t, m});
+    Tensor alpha = b_.Normal(kR, {t, m});
+    b_.Line("engram_gate", k_.engram_gate, {Bytes({h, kv, u})},
+            [&] { k_.engram_gate(s_, o, h, kv, w_h, w_k, rh, rk, sum, alpha, u); });
+    b_.Line("engram_gate_grad", k_.engram_gate_grad, {Bytes({u, h, kv, dh, dkv})}, [&] {
+      k_.engram_gate_grad(s_, o, u, h, kv, w_h, w_k, rh, rk, sum, alpha, dh, dkv, dw_h, dw_k);
+    });
+
+    Tensor x = b_.Normal(a_, {t, m * d}), y = b_.Normal(a_, x.shape());
+    Tensor dn = b_.Empty(a_, x.shape()), skip = b_.Normal(a_, x.shape());
+    Tensor w = b_.Normal(kR, {m * d, taps}), dw = b_.Zeros(kR, w.shape());
+    b_.Line("short_conv", k_.short_conv, {Bytes({x, skip, y, w})},
+            [&] { k_.short_conv(s_, x, skip, w, 3, n_.length, start, y); });
+    b_.Line("short_conv_grad", k_.short_conv_grad, {Bytes({y, x, dn, w})},
+            [&] { k_.short_conv_grad(s_, y, x, w, 3, n_.length, start, dn, dw); });
+  }
+
+  // The rows of one step in a table of Engram-27B, and the embedding.
+  void Rows() {
+    const int64_t t = n_.tokens();
+    if (b_.WantsAny({"embedding"})) {
+      const Tensor ids = b_.Ids(DType::kI32, {t}, n_.vocab);
+      Tensor table = b_.Normal(a_, {n_.vocab, n_.hidden}), x = b_.Empty(a_, {t, n_.hidden});
+      Tensor dtable = b_.Zeros(kR, table.shape());
+      b_.Line("embedding", k_.gather_rows, {2 * Bytes({x})},
+              [&] { k_.gather_rows(s_, table, ids, x); });
+      b_.Line("embedding_grad", k_.scatter_add_rows, {3 * Bytes({x})},
+              [&] { k_.scatter_add_rows(s_, x, ids, dtable); });
+    }
+    if (!b_.WantsAny({"gather_rows", "unique_ids", "adam_rows"})) return;
+    const int64_t asked = t * 2 * kMemoryHeads;
+    Tensor table = b_.Normal(kR, {kTableRows, kMemoryWidth});
+    Tensor ids = b_.Ids(DType::kI64, {asked}, kTableRows);
+    Tensor e = b_.Empty(a_, {asked, kMemoryWidth});
+    b_.Line("gather_rows", k_.gather_rows, {Bytes({ids, e}) + D(asked * kMemoryWidth * 4)},
+            [&] { k_.gather_rows(s_, table, ids, e); });
+    Tensor unique = b_.Empty(DType::kI64, {asked}), inverse = b_.Empty(DType::kI32, {asked});
+    Tensor count = b_.Empty(DType::kI64, {1});
+    b_.Line("unique_ids", k_.unique_ids, {Bytes({ids, unique, inverse})},
+            [&] { k_.unique_ids(s_, ids, unique, inverse, count); });
+    std::vector<int64_t> distinct;
+    const RandomKey key = MakeKey(1, "slots");
+    for (int64_t i = 0; i < asked; ++i) distinct.push_back(Permute(key, i, kTableRows));
+    const Tensor slots = b_.Host(DType::kI64, {asked}, distinct), g = b_.Normal(kR, e.shape());
+    Tensor m = b_.Zeros(kR, table.shape()), v = b_.Zeros(kR, table.shape());
+    b_.Line("adam_rows", k_.adam_rows, {7 * Bytes({g}) + Bytes({slots})},
+            [&] { k_.adam_rows(s_, {}, Step(), g, slots, m, v, table); });
+  }
+
+  // A step that moves.
+  Tensor Step() {
+    if (!step_.defined()) {
+      const double values[kStepScalars] = {1e-4, 0.1, 0.05, 0.5, 1};
+      step_ = b_.Empty(DType::kF64, {kStepScalars});
+      Upload(s_, values, sizeof values, step_);
+    }
+    return step_;
+  }
+
+  // The optimizers on the routed experts of one layer.
+  void Updates() {
+    const int64_t count = n_.experts * 3 * n_.width * n_.hidden;
+    const Tensor step = Step();
+    if (b_.WantsAny({"adamw", "muon", "sum_squares"})) {
+      Tensor g = b_.Normal(kR, {count}), p = b_.Normal(kR, {count}), m = b_.Zeros(kR, {count});
+      Tensor v = b_.Zeros(kR, {count}), copy = b_.Empty(a_, {count}), u = b_.Empty(a_, {count});
+      Tensor sum = b_.Zeros(DType::kF64, {1}), none;
+      Tensor& rounded = a_ == kR ? none : copy;
+      b_.Line("adamw", k_.adamw, {Bytes({g, m, m, v, v, p, p, rounded})},
+              [&] { k_.adamw(s_, {}, step, g, m, v, p, rounded); });
+      b_.Line("muon_momentum", k_.muon_momentum, {Bytes({g, m, m, u})},
+              [&] { k_.muon_momentum(s_, 0.95, true, step, g, m, u); });
+      b_.Line("muon_apply", k_.muon_apply, {Bytes({u, p, p, rounded})},
+              [&] { k_.muon_apply(s_, 1, 0.1, step, u, p, rounded); });
+      b_.Line("sum_squares", k_.sum_squares, {Bytes({g})}, [&] { k_.sum_squares(s_, g, sum); });
+    }
+    if (!b_.WantsAny({"newton_schulz"})) return;
+    Tensor x = b_.Normal(a_, {n_.experts, 2 * n_.width, n_.hidden});
+    const int64_t small = std::min(2 * n_.width, n_.hidden),
+                  large = std::max(2 * n_.width, n_.hidden);
+    const NewtonSchulzOptions o;
+    // A = X Xᵀ, A², B X of each of five iterations, without the symmetry of the first two.
+    const double flop = D(o.steps) * D(n_.experts) *
+                        (4 * D(small) * D(small) * D(large) + 2 * D(small) * D(small) * D(small));
+    b_.Line("newton_schulz", k_.newton_schulz, {2 * Bytes({x}), flop},
+            [&] { k_.newton_schulz(s_, o, x); });
+  }
+
+  void Sums() {
+    if (!b_.WantsAny({"add", "cast"})) return;
+    Tensor x = b_.Normal(a_, {n_.tokens(), n_.hidden}), y = b_.Normal(a_, x.shape());
+    Tensor wide = b_.Normal(kR, x.shape());
+    b_.Line("add", k_.add, {Bytes({x, y, y})}, [&] { k_.add(s_, x, y); });
+    b_.Line("cast", k_.cast, {Bytes({x, wide})}, [&] { k_.cast(s_, wide, x); });
+  }
+
+  static constexpr DType kR = DType::kF32;  // what stays accurate (docs/numerics.md)
+  GpuTimer& b_;
+  const Kernels& k_;
+  Stream& s_;
+  const Sizes& n_;
+  const DType a_;  // of activations
+  Tensor step_;
+};
+
+int Main(int argc, char** argv) {
+  std::string shape, op;
+  DType dtype = DType::kBf16;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const auto value = [&] { return word.substr(word.find('=') + 1); };
+    if (word.starts_with("--shape=")) {
+      shape = value();
+    } else if (word.starts_with("--op=")) {
+      op = value();
+    } else if (word == "--dtype=f32") {
+      dtype = DType::kF32;
+    } else if (word != "--dtype=bf16") {
+      std::fprintf(stderr,
+                   "usage: gpu_bench [--shape=sweep|27b] [--dtype=bf16|f32] [--op=BEGINNING]\n");
+      return 2;
+    }
+  }
+  std::string why;
+  if (GpuDriver()->count(&why) == 0) {
+    std::fprintf(stderr, "gpu_bench: no GPU on this machine (%s)\n", why.c_str());
+    return 1;
+  }
+  const Ceilings ceilings = GpuTimer(op).MeasureCeilings();
+  for (const Sizes* sizes : {&kSweep, &k27b}) {
+    if (!shape.empty() && shape != sizes->name) continue;
+    GpuTimer timer(op);
+    Bench(timer, ceilings, *sizes, dtype).All();
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace mneme::bench
+
+int main(int argc, char** argv) { return mneme::bench::Main(argc, argv); }

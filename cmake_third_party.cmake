@@ -81,4 +81,10 @@ if(MNEME_GPU)
   add_library(mneme_cuda INTERFACE)
   target_include_directories(mneme_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
   target_link_libraries(mneme_cuda INTERFACE CUDA::cudart CUDA::cublasLt)
+
+  # cuDNN 9 and its C++ frontend, which kernels/gpu/cudnn.cc alone includes.
+  find_library(CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR} REQUIRED)
+  add_library(mneme_cudnn INTERFACE)
+  target_compile_definitions(mneme_cudnn INTERFACE CUDNN_FRONTEND_SKIP_JSON_LIB)
+  target_link_libraries(mneme_cudnn INTERFACE mneme_cudnn_frontend ${CUDNN_LIBRARY})
 endif()

@@ -340,17 +340,46 @@ void Forward(Stream& stream, const AttentionShape&, const AttentionArgs<float>& 
 }
 
 void Forward(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args) {
+  if (!n.documents && AttentionCudnnServes(stream, args, false))
+    return AttentionCudnn(stream, args);
   if (AttentionMmaServes(n)) return AttentionMma(stream, args);
   AttentionPlain(stream, args);
 }
 
-void Backward(Stream& stream, const AttentionShape&, const AttentionArgs<float>& args) {
+void OwnBackward(Stream& stream, const AttentionShape&, const AttentionArgs<float>& args) {
   AttentionGradPlain(stream, args);
 }
 
-void Backward(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args) {
+void OwnBackward(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args) {
   if (AttentionMmaServes(n)) return AttentionGradMma(stream, args);
   AttentionGradPlain(stream, args);
+}
+
+// Our own kernels: between what each output row needs and the sum over heads of what they share.
+template <class T>
+void Backward(Stream& stream, const AttentionShape& n, AttentionArgs<T> args, T* dk_pe) {
+  const int64_t pairs = args.tokens() * n.heads;
+  const int64_t shared = args.tokens() * n.rope;
+  Tensor delta = Tensor::Empty(stream, DType::kF32, {pairs}, MemoryTag::kWorkspace);
+  Tensor shares = Tensor::Empty(stream, DType::kF32, {pairs, n.rope}, MemoryTag::kWorkspace);
+  args.delta = Data<float>(delta);
+  args.dk_pe_head = Data<float>(shares);
+  Launch(stream, OutputDots<T>, dim3(static_cast<unsigned>(CeilDiv(pairs * kWarp, kThreads))),
+         kThreads, 0, args.dout, args.saved_out, pairs, args.value, args.delta);
+  OwnBackward(stream, n, args);
+  Launch(stream, SumHeads<T>, dim3(static_cast<unsigned>(CeilDiv(shared, kThreads))), kThreads, 0,
+         args.dk_pe_head, args.heads, args.rope, shared, dk_pe);
+}
+
+bool CudnnGrad(Stream&, const AttentionShape&, const AttentionArgs<float>&, float*) {
+  return false;
+}
+
+bool CudnnGrad(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args,
+               bf16* dk_pe) {
+  if (n.documents || !AttentionCudnnServes(stream, args, true)) return false;
+  AttentionGradCudnn(stream, args, dk_pe);
+  return true;
 }
 
 }  // namespace
@@ -384,27 +413,20 @@ void Attention(Stream& stream, const AttentionShape& n, double scale, const Tens
 void AttentionGrad(Stream& stream, const AttentionShape& n, double scale, const Tensor& dout,
                    const Tensor& q, const Tensor& kv, const Tensor& k_pe, const Tensor& doc_start,
                    const Tensor& out, const Tensor& lse, Tensor& dq, Tensor& dkv, Tensor& dk_pe) {
-  const int64_t pairs = n.rows * n.length * n.heads;
   CHECK_EQ(dq.elements(), q.elements());
   CHECK_EQ(dkv.elements(), kv.elements());
   CHECK_EQ(dk_pe.elements(), k_pe.elements());
-  if (pairs == 0) return;
-  Tensor delta = Tensor::Empty(stream, DType::kF32, {pairs}, MemoryTag::kWorkspace);
-  Tensor shares = Tensor::Empty(stream, DType::kF32, {pairs, n.rope}, MemoryTag::kWorkspace);
+  if (lse.elements() == 0) return;
   DispatchActivation(q.dtype(), [&](auto real) {
     using T = decltype(real);
     AttentionArgs<T> args = Args<T>(n, scale, q, kv, k_pe, doc_start);
+    args.saved_out = Data<T>(out);
     args.lse = Data<float>(lse);
     args.dout = Data<T>(dout);
-    args.delta = Data<float>(delta);
     args.dq = Data<T>(dq);
     args.dkv = Data<T>(dkv);
-    args.dk_pe_head = Data<float>(shares);
-    Launch(stream, OutputDots<T>, dim3(static_cast<unsigned>(CeilDiv(pairs * kWarp, kThreads))),
-           kThreads, 0, args.dout, Data<T>(out), pairs, args.value, args.delta);
-    Backward(stream, n, args);
-    Launch(stream, SumHeads<T>, dim3(static_cast<unsigned>(CeilDiv(dk_pe.elements(), kThreads))),
-           kThreads, 0, args.dk_pe_head, args.heads, args.rope, dk_pe.elements(), Data<T>(dk_pe));
+    if (CudnnGrad(stream, n, args, Data<T>(dk_pe))) return;
+    Backward(stream, n, args, Data<T>(dk_pe));
   });
 }
 

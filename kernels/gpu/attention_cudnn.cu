@@ -4,8 +4,8 @@
 // or samples go through in groups that keep the workspace within kWorkspace.
 //
 // Roofline, 27B shape (4 rows of 4,096, 32 heads of 128 + 64 / 128): 0.69 TFLOP forward, 1.79
-// backward, 0.7 and 1.8 ms at 989 TFLOP/s. Packing moves 0.34 GB, unpacking likewise: 0.1 ms each at
-// 3.3 TB/s.
+// backward, 0.7 and 1.8 ms at 989 TFLOP/s. Packing moves 0.34 GB, unpacking likewise: 0.1 ms each
+// at 3.3 TB/s.
 #include "kernels/gpu/attention.h"
 #include "kernels/gpu/cudnn.h"
 #include "kernels/gpu/device/vec.cuh"
@@ -104,8 +104,8 @@ Sdpa BackwardGroup(Sdpa p) {
 
 Tensor Packed(Stream& stream, const AttentionArgs<bf16>& n) {
   const int64_t pieces = n.tokens() * n.heads * n.width() / 8;
-  Tensor k = Tensor::Empty(stream, DType::kBf16, {n.tokens(), n.heads, n.width()},
-                           MemoryTag::kWorkspace);
+  Tensor k =
+      Tensor::Empty(stream, DType::kBf16, {n.tokens(), n.heads, n.width()}, MemoryTag::kWorkspace);
   Launch(stream, PackKeys, dim3(static_cast<unsigned>(CeilDiv(pieces, kThreads))), kThreads, 0, n,
          Data<bf16>(k), pieces);
   return k;

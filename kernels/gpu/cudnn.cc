@@ -135,9 +135,8 @@ const Plan& PlanOf(Stream& stream, const Sdpa& n, bool backward) {
 
 void Execute(Stream& stream, const Plan& plan, std::unordered_map<int64_t, void*> tensors) {
   CHECK(plan.graph != nullptr);
-  Tensor workspace =
-      Tensor::Empty(stream, DType::kU8, {plan.workspace}, MemoryTag::kWorkspace);
-  const auto status = plan.graph->execute(PlansOf(stream).handle, tensors, workspace.raw());
+  Tensor workspace = Tensor::Empty(stream, DType::kU8, {plan.workspace}, MemoryTag::kWorkspace);
+  auto status = plan.graph->execute(PlansOf(stream).handle, tensors, workspace.raw());
   if (!status.is_good()) Fatal(__FILE__, __LINE__, "cuDNN: " + status.get_message());
 }
 

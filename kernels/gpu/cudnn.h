@@ -14,7 +14,7 @@ struct Sdpa {
   int64_t rows = 0;
   int64_t length = 0;
   int64_t heads = 0;
-  int64_t width = 0;     // of queries and keys
+  int64_t width = 0;  // of queries and keys
   int64_t value = 0;
   int64_t v_step = 0;    // from one head's value to the next
   int64_t q_stride = 0;  // likewise dq, k, dk

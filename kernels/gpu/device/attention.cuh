@@ -21,8 +21,8 @@ struct AttentionArgs {
   const T* k_pe;
   const int32_t* start;
   T* out;
-  float* lse_out;    // forward
-  const float* lse;  // backward
+  float* lse_out;      // forward
+  const float* lse;    // backward
   const T* saved_out;  // backward
   const T* dout;
   float* delta;  // [T, H] Σ dout · out

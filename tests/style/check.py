@@ -23,6 +23,7 @@ BELOW = {
     "launch": {"configs", "kernels", "parallel", "models", "data", "engine"},
 }
 BELOW["kernels"] = {"kernels/ops", "kernels/core"}
+BACKENDS = {"kernels/gpu", "kernels/gpu/device"}  # reached through the tables of ops and of the driver alone
 LEAVES = {"kernels/core/check.h", "kernels/core/random.h"}  # open to every room
 BACKEND = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*(?:CUDA|GPU|NCCL|CUDNN|HIP|ROCM|__NVCC__)", re.I)
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
@@ -40,6 +41,8 @@ def allowed(source, target):
         return there != "tests" or here == "tests"
     if there in BELOW.get(here, set()):
         return True
+    if there in BACKENDS:
+        return False
     return here.split("/")[0] != "kernels" and there.split("/")[0] in BELOW.get(here, set())
 
 
@@ -112,6 +115,8 @@ def figures(files):
             if include and include[2].split("/")[0] not in ROOMS and ("." in include[2] or include[1] == '"'):
                 if re.match(r"(sys|bits|linux)/|\w+\.h$", include[2]) and include[2] in SYSTEM:
                     continue
+                if name.startswith("kernels/gpu/") and include[2] in CUDA:
+                    continue
                 third.setdefault(include[2], set()).add(name)
                 if name.endswith(".h") and not re.search(r"absl/(status/status(or)?|types/span)\.h", include[2]):
                     in_headers.add(f"{include[2]} in {name}")
@@ -140,6 +145,8 @@ def figures(files):
 SYSTEM = {"dlfcn.h", "fcntl.h", "unistd.h", "signal.h", "sched.h", "omp.h", "immintrin.h", "cpuid.h", "sys/mman.h",
           "sys/stat.h", "sys/types.h", "sys/statvfs.h", "sys/file.h", "sys/resource.h", "sys/wait.h", "sys/ioctl.h",
           "sys/sysinfo.h", "sys/time.h", "time.h", "errno.h", "pthread.h", "sys/utsname.h"}
+# The GPU backend's own platform, as the above are everybody's.
+CUDA = {"cublasLt.h", "cuda.h", "cuda_bf16.h", "cuda_runtime.h", "cuda_runtime_api.h"}
 
 
 def main():

@@ -35,6 +35,7 @@ fresh; plant data/bad.cc '#include "kernels/core/tensor.h"'; must_fail 'data may
 fresh; plant configs/bad.h '#pragma once' '' '#include "data/order.h"'; must_fail 'configs may not include data/order.h'
 fresh; plant kernels/ops/bad.h '#pragma once' '' '#include "kernels/cpu/x.h"'; must_fail 'kernels/ops may not include'
 fresh; plant kernels/core/bad.cc '#include "configs/model.h"'; must_fail 'kernels/core may not include configs'
+fresh; plant engine/bad.cc '#include "kernels/gpu/queue.h"'; must_fail 'engine may not include kernels/gpu/queue.h'
 fresh; plant engine/bad.cc '#include "tests/naive.h"'; must_fail 'engine may not include tests/naive.h'
 fresh; plant engine/a.h '#pragma once' '' '#include "engine/b.h"'
 plant engine/b.h '#pragma once' '' '#include "engine/a.h"'; must_fail 'files include each other: engine/a.h, engine/b.h'

@@ -102,6 +102,32 @@ TEST(Presets, HundredBillionRows) {
             2'000'000);
 }
 
+// What tests/bench and docs/results.md measure on one GPU.
+TEST(Presets, SpeedRuns) {
+  const RunConfig sweep = MustLoad("runs/speed_moe_335m.yaml");
+  EXPECT_EQ(sweep.train.batch_sequences * sweep.train.sequence_length, 32'768);
+  EXPECT_EQ(sweep.model.moe.experts, 64);
+  EXPECT_EQ(sweep.model.mhc.streams, 1);
+  EXPECT_TRUE(sweep.model.engram.blocks.empty());
+  RunConfig whole = MustLoad("runs/speed_engram_335m.yaml");
+  EXPECT_EQ(whole.model.mhc.streams, 4);
+  EXPECT_FALSE(whole.model.engram.blocks.empty());
+  whole.run = sweep.run;
+  whole.model.mhc = sweep.model.mhc;
+  whole.model.engram = sweep.model.engram;
+  EXPECT_TRUE(CompareConfigs(sweep, whole).empty());
+
+  const RunConfig slice = MustLoad("runs/speed_27b_slice.yaml");
+  EXPECT_EQ(slice.train.batch_sequences * slice.train.sequence_length, 16'384);
+  EXPECT_EQ(slice.model.layers, 4);
+  EXPECT_EQ(slice.model.mla.q_lora_rank, 768);
+  EXPECT_EQ(slice.optim.matrices, "adamw");
+  const EngramConfig& engram = MustLoad("runs/speed_engram_27b_slice.yaml").model.engram;
+  EXPECT_EQ(engram.blocks, std::vector<int64_t>{1});
+  EXPECT_EQ(2 * engram.heads * engram.vocab_size[0], 36'198'400);
+  EXPECT_EQ(engram.d_mem / (2 * engram.heads), 80);
+}
+
 TEST(Presets, LongContextIsThePapers) {
   const RunConfig c = MustLoad("runs/long_context.yaml");
   ASSERT_EQ(c.stages.size(), 1u);

@@ -42,6 +42,7 @@ train:
   precision: f64
   log_every: 1000
 optim: {lr: 4e-3, schedule: {shape: constant, warmup: 5}}
+device: cpu
 )";
 
 void Write(const std::string& path, const std::string& text) {

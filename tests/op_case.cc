@@ -465,6 +465,7 @@ void CheckOpOnGpu(const OpCase& c, DType dtype) {
 }  // namespace
 
 void CheckOpOnGpu(const OpCase& c) {
+  if (!TestingGpu()) return;
   CheckOpOnGpu(c, DType::kF32);
   if (c.bf16) CheckOpOnGpu(c, DType::kBf16);
 }

@@ -116,6 +116,7 @@ struct OpCase {
 void CheckOp(const OpCase& c);
 // In f32 and in bf16: GpuKernels() agree with CpuKernels() in double, stay inside their outputs and
 // write all of them, give the same bits twice, at moved addresses, and when recorded and replayed.
+// Does nothing where the CPU is asked: for shapes that only a GPU answers in good time.
 void CheckOpOnGpu(const OpCase& c);
 
 // Gradients in double against fourth-order central differences of Σ ⟨d output, output⟩; accumulated

@@ -9,6 +9,7 @@
 #include "kernels/core/graph.h"
 #include "kernels/core/random.h"
 #include "kernels/gpu/queue.h"
+#include "tests/bench/gpu_rates.h"
 
 namespace mneme::bench {
 namespace {
@@ -114,7 +115,7 @@ double GpuTimer::Seconds(const std::function<void()>& run) {
   for (size_t i = 0; i < kRepeats; ++i) {
     Check(cudaEventCreate(&begins[i]));
     Check(cudaEventCreate(&ends[i]));
-    Zero(stream_, flush_);
+    ReadAll(stream, flush_.raw(), flush_.bytes());
     Check(cudaEventRecord(begins[i], stream));
     graph.Replay();
     Check(cudaEventRecord(ends[i], stream));
@@ -136,7 +137,9 @@ Ceilings GpuTimer::MeasureCeilings() {
   {
     const Tensor from = Normal(DType::kF32, {int64_t{1} << 29});
     Tensor to = Empty(DType::kF32, from.shape());
-    found.copy = Bytes({from, to}) / Seconds([&] { kernels_.copy(stream_, from, to); });
+    cudaStream_t stream = gpu::QueueOf(stream_).stream;
+    found.copy =
+        Bytes({from, to}) / Seconds([&] { CopyAll(stream, from.raw(), from.bytes(), to.raw()); });
   }
   const int64_t n = 8192;
   const Tensor a = Normal(DType::kBf16, {n, n});

@@ -76,7 +76,7 @@ class GpuTimer {
   const Kernels& kernels_;
   std::string shape_;
   Ceilings ceilings_;
-  Tensor flush_;  // written before each replay, so that nothing is left in the caches
+  Tensor flush_;  // zeros, read before each replay, so that nothing is left in the caches
 };
 
 }  // namespace mneme::bench

@@ -15,7 +15,7 @@ BELOW = {
     "kernels/ops": {"kernels/core"},
     "kernels/cpu": {"kernels", "kernels/ops", "kernels/core"},
     "kernels/gpu": {"kernels", "kernels/ops", "kernels/core", "kernels/gpu/device"},
-    "kernels/gpu/device": {"kernels/core"},
+    "kernels/gpu/device": {"kernels/core", "kernels/ops"},
     "data": {"configs"},
     "parallel": {"configs", "kernels"},
     "models": {"configs", "kernels", "parallel"},

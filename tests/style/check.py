@@ -14,8 +14,7 @@ BELOW = {
     "kernels/core": set(),
     "kernels/ops": {"kernels/core"},
     "kernels/cpu": {"kernels", "kernels/ops", "kernels/core"},
-    "kernels/gpu": {"kernels", "kernels/ops", "kernels/core", "kernels/gpu/device"},
-    "kernels/gpu/device": {"kernels/core", "kernels/ops"},
+    "kernels/gpu": {"kernels", "kernels/ops", "kernels/core"},
     "data": {"configs"},
     "parallel": {"configs", "kernels"},
     "models": {"configs", "kernels", "parallel"},
@@ -23,7 +22,7 @@ BELOW = {
     "launch": {"configs", "kernels", "parallel", "models", "data", "engine"},
 }
 BELOW["kernels"] = {"kernels/ops", "kernels/core"}
-BACKENDS = {"kernels/gpu", "kernels/gpu/device"}  # reached through the tables of ops and of the driver alone
+BACKENDS = {"kernels/gpu"}  # reached through the tables of ops and of the driver alone
 LEAVES = {"kernels/core/check.h", "kernels/core/random.h"}  # open to every room
 BACKEND = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*(?:CUDA|GPU|NCCL|CUDNN|HIP|ROCM|__NVCC__)", re.I)
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
@@ -32,7 +31,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
 def folder(path):
     """The part of the tree an arrow starts from: the room, or for kernels its subfolder."""
     parts = path.split("/")
-    return "/".join(parts[:-1]) if parts[0] == "kernels" else parts[0]
+    return "/".join(parts[:-1][:2]) if parts[0] == "kernels" else parts[0]
 
 
 def allowed(source, target):

@@ -32,9 +32,12 @@ struct Key {
   DType in, out;
   bool adds;
   std::array<int64_t, 10> sizes;
-  std::array<uint32_t, 3> alignments;
+  std::array<uint32_t, 4> alignments;
   auto operator<=>(const Key&) const = default;
 };
+
+// What beta multiplies.
+const void* Addend(const BlasProduct& p) { return p.addend != nullptr ? p.addend : p.c; }
 
 Key KeyOf(const BlasProduct& p) {
   return {p.ta,
@@ -43,7 +46,7 @@ Key KeyOf(const BlasProduct& p) {
           p.out,
           p.beta != 0.0f,
           {p.m, p.n, p.k, p.batch, p.lda, p.ldb, p.ldc, p.stride_a, p.stride_b, p.stride_c},
-          {AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(p.c)}};
+          {AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(Addend(p)), AlignmentOf(p.c)}};
 }
 
 // Descriptors of one shape and the algorithm for it. cuBLASLt is column-major: our c = op(a) op(b)
@@ -90,7 +93,7 @@ void Choose(Queue& queue, const BlasProduct& p, const Key& key, Plan& plan) {
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.alignments[1]);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.alignments[0]);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.alignments[2]);
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.alignments[2]);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.alignments[3]);
   cublasLtMatmulHeuristicResult_t found = {};
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -145,7 +148,7 @@ void Multiply(Stream& stream, const BlasProduct& p) {
   Queue& queue = QueueOf(stream);
   const Plan& plan = PlanOf(queue, p);
   CheckBlas(cublasLtMatmul(queue.blas, plan.operation, &p.alpha, p.b, plan.b, p.a, plan.a, &p.beta,
-                           p.c, plan.c, p.c, plan.c, &plan.algorithm, queue.blas_workspace,
+                           Addend(p), plan.c, p.c, plan.c, &plan.algorithm, queue.blas_workspace,
                            queue.blas_workspace_bytes, queue.stream));
 }
 

@@ -61,5 +61,9 @@ namespace cpu {
 StepDecisionFn StepDecision;
 LoadImbalanceFn LoadImbalance;
 }  // namespace cpu
+namespace gpu {
+StepDecisionFn StepDecision;
+LoadImbalanceFn LoadImbalance;
+}  // namespace gpu
 
 }  // namespace mneme

@@ -59,6 +59,12 @@ TEST(HeadLossTest, AnswersAll) {
   OpCase c = Head(300, 21, 4);  // more than a chunk of tokens
   c.elements_checked = 12;
   CheckOp(c);
+  if (!TestingGpu()) return;
+  CheckOp(Head(67, 1031, 24));
+  // Rows of one batch of a block, of several, and of more than its shared memory keeps.
+  CheckOp(Head(37, 8192, 16));
+  CheckOp(Head(19, 32768, 32));
+  CheckOp(Head(9, 129280, 16));
 }
 
 TEST(HeadLossTest, FastAgreesWithPlain) {

@@ -139,5 +139,58 @@ TEST(LoadImbalanceTest, IsTheWorstOfAllCalls) {
   EXPECT_EQ(see({12, 0, 0}), 3);
 }
 
+// A full window, of which the next loss is at the edge or far above it.
+OpCase Decision(double losses, double updates) {
+  OpCase c("step_decision");
+  c.FixedF64("plan", {kPlanScalars}, [](int64_t i) { return i == kPlanRate ? 0.01 : 8.0; });
+  c.FixedF64("sums", {kSumScalars}, [=](int64_t i) {
+    const double sums[kSumScalars] = {losses, 0.25, 9, 16};
+    return sums[i];
+  });
+  c.FixedF64("past", {kHistoryRing + 4}, [=](int64_t i) {
+    const double past[] = {updates, 4, 2, 3, 2.5, 3.5, 2};
+    return past[i];
+  });
+  c.NoteOf("history", DType::kF64, {kHistoryRing + 4});
+  c.NoteOf("step", DType::kF64, {kStepScalars});
+  c.NoteOf("table_step", DType::kF64, {kStepScalars});
+  c.NoteOf("report", DType::kF64, {kReportScalars});
+  c.forward = [](OpRun& r) {
+    r.kernels.copy(r.stream, r["past"], r["history"]);
+    r.kernels.step_decision(r.stream, Options(), r["plan"], r["sums"], r["history"], r["step"],
+                            r["table_step"], r["report"]);
+  };
+  c.bf16 = false;
+  return c;
+}
+
+TEST(StepDecisionTest, AnswersAll) {
+  CheckOp(Decision(20, 5));
+  CheckOp(Decision(400, 5));
+  CheckOp(Decision(20, 100'000));
+}
+
+OpCase Imbalance(std::vector<int64_t> load) {
+  OpCase c("load_imbalance");
+  const int64_t experts = static_cast<int64_t>(load.size());
+  c.Integers("load", DType::kI64, {experts}, std::move(load));
+  c.NoteOf("worst", DType::kF64, {1});
+  c.forward = [](OpRun& r) {
+    r.kernels.fill(r.stream, 1.25, r["worst"]);
+    r.kernels.load_imbalance(r.stream, r["load"], r["worst"]);
+  };
+  c.bf16 = false;
+  return c;
+}
+
+TEST(LoadImbalanceTest, AnswersAll) {
+  CheckOp(Imbalance({3}));
+  CheckOp(Imbalance({0, 0, 0}));
+  CheckOp(Imbalance({4, 2, 6}));
+  std::vector<int64_t> many(300, 7);
+  many[299] = 4'000'000'000;
+  CheckOp(Imbalance(many));
+}
+
 }  // namespace
 }  // namespace mneme::test

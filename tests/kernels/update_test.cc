@@ -48,6 +48,7 @@ OpCase Adam(int64_t n, double apply) {
     options.rate_mult = 5;
     r.kernels.adamw(r.stream, options, r["step"], r["g"], r["m"], r["v"], r["p"], r["copy"]);
   };
+  c.gpu_alignment = 4;  // a range of a region begins at any number
   return c;
 }
 
@@ -192,6 +193,33 @@ TEST(AdamRowsTest, MovesTheNamedRowsAsAdamWDoesAndNoOthers) {
   }
 }
 
+// Rows 4, 0 and 3 of 6.
+OpCase Rows(int64_t width) {
+  OpCase c("adam_rows");
+  c.Fixed("g", {3, width});
+  c.FixedF64("step", {kStepScalars}, Steps(0.01, 0.271, 0.142625, 0.5, 1));
+  c.Integers("slots", DType::kI64, {3}, {4, 0, 3});
+  c.Fixed("m0", {6, width});
+  c.Fixed("v0", {6, width}, [](int64_t i) { return 0.5 + std::sin(static_cast<double>(i)) / 3; });
+  c.Fixed("p0", {6, width});
+  for (const char* name : {"m", "v", "p"}) c.Output(name, {6, width});
+  c.forward = [](OpRun& r) {
+    for (const char* name : {"m", "v", "p"}) {
+      r.kernels.copy(r.stream, r[std::string(name) + "0"], r[name]);
+    }
+    r.kernels.adam_rows(r.stream, {}, r["step"], r["g"], r["slots"], r["m"], r["v"], r["p"]);
+  };
+  c.bf16 = false;
+  return c;
+}
+
+TEST(AdamRowsTest, AnswersAll) {
+  CheckOp(Rows(1));
+  CheckOp(Rows(33));
+  CheckOp(Rows(80));
+  CheckOp(Rows(1280));
+}
+
 OpCase Momentum(bool nesterov, double apply) {
   OpCase c("muon_momentum");
   c.Fixed("g", {1031});
@@ -204,6 +232,7 @@ OpCase Momentum(bool nesterov, double apply) {
     r.kernels.copy(r.stream, r["buf0"], r["buf"]);
     r.kernels.muon_momentum(r.stream, 0.95, nesterov, r["step"], r["g"], r["buf"], r["u"]);
   };
+  c.gpu_alignment = 4;
   return c;
 }
 
@@ -273,6 +302,7 @@ OpCase Orthogonal(const Shape& shape) {
   c.gpu_tolerance = 1e-4;
   c.bf16_tolerance = 5e-2;
   c.same_bits_on_teams = false;
+  c.same_bits_moved = false;
   return c;
 }
 
@@ -281,6 +311,9 @@ TEST(NewtonSchulzTest, AnswersAll) {
   CheckOp(Orthogonal({7, 33}));
   CheckOp(Orthogonal({70, 13}));
   CheckOp(Orthogonal({3, 9, 17}));
+  if (!TestingGpu()) return;
+  CheckOp(Orthogonal({2, 768, 1000}));  // strips of symmetric products
+  CheckOp(Orthogonal({2, 1088, 768}));
 }
 
 TEST(NewtonSchulzTest, ABatchIsItsMatricesOneByOne) {
@@ -347,6 +380,27 @@ TEST(SumSquaresTest, AccumulatesInDoubleWhateverTheTeam) {
     }
   }
   omp_set_num_threads(threads);
+}
+
+OpCase Total(bool squares, int64_t n) {
+  OpCase c(squares ? "sum_squares" : "sum");
+  c.Fixed("x", {n});
+  c.NoteOf("total", DType::kF64, {1});
+  c.forward = [=](OpRun& r) {
+    r.kernels.fill(r.stream, 7, r["total"]);
+    (squares ? r.kernels.sum_squares : r.kernels.sum)(r.stream, r["x"], r["total"]);
+  };
+  c.same_bits_on_teams = true;
+  c.gpu_alignment = 4;
+  return c;
+}
+
+TEST(SumTest, AnswersAll) {
+  for (const bool squares : {false, true}) {
+    CheckOp(Total(squares, 1));
+    CheckOp(Total(squares, 1031));
+    CheckOp(Total(squares, 200'003));
+  }
 }
 
 TEST(SumTest, AddsInDoubleToWhatIsThere) {

@@ -7,12 +7,13 @@
 #   launch/quickstart.sh my_texts/        or a folder of *.txt, *.md, *.jsonl; 200 kB or more
 #   launch/quickstart.sh train.steps=100  key=value: another setting, as `mneme train` takes it
 #
-# RANKS=1 trains on one rank (default 2).
+# RANKS=1 trains on one rank (default 2; on a GPU 1).
 set -euo pipefail
 from=$PWD
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
 . launch/env.sh
+. launch/cuda.sh
 
 usage() { sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' launch/quickstart.sh; }
 given=''
@@ -70,6 +71,10 @@ else
 fi
 
 ranks=${RANKS:-2}
+if gpu_present && gpu_build; then
+  ranks=${RANKS:-1}
+  settings=(model.engram.table.store=resident "${settings[@]}")  # the store that a GPU has
+fi
 step 4 "train on $ranks ranks (about 4 minutes on two cores; interrupted, it goes on where it stopped)"
 code=0
 mpirun -n "$ranks" "$mneme" train configs/runs/quickstart.yaml run.dir="$run" data.train="$corpora/train" \

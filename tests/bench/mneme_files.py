@@ -1,25 +1,16 @@
 """What Mneme writes, read from Python: resolved configurations, checkpoints, corpora; the order of samples, the initial rows.
 
 The formats are those of docs/checkpoint_format.md and docs/corpus_format.md, the order that of data/order.h, the random
-numbers those of kernels/core/random.h. Needs numpy, pyyaml and h5py. For a machine without h5py,
-
-    mneme_files.py FOLDER...
-
-writes, beside every .h5 file of a checkpoint or corpus, an .npz file that is read in its place there.
+numbers those of kernels/core/random.h. Needs numpy, pyyaml and h5py.
 """
 
 import json
 import pathlib
 import re
-import sys
 
+import h5py
 import numpy as np
 import yaml
-
-try:
-    import h5py
-except ImportError:
-    h5py = None
 
 NUMBER = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?([eE][-+]?\d+)?")
 M64 = (1 << 64) - 1
@@ -38,28 +29,6 @@ def read_config(path):
     return numbers(yaml.safe_load(pathlib.Path(path).read_text()))
 
 
-class Npz:
-    """As much of h5py's File as is needed here, over an .npz file of the same datasets."""
-
-    def __init__(self, arrays, prefix=""):
-        self.arrays, self.prefix = arrays, prefix
-
-    def __getitem__(self, name):
-        full = self.prefix + name
-        return self.arrays[full] if full in self.arrays else Npz(self.arrays, full + "/")
-
-
-def open_h5(path):
-    return h5py.File(path) if h5py else Npz(np.load(path.with_suffix(".npz")))
-
-
-def convert(path):
-    arrays = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, x: arrays.__setitem__(name, x[()]) if getattr(x, "shape", None) is not None else None)
-    np.savez(path.with_suffix(".npz"), **arrays)
-
-
 class Checkpoint:
     """One step-N folder. values/adam_m/...: kind -> piece name -> array; tables: name -> {ids, values, m, v}."""
 
@@ -67,7 +36,7 @@ class Checkpoint:
         folder = pathlib.Path(folder)
         self.manifest = json.loads((folder / "manifest.json").read_text())
         self.position = self.manifest["position"]
-        files = {name: open_h5(folder / name) for name in self.manifest["files"] if name.endswith(".h5")}
+        files = {name: h5py.File(folder / name) for name in self.manifest["files"] if name.endswith(".h5")}
         self.pieces, self.tables = {}, {}
         for s in self.manifest["slices"]:
             whole = self.pieces.setdefault(s["kind"], {}).setdefault(s["name"], np.empty(s["shape"], np.float32))
@@ -186,12 +155,12 @@ class Corpus:
             raise SystemExit("one corpus without bos is what this reader knows")
         folder = pathlib.Path(data["train"][0])
         manifest = json.loads((folder / "manifest.json").read_text())
-        shards = [open_h5(folder / s["file"]) for s in manifest["shards"]]
+        shards = [h5py.File(folder / s["file"]) for s in manifest["shards"]]
         sizes = [len(s["tokens"]) for s in shards]
         offsets = np.cumsum([0, *sizes[:-1]])
         self.tokens = np.concatenate([s["tokens"][()] for s in shards]).astype(np.int32)
         self.begins = np.concatenate([s["document_begins"][()] + o for s, o in zip(shards, offsets)])
-        vocabulary = open_h5(folder / manifest["vocabulary"]["file"])
+        vocabulary = h5py.File(folder / manifest["vocabulary"]["file"])
         size, eos, _, pad, canonical_size = (int(x) for x in vocabulary["ids"][()])
         self.vocabulary_size, self.canonical_size = size, canonical_size
         self.canonical = vocabulary["canonical"][()].astype(np.int64)
@@ -238,8 +207,3 @@ def learning_rate(schedule, peak, update, steps):
         return peak * (passed[-1] if passed else 1.0)
     raise SystemExit("schedule shapes here: constant, step")
 
-
-if __name__ == "__main__":
-    for folder in sys.argv[1:]:
-        for h5 in pathlib.Path(folder).glob("*.h5"):
-            convert(h5)

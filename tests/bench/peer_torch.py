@@ -642,22 +642,48 @@ def attention_backends(device):
     return sdpa_kernel(order, set_priority=True)
 
 
-def measure(step, batches, warmup, window, tokens):
-    """Calls step(number, batch) for each; -> (what it returned, tokens/s of each window, seconds of the first call)."""
-    sync = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
-    outs, windows, first = [], [], 0.0
-    for i, batch in enumerate(batches):
-        if i == 0 or i >= warmup and (i - warmup) % window == 0:
+def sync():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def timed(step, batches, first, window, tokens):
+    """Calls step(number, batch) for the batches from `first` on -> (what it returned, tokens/s of each window)."""
+    outs, windows = [], []
+    for i in range(first, len(batches)):
+        if (i - first) % window == 0:
             sync()
             mark = time.perf_counter()
-        outs.append(step(i, batch))
-        if i == 0:
-            sync()
-            first = time.perf_counter() - mark
-        if i >= warmup and (i - warmup) % window == window - 1:
+        outs.append(step(i, batches[i]))
+        if (i - first) % window == window - 1:
             sync()
             windows.append(window * tokens / (time.perf_counter() - mark))
-    return outs, windows, first
+    return outs, windows
+
+
+def measure(o, step, batches, tokens, report):
+    """Warm-up, then windows -> (what the steps returned, report). --paced: windows and report again and again."""
+    mark = time.perf_counter()
+    outs = [step(0, batches[0])]
+    sync()
+    seconds = time.perf_counter() - mark
+    outs += [step(i, batches[i]) for i in range(1, min(o.warmup, len(batches)))]
+    sync()
+    if o.paced:
+        print("warm", flush=True)
+        for _ in sys.stdin:
+            more, windows = timed(step, batches, o.warmup, o.window, tokens)
+            print(report(windows, seconds, more[-1]), flush=True)
+        sys.exit(0)
+    more, windows = timed(step, batches, o.warmup, o.window, tokens)
+    return outs + more, report(windows, seconds, (outs + more)[-1])
+
+
+def add_pace(a):
+    a.add_argument("--steps", type=int, default=20)
+    a.add_argument("--warmup", type=int, default=6, help="steps that no window counts")
+    a.add_argument("--window", type=int, default=10, help="steps of a window")
+    a.add_argument("--paced", action="store_true", help="say when warm; then time the windows at each line of standard input")
 
 
 def summary(windows, first, flops, parameters, last_loss):
@@ -680,9 +706,7 @@ def main():
     a.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a.add_argument("--compile", action="store_true")
     a.add_argument("--graph", action="store_true")
-    a.add_argument("--steps", type=int, default=20)
-    a.add_argument("--warmup", type=int, default=6, help="steps that no window counts")
-    a.add_argument("--window", type=int, default=10, help="steps of a window")
+    add_pace(a)
     a.add_argument("--quiet", action="store_true", help="no line a step")
     o = a.parse_args()
     run = Run(o)
@@ -692,14 +716,16 @@ def main():
         run.scalars(number)
         return runner.step(batch)
 
+    def report(windows, seconds, last):
+        return summary(windows, seconds, flops_per_token(run.model, run.weights, run.length),
+                       sum(math.prod(w.shape) for w in run.weights), last[0].item())
+
     batches = [run.load(i) for i in range(o.steps)]
     with attention_backends(run.device):
-        outs, windows, first = measure(step, batches, o.warmup, o.window, run.batch * run.length)
-    if not o.quiet:
-        for i, (loss, total) in enumerate(outs):
-            print(json.dumps({"step": i + 1, "loss": loss.item(), "grad_norm": total.item()}))
-    print(summary(windows, first, flops_per_token(run.model, run.weights, run.length),
-                  sum(math.prod(w.shape) for w in run.weights), outs[-1][0].item()))
+        outs, line = measure(o, step, batches, run.batch * run.length, report)
+    for i, (loss, total) in enumerate([] if o.quiet else outs):
+        print(json.dumps({"step": i + 1, "loss": loss.item(), "grad_norm": total.item()}))
+    print(line)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,7 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("config")
     a.add_argument("--corpus", help="instead of data.train")
-    a.add_argument("--steps", type=int, default=76)
-    a.add_argument("--warmup", type=int, default=6)
-    a.add_argument("--window", type=int, default=10)
+    peer_torch.add_pace(a)
     a.add_argument("--eager", action="store_true")
     o = a.parse_args()
     config = mneme_files.read_config(o.config)
@@ -67,11 +65,14 @@ def main():
         return loss.detach()
 
     batches = [torch.from_numpy(corpus.batch(i * rows, rows)[0]).to(device) for i in range(o.steps)]
-    with peer_torch.attention_backends(torch.device(device)):
-        outs, windows, first = peer_torch.measure(step, batches, o.warmup, o.window, rows * length)
     weights = peer_torch.declare(m, vocabulary, [], types.SimpleNamespace(config=config, dtype=torch.bfloat16))
-    print(peer_torch.summary(windows, first, peer_torch.flops_per_token(m, weights, length),
-                             sum(p.numel() for p in model.parameters()), outs[-1].item()))
+
+    def report(windows, seconds, last):
+        return peer_torch.summary(windows, seconds, peer_torch.flops_per_token(m, weights, length),
+                                  sum(p.numel() for p in model.parameters()), last.item())
+
+    with peer_torch.attention_backends(torch.device(device)):
+        print(peer_torch.measure(o, step, batches, rows * length, report)[1])
 
 
 if __name__ == "__main__":

@@ -145,25 +145,40 @@ class Bench {
             [&] { k_.rope(s_, q, n_.nope, table, positions, false); });
   }
 
+  // One document a row, then several.
   void Attentions() {
-    if (!b_.WantsAny({"attention", "attention_grad"})) return;
+    Attention("attention", {});
+    std::vector<int64_t> starts;
+    for (int64_t t = 0; t < n_.tokens(); ++t) {
+      const int64_t in_row = t % n_.length, part = n_.length / 4 + 37;
+      starts.push_back(in_row / part * part);
+    }
+    Attention("attention docs", starts);
+  }
+
+  // The floor counts the whole triangle, whatever documents leave out.
+  void Attention(const std::string& name, const std::vector<int64_t>& starts) {
+    if (!b_.WantsAny({name, name + "_grad"})) return;
     const AttentionShape shape = {.rows = n_.rows,
                                   .length = n_.length,
                                   .heads = n_.heads,
                                   .nope = n_.nope,
                                   .rope = n_.rope,
-                                  .value = n_.value};
+                                  .value = n_.value,
+                                  .documents = !starts.empty()};
     const int64_t t = n_.tokens(), qk = n_.nope + n_.rope;
     Tensor q = b_.Normal(a_, {t, n_.heads, qk}), dq = b_.Empty(a_, q.shape());
     Tensor kv = b_.Normal(a_, {t, n_.heads, n_.nope + n_.value}), dkv = b_.Empty(a_, kv.shape());
     Tensor pe = b_.Normal(a_, {t, n_.rope}), dpe = b_.Empty(a_, pe.shape());
     Tensor out = b_.Empty(a_, {t, n_.heads, n_.value}), dout = b_.Normal(a_, out.shape());
-    Tensor lse = b_.Empty(kR, {t, n_.heads}), start = b_.Zeros(DType::kI32, {t});
+    Tensor lse = b_.Empty(kR, {t, n_.heads});
+    const Tensor start =
+        starts.empty() ? b_.Zeros(DType::kI32, {t}) : b_.Host(DType::kI32, {t}, starts);
     const double scale = 1 / std::sqrt(D(qk));
     const double half = D(n_.rows) * D(n_.heads) * D(n_.length) * D(n_.length);  // causal: 2 · ½
-    b_.Line("attention", k_.attention, {Bytes({q, kv, pe, out, lse}), half * D(qk + n_.value)},
+    b_.Line(name, k_.attention, {Bytes({q, kv, pe, out, lse}), half * D(qk + n_.value)},
             [&] { k_.attention(s_, shape, scale, q, kv, pe, start, out, lse); });
-    b_.Line("attention_grad", k_.attention_grad,
+    b_.Line(name + "_grad", k_.attention_grad,
             {Bytes({q, kv, pe, out, lse, dout, dq, dkv, dpe}), half * D(3 * qk + 2 * n_.value)},
             [&] {
               k_.attention_grad(s_, shape, scale, dout, q, kv, pe, start, out, lse, dq, dkv, dpe);

@@ -43,12 +43,10 @@ struct Kernels {
   BiasUpdateFn* bias_update;
   ExpertsFn* experts;
   ExpertsGradFn* experts_grad;
-  HyperMixFn* hyper_mix;
-  HyperMixGradFn* hyper_mix_grad;
-  HyperPreFn* hyper_pre;
-  HyperPreGradFn* hyper_pre_grad;
-  HyperPostFn* hyper_post;
-  HyperPostGradFn* hyper_post_grad;
+  HyperEnterFn* hyper_enter;
+  HyperLeaveFn* hyper_leave;
+  HyperLeaveGradFn* hyper_leave_grad;
+  HyperEnterGradFn* hyper_enter_grad;
   HyperReadFn* hyper_read;
   HyperReadGradFn* hyper_read_grad;
   HyperExpandFn* hyper_expand;

@@ -67,39 +67,32 @@ Tensor HyperMixes::Enter(Context& c, const Tensor& x, Saved& note) const {
   note.pre = c.Empty({tokens, n});
   note.post = c.Empty({tokens, n});
   note.res = c.Empty({tokens, n, n});
-  c.kernels.hyper_mix(c.stream, options, x, phi->value, alpha->value, bias->value, note.r, note.m,
-                      note.pre, note.post, note.res);
   Tensor h = c.Empty({tokens, x.dim(2)});
-  c.kernels.hyper_pre(c.stream, x, note.pre, h);
+  c.kernels.hyper_enter(c.stream, options, x, phi->value, alpha->value, bias->value, note.r, note.m,
+                        note.pre, note.post, note.res, h);
   return h;
 }
 
 Tensor HyperMixes::Leave(Context& c, const Tensor& x, const Saved& note, const Tensor& y) const {
   Tensor out = c.Empty(x.shape());
-  c.kernels.hyper_post(c.stream, x, note.res, note.post, y, out);
+  c.kernels.hyper_leave(c.stream, x, note.res, note.post, y, out);
   return out;
 }
 
 HyperMixes::LeaveGrad HyperMixes::BackwardLeave(Context& c, const Tensor& dout, const Tensor& x,
                                                 const Saved& note, const Tensor& y) const {
-  LeaveGrad grad{c.Empty(x.shape()), c.Empty(note.res.shape()), c.Empty(note.post.shape()),
-                 c.Empty(y.shape())};
-  c.kernels.hyper_post_grad(c.stream, dout, x, note.res, note.post, y, grad.dx, grad.dres,
-                            grad.dpost, grad.dy);
+  LeaveGrad grad{c.Empty(note.res.shape()), c.Empty(note.post.shape()), c.Empty(y.shape())};
+  c.kernels.hyper_leave_grad(c.stream, dout, x, note.post, y, grad.dres, grad.dpost, grad.dy);
   return grad;
 }
 
-void HyperMixes::BackwardEnter(Context& c, const Tensor& dh, const Tensor& x, const Saved& note,
-                               LeaveGrad& grad) const {
-  Tensor through_h = c.Empty(x.shape());
-  Tensor dpre = c.Empty(note.pre.shape());
-  c.kernels.hyper_pre_grad(c.stream, dh, x, note.pre, through_h, dpre);
-  c.kernels.add(c.stream, through_h, grad.dx);
-  Tensor through_mixes = c.Empty(x.shape());
-  c.kernels.hyper_mix_grad(c.stream, options, dpre, grad.dpost, grad.dres, x, phi->value,
-                           alpha->value, bias->value, note.r, note.m, through_mixes, phi->grad,
-                           alpha->grad, bias->grad);
-  c.kernels.add(c.stream, through_mixes, grad.dx);
+Tensor HyperMixes::BackwardEnter(Context& c, const Tensor& dout, const Tensor& dh, const Tensor& x,
+                                 const Saved& note, const LeaveGrad& grad) const {
+  Tensor dx = c.Empty(x.shape());
+  c.kernels.hyper_enter_grad(c.stream, options, dout, dh, grad.dres, grad.dpost, x, phi->value,
+                             alpha->value, bias->value, note.r, note.m, note.pre, note.res, dx,
+                             phi->grad, alpha->grad, bias->grad);
+  return dx;
 }
 
 Readout Readout::Declare(ParameterStore& store, const ModelConfig& model) {

@@ -42,15 +42,15 @@ struct HyperMixes {
   // H_res x + post ⊗ y, [T, n, C].
   Tensor Leave(Context& c, const Tensor& x, const Saved& note, const Tensor& y) const;
 
-  // Gradients of Leave: all assigned.
+  // Gradients of Leave, but that of x.
   struct LeaveGrad {
-    Tensor dx, dres, dpost, dy;
+    Tensor dres, dpost, dy;
   };
   LeaveGrad BackwardLeave(Context& c, const Tensor& dout, const Tensor& x, const Saved& note,
                           const Tensor& y) const;
-  // Adds the gradient through Enter to grad.dx.
-  void BackwardEnter(Context& c, const Tensor& dh, const Tensor& x, const Saved& note,
-                     LeaveGrad& grad) const;
+  // The gradient of x, through Leave and through Enter.
+  Tensor BackwardEnter(Context& c, const Tensor& dout, const Tensor& dh, const Tensor& x,
+                       const Saved& note, const LeaveGrad& grad) const;
 };
 
 // Activations are [T, n, C] outside and [T, C] inside.
@@ -105,11 +105,10 @@ struct HyperConnected {
       return dx.Reshape(dout.shape());
     }
     if (recompute) saved.inner.x = mixes->Enter(c, saved.x, saved.mixes);
-    auto grad = mixes->BackwardLeave(c, dout, saved.x, saved.mixes, saved.y);
+    const auto grad = mixes->BackwardLeave(c, dout, saved.x, saved.mixes, saved.y);
     saved.y = Tensor();
     const Tensor dh = inner.Backward(c, pass, grad.dy, std::move(saved.inner));
-    mixes->BackwardEnter(c, dh, saved.x, saved.mixes, grad);
-    return grad.dx;
+    return mixes->BackwardEnter(c, dout, dh, saved.x, saved.mixes, grad);
   }
 };
 

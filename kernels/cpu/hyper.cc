@@ -103,11 +103,36 @@ void WeightedSum(const Streams& s, const T* x, const T* weight, T* h) {
   });
 }
 
+// dx_i += weight_i g.
+template <class T>
+void AddWeighted(const Streams& s, const T* weight, const T* g, T* dx) {
+  ForRows(s.tokens, s.flat(), [&](int64_t t) {
+    for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i)
+#pragma omp simd
+      for (int64_t c = 0; c < s.width; ++c) dx[i * s.width + c] += weight[i] * g[t * s.width + c];
+  });
+}
+
+// dx_j += Σ_i res[i, j] g_i.
+template <class T>
+void AddMixed(const Streams& s, const T* res, const T* g, T* dx) {
+  ForRows(s.tokens, s.flat(), [&](int64_t t) {
+    for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i) {
+      for (int64_t j = 0; j < s.n; ++j) {
+        const T weight = res[i * s.n + j];
+        T* to = dx + (t * s.n + j) * s.width;
+#pragma omp simd
+        for (int64_t c = 0; c < s.width; ++c) to[c] += weight * g[i * s.width + c];
+      }
+    }
+  });
+}
+
 }  // namespace
 
-void HyperMix(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor& phi,
-              const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m, Tensor& pre, Tensor& post,
-              Tensor& res) {
+void HyperEnter(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor& phi,
+                const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m, Tensor& pre,
+                Tensor& post, Tensor& res, Tensor& h) {
   const Streams s = StreamsOf(x);
   const int64_t n = s.n, columns = s.mixes();
   CHECK_EQ(n, options.streams);
@@ -118,7 +143,7 @@ void HyperMix(Stream& stream, const HyperOptions& options, const Tensor& x, cons
     T* mix = m.data<T>();
     DivideByRms(s, x.data<T>(), options.norm_eps, r.data<T>(), mix, columns);
     const T *a = alpha.data<T>(), *bias = b.data<T>();
-    T *p = pre.data<T>(), *q = post.data<T>(), *h = res.data<T>();
+    T *p = pre.data<T>(), *q = post.data<T>(), *mixed = res.data<T>();
     ForChunks(s.tokens, [&](int64_t, int64_t begin, int64_t end) {
       Sinkhorn<T> sinkhorn(n, options.sinkhorn_iterations, options.eps);
       std::vector<T> logits(static_cast<size_t>(n * n));
@@ -131,82 +156,15 @@ void HyperMix(Stream& stream, const HyperOptions& options, const Tensor& x, cons
         }
         for (int64_t k = 0; k < n * n; ++k)
           logits[static_cast<size_t>(k)] = a[2] * row[2 * n + k] + bias[2 * n + k];
-        std::copy_n(sinkhorn.Forward(logits.data()), n * n, h + t * n * n);
+        std::copy_n(sinkhorn.Forward(logits.data()), n * n, mixed + t * n * n);
       }
     });
-  });
-}
-
-void HyperMixGrad(Stream& stream, const HyperOptions& options, const Tensor& dpre,
-                  const Tensor& dpost, const Tensor& dres, const Tensor& x, const Tensor& phi,
-                  const Tensor& alpha, const Tensor& b, const Tensor& r, const Tensor& m,
-                  Tensor& dx, Tensor& dphi, Tensor& dalpha, Tensor& db) {
-  const Streams s = StreamsOf(x);
-  const int64_t n = s.n, columns = s.mixes();
-  Tensor du = Tensor::Empty(stream, x.dtype(), {s.tokens, columns});
-  DispatchReal(x.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    const T* mix = m.data<T>();
-    T* d = du.data<T>();
-    std::vector<T> factor(static_cast<size_t>(s.tokens));
-    ChunkSums<double> sums(s.tokens, 3 + columns);  // dalpha, db
-    ForChunks(s.tokens, [&](int64_t chunk, int64_t begin, int64_t end) {
-      Sinkhorn<T> sinkhorn(n, options.sinkhorn_iterations, options.eps);
-      std::vector<T> logits(static_cast<size_t>(n * n));
-      double* sum = sums.row(chunk);
-      for (int64_t t = begin; t < end; ++t) {
-        const T* row = mix + t * columns;
-        T* dz = d + t * columns;
-        MixGrad(options, row, alpha.data<T>(), b.data<T>(), dpre.data<T>() + t * n,
-                dpost.data<T>() + t * n, dres.data<T>() + t * n * n, sinkhorn, logits, dz);
-        for (int64_t c = 0; c < columns; ++c) {
-          const int64_t group = std::min<int64_t>(c / n, 2);
-          sum[group] += static_cast<double>(dz[c]) * row[c];
-          sum[3 + c] += dz[c];
-          dz[c] *= alpha.data<T>()[group];
-        }
-        factor[static_cast<size_t>(t)] = RmsGrad(s, row, r.data<T>()[t], columns, dz);
-      }
-    });
-    std::vector<double> total(static_cast<size_t>(3 + columns));
-    sums.AddTo(total.data());
-    for (int64_t g = 0; g < 3; ++g)
-      dalpha.data<T>()[g] += static_cast<T>(total[static_cast<size_t>(g)]);
-    for (int64_t c = 0; c < columns; ++c)
-      db.data<T>()[c] += static_cast<T>(total[static_cast<size_t>(3 + c)]);
-    Tensor dflat = Flatten(dx);
-    Matmul(stream, du, Trans::kNo, phi, Trans::kYes, false, dflat);
-    Matmul(stream, Flatten(x), Trans::kYes, du, Trans::kNo, true, dphi);
-    AddScaled(s, factor, x.data<T>(), dx.data<T>());
-  });
-}
-
-void HyperPre(Stream&, const Tensor& x, const Tensor& pre, Tensor& h) {
-  const Streams s = StreamsOf(x);
-  DispatchReal(x.dtype(), [&](auto zero) {
-    using T = decltype(zero);
     WeightedSum(s, x.data<T>(), pre.data<T>(), h.data<T>());
   });
 }
 
-void HyperPreGrad(Stream&, const Tensor& dh, const Tensor& x, const Tensor& pre, Tensor& dx,
-                  Tensor& dpre) {
-  const Streams s = StreamsOf(x);
-  DispatchReal(x.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    const T *g = dh.data<T>(), *w = pre.data<T>();
-    T *d = dx.data<T>(), *dw = dpre.data<T>();
-    ForRows(s.tokens, s.flat(), [&](int64_t t) {
-      StreamDots(s, g, x.data<T>(), t, dw + t * s.n);
-      for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i)
-#pragma omp simd
-        for (int64_t c = 0; c < s.width; ++c) d[i * s.width + c] = w[i] * g[t * s.width + c];
-    });
-  });
-}
-
-void HyperPost(Stream&, const Tensor& x, const Tensor& res, const Tensor& post, const Tensor& y,
-               Tensor& out) {
+void HyperLeave(Stream&, const Tensor& x, const Tensor& res, const Tensor& post, const Tensor& y,
+                Tensor& out) {
   const Streams s = StreamsOf(x);
   DispatchReal(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
@@ -228,29 +186,69 @@ void HyperPost(Stream&, const Tensor& x, const Tensor& res, const Tensor& post, 
   });
 }
 
-void HyperPostGrad(Stream&, const Tensor& dout, const Tensor& x, const Tensor& res,
-                   const Tensor& post, const Tensor& y, Tensor& dx, Tensor& dres, Tensor& dpost,
-                   Tensor& dy) {
+void HyperLeaveGrad(Stream&, const Tensor& dout, const Tensor& x, const Tensor& post,
+                    const Tensor& y, Tensor& dres, Tensor& dpost, Tensor& dy) {
   const Streams s = StreamsOf(x);
   DispatchReal(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    const T *g = dout.data<T>(), *in = x.data<T>(), *h = res.data<T>(), *f = y.data<T>();
-    T *d = dx.data<T>(), *dh = dres.data<T>(), *dp = dpost.data<T>();
+    const T *g = dout.data<T>(), *in = x.data<T>(), *f = y.data<T>();
+    T *dh = dres.data<T>(), *dp = dpost.data<T>();
     ForRows(s.tokens, s.flat(), [&](int64_t t) {
       StreamDots(s, f, g, t, dp + t * s.n);
-      std::fill_n(d + t * s.flat(), s.flat(), T(0));
       for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i) {
-        const T* grad = g + i * s.width;
-        for (int64_t j = 0; j < s.n; ++j) {
-          const int64_t from = (t * s.n + j) * s.width;
-          const T weight = h[i * s.n + j];
-          dh[i * s.n + j] = Dot(grad, in + from, s.width);
-#pragma omp simd
-          for (int64_t c = 0; c < s.width; ++c) d[from + c] += weight * grad[c];
-        }
+        for (int64_t j = 0; j < s.n; ++j)
+          dh[i * s.n + j] = Dot(g + i * s.width, in + (t * s.n + j) * s.width, s.width);
       }
     });
     WeightedSum(s, g, post.data<T>(), dy.data<T>());
+  });
+}
+
+void HyperEnterGrad(Stream& stream, const HyperOptions& options, const Tensor& dout,
+                    const Tensor& dh, const Tensor& dres, const Tensor& dpost, const Tensor& x,
+                    const Tensor& phi, const Tensor& alpha, const Tensor& b, const Tensor& r,
+                    const Tensor& m, const Tensor& pre, const Tensor& res, Tensor& dx, Tensor& dphi,
+                    Tensor& dalpha, Tensor& db) {
+  const Streams s = StreamsOf(x);
+  const int64_t n = s.n, columns = s.mixes();
+  Tensor du = Tensor::Empty(stream, x.dtype(), {s.tokens, columns});
+  DispatchReal(x.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    const T* mix = m.data<T>();
+    T* d = du.data<T>();
+    std::vector<T> factor(static_cast<size_t>(s.tokens));
+    ChunkSums<double> sums(s.tokens, 3 + columns);  // dalpha, db
+    ForChunks(s.tokens, [&](int64_t chunk, int64_t begin, int64_t end) {
+      Sinkhorn<T> sinkhorn(n, options.sinkhorn_iterations, options.eps);
+      std::vector<T> logits(static_cast<size_t>(n * n)), dpre(static_cast<size_t>(n));
+      double* sum = sums.row(chunk);
+      for (int64_t t = begin; t < end; ++t) {
+        const T* row = mix + t * columns;
+        T* dz = d + t * columns;
+        StreamDots(s, dh.data<T>(), x.data<T>(), t, dpre.data());
+        MixGrad(options, row, alpha.data<T>(), b.data<T>(), dpre.data(), dpost.data<T>() + t * n,
+                dres.data<T>() + t * n * n, sinkhorn, logits, dz);
+        for (int64_t c = 0; c < columns; ++c) {
+          const int64_t group = std::min<int64_t>(c / n, 2);
+          sum[group] += static_cast<double>(dz[c]) * row[c];
+          sum[3 + c] += dz[c];
+          dz[c] *= alpha.data<T>()[group];
+        }
+        factor[static_cast<size_t>(t)] = RmsGrad(s, row, r.data<T>()[t], columns, dz);
+      }
+    });
+    std::vector<double> total(static_cast<size_t>(3 + columns));
+    sums.AddTo(total.data());
+    for (int64_t g = 0; g < 3; ++g)
+      dalpha.data<T>()[g] += static_cast<T>(total[static_cast<size_t>(g)]);
+    for (int64_t c = 0; c < columns; ++c)
+      db.data<T>()[c] += static_cast<T>(total[static_cast<size_t>(3 + c)]);
+    Tensor dflat = Flatten(dx);
+    Matmul(stream, du, Trans::kNo, phi, Trans::kYes, false, dflat);
+    Matmul(stream, Flatten(x), Trans::kYes, du, Trans::kNo, true, dphi);
+    AddScaled(s, factor, x.data<T>(), dx.data<T>());
+    AddWeighted(s, pre.data<T>(), dh.data<T>(), dx.data<T>());
+    AddMixed(s, res.data<T>(), dout.data<T>(), dx.data<T>());
   });
 }
 
@@ -306,13 +304,7 @@ void HyperReadGrad(Stream& stream, const HyperOptions&, const Tensor& dh, const 
     Matmul(stream, du, Trans::kNo, fn, Trans::kNo, false, dflat);
     Matmul(stream, du, Trans::kYes, Flatten(x), Trans::kNo, true, dfn);
     AddScaled(s, shrink, x.data<T>(), dx.data<T>());
-    T* d = dx.data<T>();
-    const T* weight = w.data<T>();
-    ForRows(s.tokens, s.flat(), [&](int64_t t) {
-      for (int64_t i = t * s.n; i < (t + 1) * s.n; ++i)
-#pragma omp simd
-        for (int64_t c = 0; c < s.width; ++c) d[i * s.width + c] += weight[i] * g[t * s.width + c];
-    });
+    AddWeighted(s, w.data<T>(), g, dx.data<T>());
   });
 }
 

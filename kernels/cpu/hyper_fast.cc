@@ -220,81 +220,9 @@ float FinishToken(const Lane* dz, int64_t lane, const float* m, const float* alp
 
 Tensor Flatten(const Tensor& x) { return x.Reshape({x.dim(0), x.dim(1) * x.dim(2)}); }
 
-}  // namespace
-
-void HyperMixFast(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor& phi,
-                  const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m, Tensor& pre,
-                  Tensor& post, Tensor& res) {
-  if (!Fits(x)) return HyperMix(stream, options, x, phi, alpha, b, r, m, pre, post, res);
-  Matmul(stream, Flatten(x), Trans::kNo, phi, Trans::kNo, false, m);
-  DivideByRms(x, options.norm_eps, r, m);
-  const auto eps = static_cast<float>(options.eps),
-             post_mult = static_cast<float>(options.post_mult);
-  const float *mix = m.data<float>(), *gains = alpha.data<float>(), *bias = b.data<float>();
-  float *p = pre.data<float>(), *q = post.data<float>(), *h = res.data<float>();
-  ForChunks(x.dim(0), [&](int64_t, int64_t begin, int64_t end) {
-    BlockSinkhorn sinkhorn(options.sinkhorn_iterations, options.eps, false);
-    BlockArguments a;
-    ForBlocks(begin, end, [&](int64_t t, int64_t tokens) {
-      a.Load(mix + t * kMixes, tokens, gains, bias);
-      a.Squash();
-      sinkhorn.Forward(a.z + 2 * kN);
-      StoreTokens(a.z, kN, tokens, 1.0f, eps, p + t * kN);
-      StoreTokens(a.z + kN, kN, tokens, post_mult, 0.0f, q + t * kN);
-      StoreTokens(a.z + 2 * kN, kN * kN, tokens, 1.0f, 0.0f, h + t * kN * kN);
-    });
-  });
-}
-
-void HyperMixGradFast(Stream& stream, const HyperOptions& options, const Tensor& dpre,
-                      const Tensor& dpost, const Tensor& dres, const Tensor& x, const Tensor& phi,
-                      const Tensor& alpha, const Tensor& b, const Tensor& r, const Tensor& m,
-                      Tensor& dx, Tensor& dphi, Tensor& dalpha, Tensor& db) {
-  if (!Fits(x))
-    return HyperMixGrad(stream, options, dpre, dpost, dres, x, phi, alpha, b, r, m, dx, dphi,
-                        dalpha, db);
-  const int64_t tokens = x.dim(0), flat = x.dim(1) * x.dim(2);
-  Tensor du = Tensor::Empty(stream, DType::kF32, {tokens, kMixes});
-  std::vector<float> factor(static_cast<size_t>(tokens));
-  const float *mix = m.data<float>(), *gains = alpha.data<float>(), *root = r.data<float>();
-  ChunkSums<double> sums(tokens, 3 + kMixes);  // dalpha, db
-  ForChunks(tokens, [&](int64_t chunk, int64_t begin, int64_t end) {
-    BlockSinkhorn sinkhorn(options.sinkhorn_iterations, options.eps, true);
-    BlockArguments a;
-    ForBlocks(begin, end, [&](int64_t first, int64_t count) {
-      a.Load(mix + first * kMixes, count, gains, b.data<float>());
-      BlockGrad(options, sinkhorn, dpre.data<float>() + first * kN,
-                dpost.data<float>() + first * kN, dres.data<float>() + first * kN * kN, count, a);
-      for (int64_t k = 0; k < count; ++k) {
-        const int64_t t = first + k;
-        factor[static_cast<size_t>(t)] =
-            FinishToken(a.z, k, mix + t * kMixes, gains, root[t], flat, sums.row(chunk),
-                        du.data<float>() + t * kMixes);
-      }
-    });
-  });
-  std::vector<double> total(static_cast<size_t>(3 + kMixes));
-  sums.AddTo(total.data());
-  for (int64_t i = 0; i < 3 + kMixes; ++i) {
-    float& to = i < 3 ? dalpha.data<float>()[i] : db.data<float>()[i - 3];
-    to += static_cast<float>(total[static_cast<size_t>(i)]);
-  }
-  Tensor dflat = Flatten(dx);
-  Matmul(stream, du, Trans::kNo, phi, Trans::kYes, false, dflat);
-  Matmul(stream, Flatten(x), Trans::kYes, du, Trans::kNo, true, dphi);
-  const float* in = x.data<float>();
-  float* out = dx.data<float>();
-  ForRows(tokens, flat, [&](int64_t t) {
-    const float f = factor[static_cast<size_t>(t)];
-#pragma omp simd
-    for (int64_t i = t * flat; i < (t + 1) * flat; ++i) out[i] += f * in[i];
-  });
-}
-
-void HyperPreFast(Stream& stream, const Tensor& x, const Tensor& pre, Tensor& h) {
-  if (!Fits(x)) return HyperPre(stream, x, pre, h);
+void WeightedSum(const Tensor& x, const float* w, Tensor& h) {
   const int64_t width = x.dim(2);
-  const float *in = x.data<float>(), *w = pre.data<float>();
+  const float* in = x.data<float>();
   float* out = h.data<float>();
   ForRows(x.dim(0), kN * width, [&](int64_t t) {
     const float *x0 = in + t * kN * width, *x1 = x0 + width, *x2 = x1 + width, *x3 = x2 + width;
@@ -305,30 +233,22 @@ void HyperPreFast(Stream& stream, const Tensor& x, const Tensor& pre, Tensor& h)
   });
 }
 
-void HyperPreGradFast(Stream& stream, const Tensor& dh, const Tensor& x, const Tensor& pre,
-                      Tensor& dx, Tensor& dpre) {
-  if (!Fits(x)) return HyperPreGrad(stream, dh, x, pre, dx, dpre);
+// dots[t, i] = ⟨g[t], x[t, i]⟩.
+void StreamDots(const Tensor& g, const Tensor& x, float* dots) {
   const int64_t width = x.dim(2);
-  const float *in = x.data<float>(), *w = pre.data<float>(), *grad = dh.data<float>();
-  float *out = dx.data<float>(), *dw = dpre.data<float>();
+  const float *in = x.data<float>(), *grad = g.data<float>();
   ForRows(x.dim(0), kN * width, [&](int64_t t) {
     const float *x0 = in + t * kN * width, *x1 = x0 + width, *x2 = x1 + width, *x3 = x2 + width;
-    float *d0 = out + t * kN * width, *d1 = d0 + width, *d2 = d1 + width, *d3 = d2 + width;
-    const float p0 = w[t * kN], p1 = w[t * kN + 1], p2 = w[t * kN + 2], p3 = w[t * kN + 3];
-    const float* g = grad + t * width;
+    const float* v = grad + t * width;
     float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
 #pragma omp simd reduction(+ : s0, s1, s2, s3)
     for (int64_t c = 0; c < width; ++c) {
-      s0 += g[c] * x0[c];
-      s1 += g[c] * x1[c];
-      s2 += g[c] * x2[c];
-      s3 += g[c] * x3[c];
-      d0[c] = p0 * g[c];
-      d1[c] = p1 * g[c];
-      d2[c] = p2 * g[c];
-      d3[c] = p3 * g[c];
+      s0 += v[c] * x0[c];
+      s1 += v[c] * x1[c];
+      s2 += v[c] * x2[c];
+      s3 += v[c] * x3[c];
     }
-    float* to = dw + t * kN;
+    float* to = dots + t * kN;
     to[0] = s0;
     to[1] = s1;
     to[2] = s2;
@@ -336,9 +256,59 @@ void HyperPreGradFast(Stream& stream, const Tensor& dh, const Tensor& x, const T
   });
 }
 
-void HyperPostFast(Stream& stream, const Tensor& x, const Tensor& res, const Tensor& post,
-                   const Tensor& y, Tensor& out) {
-  if (!Fits(x)) return HyperPost(stream, x, res, post, y, out);
+// dx_j += factor x_j + pre_j dh + Σ_i res[i, j] dout_i.
+void AddToStreams(const Tensor& x, const std::vector<float>& factor, const Tensor& dh,
+                  const Tensor& pre, const Tensor& dout, const Tensor& res, Tensor& dx) {
+  const int64_t width = x.dim(2);
+  const float *in = x.data<float>(), *inner = dh.data<float>(), *grad = dout.data<float>();
+  const float *weights = pre.data<float>(), *mix = res.data<float>();
+  float* out = dx.data<float>();
+  ForRows(x.dim(0), kN * width, [&](int64_t t) {
+    const float *g0 = grad + t * kN * width, *g1 = g0 + width, *g2 = g1 + width, *g3 = g2 + width;
+    const float f = factor[static_cast<size_t>(t)];
+    const float* d = inner + t * width;
+    for (int j = 0; j < kN; ++j) {
+      const float* h = mix + t * kN * kN + j;
+      const float h0 = h[0], h1 = h[kN], h2 = h[2 * kN], h3 = h[3 * kN], p = weights[t * kN + j];
+      const float* from = in + (t * kN + j) * width;
+      float* to = out + (t * kN + j) * width;
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c)
+        to[c] += h0 * g0[c] + h1 * g1[c] + h2 * g2[c] + h3 * g3[c] + p * d[c] + f * from[c];
+    }
+  });
+}
+
+}  // namespace
+
+void HyperEnterFast(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor& phi,
+                    const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m, Tensor& pre,
+                    Tensor& post, Tensor& res, Tensor& h) {
+  if (!Fits(x)) return HyperEnter(stream, options, x, phi, alpha, b, r, m, pre, post, res, h);
+  Matmul(stream, Flatten(x), Trans::kNo, phi, Trans::kNo, false, m);
+  DivideByRms(x, options.norm_eps, r, m);
+  const auto eps = static_cast<float>(options.eps),
+             post_mult = static_cast<float>(options.post_mult);
+  const float *mix = m.data<float>(), *gains = alpha.data<float>(), *bias = b.data<float>();
+  float *p = pre.data<float>(), *q = post.data<float>(), *mixed = res.data<float>();
+  ForChunks(x.dim(0), [&](int64_t, int64_t begin, int64_t end) {
+    BlockSinkhorn sinkhorn(options.sinkhorn_iterations, options.eps, false);
+    BlockArguments a;
+    ForBlocks(begin, end, [&](int64_t t, int64_t tokens) {
+      a.Load(mix + t * kMixes, tokens, gains, bias);
+      a.Squash();
+      sinkhorn.Forward(a.z + 2 * kN);
+      StoreTokens(a.z, kN, tokens, 1.0f, eps, p + t * kN);
+      StoreTokens(a.z + kN, kN, tokens, post_mult, 0.0f, q + t * kN);
+      StoreTokens(a.z + 2 * kN, kN * kN, tokens, 1.0f, 0.0f, mixed + t * kN * kN);
+    });
+  });
+  WeightedSum(x, p, h);
+}
+
+void HyperLeaveFast(Stream& stream, const Tensor& x, const Tensor& res, const Tensor& post,
+                    const Tensor& y, Tensor& out) {
+  if (!Fits(x)) return HyperLeave(stream, x, res, post, y, out);
   const int64_t width = x.dim(2);
   const float *in = x.data<float>(), *mix = res.data<float>(), *w = post.data<float>();
   const float* layer = y.data<float>();
@@ -357,27 +327,16 @@ void HyperPostFast(Stream& stream, const Tensor& x, const Tensor& res, const Ten
   });
 }
 
-void HyperPostGradFast(Stream& stream, const Tensor& dout, const Tensor& x, const Tensor& res,
-                       const Tensor& post, const Tensor& y, Tensor& dx, Tensor& dres, Tensor& dpost,
-                       Tensor& dy) {
-  if (!Fits(x)) return HyperPostGrad(stream, dout, x, res, post, y, dx, dres, dpost, dy);
+void HyperLeaveGradFast(Stream& stream, const Tensor& dout, const Tensor& x, const Tensor& post,
+                        const Tensor& y, Tensor& dres, Tensor& dpost, Tensor& dy) {
+  if (!Fits(x)) return HyperLeaveGrad(stream, dout, x, post, y, dres, dpost, dy);
   const int64_t width = x.dim(2);
-  const float *grad = dout.data<float>(), *in = x.data<float>(), *mix = res.data<float>();
+  const float *grad = dout.data<float>(), *in = x.data<float>();
   const float *w = post.data<float>(), *layer = y.data<float>();
-  float *dstreams = dx.data<float>(), *dmix = dres.data<float>();
-  float *dw = dpost.data<float>(), *dlayer = dy.data<float>();
+  float *dmix = dres.data<float>(), *dw = dpost.data<float>();
+  WeightedSum(dout, w, dy);
   ForRows(x.dim(0), kN * width, [&](int64_t t) {
-    const float *g0 = grad + t * kN * width, *g1 = g0 + width, *g2 = g1 + width, *g3 = g2 + width;
-    const float* h = mix + t * kN * kN;
-    // Each stream in collects from the streams out; so does the layer's output.
-    for (int j = 0; j <= kN; ++j) {
-      const float* column = j < kN ? h + j : w + t * kN;
-      const int step = j < kN ? kN : 1;
-      const float h0 = column[0], h1 = column[step], h2 = column[2 * step], h3 = column[3 * step];
-      float* d = j < kN ? dstreams + (t * kN + j) * width : dlayer + t * width;
-#pragma omp simd
-      for (int64_t c = 0; c < width; ++c) d[c] = h0 * g0[c] + h1 * g1[c] + h2 * g2[c] + h3 * g3[c];
-    }
+    const float* g0 = grad + t * kN * width;
     const float *x0 = in + t * kN * width, *x1 = x0 + width, *x2 = x1 + width, *x3 = x2 + width;
     const float* f = layer + t * width;
     for (int i = 0; i < kN; ++i) {
@@ -399,6 +358,47 @@ void HyperPostGradFast(Stream& stream, const Tensor& dout, const Tensor& x, cons
       dw[t * kN + i] = s;
     }
   });
+}
+
+void HyperEnterGradFast(Stream& stream, const HyperOptions& options, const Tensor& dout,
+                        const Tensor& dh, const Tensor& dres, const Tensor& dpost, const Tensor& x,
+                        const Tensor& phi, const Tensor& alpha, const Tensor& b, const Tensor& r,
+                        const Tensor& m, const Tensor& pre, const Tensor& res, Tensor& dx,
+                        Tensor& dphi, Tensor& dalpha, Tensor& db) {
+  if (!Fits(x))
+    return HyperEnterGrad(stream, options, dout, dh, dres, dpost, x, phi, alpha, b, r, m, pre, res,
+                          dx, dphi, dalpha, db);
+  const int64_t tokens = x.dim(0), flat = x.dim(1) * x.dim(2);
+  Tensor du = Tensor::Empty(stream, DType::kF32, {tokens, kMixes});
+  std::vector<float> factor(static_cast<size_t>(tokens)), dpre(static_cast<size_t>(tokens * kN));
+  StreamDots(dh, x, dpre.data());
+  const float *mix = m.data<float>(), *gains = alpha.data<float>(), *root = r.data<float>();
+  ChunkSums<double> sums(tokens, 3 + kMixes);  // dalpha, db
+  ForChunks(tokens, [&](int64_t chunk, int64_t begin, int64_t end) {
+    BlockSinkhorn sinkhorn(options.sinkhorn_iterations, options.eps, true);
+    BlockArguments a;
+    ForBlocks(begin, end, [&](int64_t first, int64_t count) {
+      a.Load(mix + first * kMixes, count, gains, b.data<float>());
+      BlockGrad(options, sinkhorn, dpre.data() + first * kN, dpost.data<float>() + first * kN,
+                dres.data<float>() + first * kN * kN, count, a);
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t t = first + k;
+        factor[static_cast<size_t>(t)] =
+            FinishToken(a.z, k, mix + t * kMixes, gains, root[t], flat, sums.row(chunk),
+                        du.data<float>() + t * kMixes);
+      }
+    });
+  });
+  std::vector<double> total(static_cast<size_t>(3 + kMixes));
+  sums.AddTo(total.data());
+  for (int64_t i = 0; i < 3 + kMixes; ++i) {
+    float& to = i < 3 ? dalpha.data<float>()[i] : db.data<float>()[i - 3];
+    to += static_cast<float>(total[static_cast<size_t>(i)]);
+  }
+  Tensor dflat = Flatten(dx);
+  Matmul(stream, du, Trans::kNo, phi, Trans::kYes, false, dflat);
+  Matmul(stream, Flatten(x), Trans::kYes, du, Trans::kNo, true, dphi);
+  AddToStreams(x, factor, dh, pre, dout, res, dx);
 }
 
 }  // namespace mneme::cpu

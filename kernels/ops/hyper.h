@@ -15,34 +15,31 @@ struct HyperOptions {
   double post_mult = 2.0;
 };
 
-// The three mixes of one sub-layer, from all streams. m = (x̃ φ) / r; pre = σ(α₀ m + b) + eps; post
-// = post_mult · σ(α₁ m + b); res = Sinkhorn of exp(α₂ m + b): softmax over i, + eps; each row (over
-// j) / (its sum + eps); then iterations − 1 times each column / (sum + eps), each row / (sum +
-// eps). It ends with the weights of every output stream summing to one. x [T, n, C]; phi [nC, n² +
-// 2n], row = stream-major x̃, column 2n + n·i + j = logit of H_res[i, j] (i output, j input); alpha
-// [3]; b [n² + 2n]. r [T], m [T, n² + 2n] are kept; pre, post [T, n]; res [T, n, n].
-using HyperMixFn = void(Stream&, const HyperOptions&, const Tensor& x, const Tensor& phi,
-                        const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m, Tensor& pre,
-                        Tensor& post, Tensor& res);
-// dx [T, n, C] assigned; dphi, dalpha, db +=. Sinkhorn is run again and walked back.
-using HyperMixGradFn = void(Stream&, const HyperOptions&, const Tensor& dpre, const Tensor& dpost,
-                            const Tensor& dres, const Tensor& x, const Tensor& phi,
-                            const Tensor& alpha, const Tensor& b, const Tensor& r, const Tensor& m,
-                            Tensor& dx, Tensor& dphi, Tensor& dalpha, Tensor& db);
-
-// h [T, C] = Σ_i pre_i x_i.
-using HyperPreFn = void(Stream&, const Tensor& x, const Tensor& pre, Tensor& h);
-// dx [T, n, C], dpre [T, n] assigned.
-using HyperPreGradFn = void(Stream&, const Tensor& dh, const Tensor& x, const Tensor& pre,
-                            Tensor& dx, Tensor& dpre);
-
-// out_i = Σ_j res[i, j] x_j + post_i y. x, out [T, n, C]; y [T, C].
-using HyperPostFn = void(Stream&, const Tensor& x, const Tensor& res, const Tensor& post,
-                         const Tensor& y, Tensor& out);
-// dx, dres, dpost, dy assigned.
-using HyperPostGradFn = void(Stream&, const Tensor& dout, const Tensor& x, const Tensor& res,
-                             const Tensor& post, const Tensor& y, Tensor& dx, Tensor& dres,
-                             Tensor& dpost, Tensor& dy);
+// The way into a sub-layer: its three mixes, from all streams, and the inner layer's input
+// h [T, C] = Σ_i pre_i x_i. m = (x̃ φ) / r; pre = σ(α₀ m + b) + eps; post = post_mult · σ(α₁ m + b);
+// res = Sinkhorn of exp(α₂ m + b): softmax over i, + eps; each row (over j) / (its sum + eps); then
+// iterations − 1 times each column / (sum + eps), each row / (sum + eps). It ends with the weights
+// of every output stream summing to one. x [T, n, C]; phi [nC, n² + 2n], row = stream-major x̃,
+// column 2n + n·i + j = logit of H_res[i, j] (i output, j input); alpha [3]; b [n² + 2n]. r [T],
+// m [T, n² + 2n] are kept; pre, post [T, n]; res [T, n, n].
+using HyperEnterFn = void(Stream&, const HyperOptions&, const Tensor& x, const Tensor& phi,
+                          const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m, Tensor& pre,
+                          Tensor& post, Tensor& res, Tensor& h);
+// The way out: out_i = Σ_j res[i, j] x_j + post_i y. x, out [T, n, C]; y [T, C].
+using HyperLeaveFn = void(Stream&, const Tensor& x, const Tensor& res, const Tensor& post,
+                          const Tensor& y, Tensor& out);
+// The way back in: dres, dpost, dy assigned. What flows to x through the way out is left to
+// HyperEnterGrad, which makes dx in one pass.
+using HyperLeaveGradFn = void(Stream&, const Tensor& dout, const Tensor& x, const Tensor& post,
+                              const Tensor& y, Tensor& dres, Tensor& dpost, Tensor& dy);
+// The way back out, when the inner layer has turned dy into dh: dx [T, n, C] assigned, the whole of
+// it; dphi, dalpha, db +=. Sinkhorn is run again and walked back.
+using HyperEnterGradFn = void(Stream&, const HyperOptions&, const Tensor& dout, const Tensor& dh,
+                              const Tensor& dres, const Tensor& dpost, const Tensor& x,
+                              const Tensor& phi, const Tensor& alpha, const Tensor& b,
+                              const Tensor& r, const Tensor& m, const Tensor& pre,
+                              const Tensor& res, Tensor& dx, Tensor& dphi, Tensor& dalpha,
+                              Tensor& db);
 
 // Learned read-out: x̂ = x̃/r, w = σ(scale · x̂ fnᵀ + base) + eps, h = Σ_i w_i x_i. fn [n, nC], scale
 // [1], base [n]. r [T], w [T, n], logit [T, n] = x̂ fnᵀ are kept; h [T, C].
@@ -62,24 +59,20 @@ using HyperExpandFn = void(Stream&, const Tensor& x, Tensor& out);
 using HyperReduceFn = void(Stream&, const Tensor& x, double factor, Tensor& h);
 
 namespace cpu {
-HyperMixFn HyperMix;
-HyperMixGradFn HyperMixGrad;
-HyperPreFn HyperPre;
-HyperPreGradFn HyperPreGrad;
-HyperPostFn HyperPost;
-HyperPostGradFn HyperPostGrad;
+HyperEnterFn HyperEnter;
+HyperLeaveFn HyperLeave;
+HyperLeaveGradFn HyperLeaveGrad;
+HyperEnterGradFn HyperEnterGrad;
 HyperReadFn HyperRead;
 HyperReadGradFn HyperReadGrad;
 HyperExpandFn HyperExpand;
 HyperReduceFn HyperReduce;
 }  // namespace cpu
 namespace gpu {
-HyperMixFn HyperMix;
-HyperMixGradFn HyperMixGrad;
-HyperPreFn HyperPre;
-HyperPreGradFn HyperPreGrad;
-HyperPostFn HyperPost;
-HyperPostGradFn HyperPostGrad;
+HyperEnterFn HyperEnter;
+HyperLeaveFn HyperLeave;
+HyperLeaveGradFn HyperLeaveGrad;
+HyperEnterGradFn HyperEnterGrad;
 HyperReadFn HyperRead;
 HyperReadGradFn HyperReadGrad;
 HyperExpandFn HyperExpand;

@@ -279,24 +279,20 @@ class Bench {
     Tensor r = b_.Normal(kR, {t}), m = b_.Normal(kR, {t, mixes});
     Tensor pre = b_.Normal(kR, {t, n}), post = b_.Normal(kR, {t, n}),
            res = b_.Normal(kR, {t, n, n});
-    Tensor dpre = b_.Normal(kR, {t, n}), dpost = b_.Normal(kR, {t, n});
+    Tensor dpost = b_.Normal(kR, {t, n}), dy = b_.Empty(a_, {t, c});
     Tensor dres = b_.Normal(kR, {t, n, n});
     const double flop = 2 * D(t) * D(n * c) * D(mixes);
-    b_.Line("hyper_mix", k_.hyper_mix, {Bytes({x, phi, r, m, pre, post, res}), flop},
-            [&] { k_.hyper_mix(s_, o, x, phi, alpha, bias, r, m, pre, post, res); });
-    b_.Line("hyper_mix_grad", k_.hyper_mix_grad,
-            {Bytes({x, dx, phi, dphi, dphi, r, m, dpre, dpost, dres}), 2 * flop}, [&] {
-              k_.hyper_mix_grad(s_, o, dpre, dpost, dres, x, phi, alpha, bias, r, m, dx, dphi,
-                                dalpha, dbias);
+    b_.Line("hyper_enter", k_.hyper_enter, {Bytes({x, phi, r, m, pre, post, res, h}), flop},
+            [&] { k_.hyper_enter(s_, o, x, phi, alpha, bias, r, m, pre, post, res, h); });
+    b_.Line("hyper_leave", k_.hyper_leave, {Bytes({x, y, res, post, out})},
+            [&] { k_.hyper_leave(s_, x, res, post, y, out); });
+    b_.Line("hyper_leave_grad", k_.hyper_leave_grad, {Bytes({out, x, y, post, dres, dpost, dy})},
+            [&] { k_.hyper_leave_grad(s_, out, x, post, y, dres, dpost, dy); });
+    b_.Line("hyper_enter_grad", k_.hyper_enter_grad,
+            {Bytes({out, x, h, dx, phi, dphi, dphi, r, m, pre, res, dpost, dres}), 2 * flop}, [&] {
+              k_.hyper_enter_grad(s_, o, out, h, dres, dpost, x, phi, alpha, bias, r, m, pre, res,
+                                  dx, dphi, dalpha, dbias);
             });
-    b_.Line("hyper_pre", k_.hyper_pre, {Bytes({x, pre, h})}, [&] { k_.hyper_pre(s_, x, pre, h); });
-    b_.Line("hyper_pre_grad", k_.hyper_pre_grad, {Bytes({x, h, pre, dx, dpre})},
-            [&] { k_.hyper_pre_grad(s_, h, x, pre, dx, dpre); });
-    b_.Line("hyper_post", k_.hyper_post, {Bytes({x, y, res, post, out})},
-            [&] { k_.hyper_post(s_, x, res, post, y, out); });
-    b_.Line("hyper_post_grad", k_.hyper_post_grad,
-            {Bytes({x, y, res, post, out, dx, h, dres, dpost})},
-            [&] { k_.hyper_post_grad(s_, out, x, res, post, y, dx, dres, dpost, h); });
     Tensor fn = b_.Normal(kR, {n, n * c}, 0.02), dfn = b_.Zeros(kR, fn.shape());
     Tensor scale = b_.Normal(kR, {1}), dscale = b_.Zeros(kR, {1});
     Tensor base = b_.Normal(kR, {n}), dbase = b_.Zeros(kR, {n});

@@ -24,6 +24,7 @@ TEST(SwiGluTest, AnswersAll) {
   CheckOp(Gated(1, 1));
   CheckOp(Gated(7, 33));
   CheckOp(Gated(67, 137));
+  CheckOp(Gated(19, 328));
 }
 
 TEST(SwiGluTest, FastAgreesWithPlain) {

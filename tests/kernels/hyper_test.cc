@@ -31,47 +31,74 @@ ValueFn Scaled(const std::string& name, double mean, double std) {
   };
 }
 
-OpCase Mix(const Sizes& s, const HyperOptions& options) {
+// phi of a size that keeps the mixes clear of saturation at any width.
+double PhiScale(const Sizes& s) {
+  return std::min(0.5, 3 / std::sqrt(static_cast<double>(s.n * s.width)));
+}
+
+// A sub-layer whose inner layer is seen as its input h and its output y.
+OpCase SubLayer(const Sizes& s, const HyperOptions& options) {
   const int64_t mixes = s.n * s.n + 2 * s.n;
-  OpCase c("hyper_mix");
+  OpCase c("hyper_enter, hyper_leave");
   c.Activation("x", {s.tokens, s.n, s.width});
-  c.Weight("phi", {s.n * s.width, mixes}, Scaled("phi", 0, 0.5));
+  c.Weight("phi", {s.n * s.width, mixes}, Scaled("phi", 0, PhiScale(s)));
   c.Weight("alpha", {3}, Scaled("alpha", 0.7, 0.2));
   c.Weight("b", {mixes}, Scaled("b", 0, 0.5));
+  c.Activation("y", {s.tokens, s.width});
   c.Note("r", {s.tokens});
   c.Note("m", {s.tokens, mixes});
-  c.Output("pre", {s.tokens, s.n});
-  c.Output("post", {s.tokens, s.n});
-  c.Output("res", {s.tokens, s.n, s.n});
+  c.Note("pre", {s.tokens, s.n});
+  c.Note("post", {s.tokens, s.n});
+  c.Note("res", {s.tokens, s.n, s.n});
+  c.Output("h", {s.tokens, s.width});
+  c.Output("out", {s.tokens, s.n, s.width});
   c.Accurate({"phi", "alpha", "b", "r", "m", "pre", "post", "res"});
   c.forward = [options](OpRun& r) {
-    r.kernels.hyper_mix(r.stream, options, r["x"], r["phi"], r["alpha"], r["b"], r["r"], r["m"],
-                        r["pre"], r["post"], r["res"]);
+    r.kernels.hyper_enter(r.stream, options, r["x"], r["phi"], r["alpha"], r["b"], r["r"], r["m"],
+                          r["pre"], r["post"], r["res"], r["h"]);
+    r.kernels.hyper_leave(r.stream, r["x"], r["res"], r["post"], r["y"], r["out"]);
   };
   c.backward = [options](OpRun& r) {
-    r.kernels.hyper_mix_grad(r.stream, options, r["dpre"], r["dpost"], r["dres"], r["x"], r["phi"],
-                             r["alpha"], r["b"], r["r"], r["m"], r["dx"], r["dphi"], r["dalpha"],
-                             r["db"]);
+    const auto like = [&](const char* name) {
+      return Tensor::Empty(r.stream, r[name].dtype(), r[name].shape());
+    };
+    Tensor dres = like("res"), dpost = like("post");
+    r.kernels.hyper_leave_grad(r.stream, r["dout"], r["x"], r["post"], r["y"], dres, dpost,
+                               r["dy"]);
+    r.kernels.hyper_enter_grad(r.stream, options, r["dout"], r["dh"], dres, dpost, r["x"], r["phi"],
+                               r["alpha"], r["b"], r["r"], r["m"], r["pre"], r["res"], r["dx"],
+                               r["dphi"], r["dalpha"], r["db"]);
   };
   return c;
 }
 
-TEST(HyperMixTest, AnswersAll) {
-  CheckOp(Mix({1, 4, 1}, Options(4)));
-  CheckOp(Mix({7, 4, 5}, Options(4)));
-  CheckOp(Mix({137, 4, 3}, Options(4)));
-  CheckOp(Mix({5, 4, 137}, Options(4)));
-  CheckOp(Mix({9, 2, 7}, Options(2)));
-  CheckOp(Mix({6, 3, 4}, Options(3, 0.05, 0.5, 3)));
-  CheckOp(Mix({6, 4, 4}, Options(4, 0.05, 0.5, 1)));
-  CheckOp(Mix({3, 1, 4}, Options(1)));
+TEST(HyperSubLayerTest, AnswersAll) {
+  CheckOp(SubLayer({1, 4, 1}, Options(4)));
+  CheckOp(SubLayer({7, 4, 5}, Options(4)));
+  CheckOp(SubLayer({137, 4, 3}, Options(4)));
+  CheckOp(SubLayer({5, 4, 137}, Options(4)));
+  CheckOp(SubLayer({9, 2, 7}, Options(2)));
+  CheckOp(SubLayer({6, 3, 4}, Options(3, 0.05, 0.5, 3)));
+  CheckOp(SubLayer({6, 4, 4}, Options(4, 0.05, 0.5, 1)));
+  CheckOp(SubLayer({3, 1, 4}, Options(1)));
 }
 
-TEST(HyperMixTest, FastAgreesWithPlain) {
+// Widths and counts that reach the vector and tensor-core kernels of a GPU, and their ends.
+TEST(HyperSubLayerTest, AnswersAllOfTheWideOnes) {
+  for (const Sizes& s : {Sizes{1, 4, 32}, Sizes{17, 4, 64}, Sizes{70, 4, 288}, Sizes{150, 4, 512},
+                         Sizes{33, 4, 40}, Sizes{21, 2, 96}, Sizes{5, 7, 24}}) {
+    OpCase c = SubLayer(s, Options(s.n));
+    c.elements_checked = 4;
+    c.same_bits_on_teams = false;
+    CheckOp(c);
+  }
+}
+
+TEST(HyperSubLayerTest, FastAgreesWithPlain) {
   for (const int64_t tokens : {1, 15, 16, 17, 100}) {
-    ExpectAgrees(Mix({tokens, 4, 19}, Options(4)), CpuKernels(), DType::kF32, PlainCpuKernels(),
-                 DType::kF32, 5e-6);
-    ExpectAgrees(Mix({tokens, 4, 3}, Options(4, 0.05, 0.5, 3)), CpuKernels(), DType::kF32,
+    ExpectAgrees(SubLayer({tokens, 4, 19}, Options(4)), CpuKernels(), DType::kF32,
+                 PlainCpuKernels(), DType::kF32, 5e-6);
+    ExpectAgrees(SubLayer({tokens, 4, 3}, Options(4, 0.05, 0.5, 3)), CpuKernels(), DType::kF32,
                  PlainCpuKernels(), DType::kF32, 5e-6);
   }
 }
@@ -123,11 +150,11 @@ struct NaiveMix {
 };
 
 // Large eps and few iterations, so that a misplaced one shows.
-TEST(HyperMixTest, AgreesWithTheFormulasLineByLine) {
+TEST(HyperSubLayerTest, AgreesWithTheFormulasLineByLine) {
   for (const int64_t n : {2, 3, 4}) {
     const Sizes s{11, n, 5};
     const HyperOptions options = Options(n, 0.05, 0.7, 3);
-    OpCase c = Mix(s, options);
+    OpCase c = SubLayer(s, options);
     c.backward = {};
     std::vector<double> naive, given;
     const auto forward = c.forward;
@@ -160,14 +187,14 @@ std::vector<double> SinkhornOf(const std::function<double(int, int)>& logit, dou
   const auto zeros = [&](Shape shape) { return Tensor::Zeros(stream, dtype, shape); };
   Tensor x = zeros({kTokens, 4, 3}), phi = zeros({12, 24}), alpha = zeros({3}), b = zeros({24});
   Tensor r = zeros({kTokens}), m = zeros({kTokens, 24}), pre = zeros({kTokens, 4});
-  Tensor post = zeros({kTokens, 4}), res = zeros({kTokens, 4, 4});
+  Tensor post = zeros({kTokens, 4}), res = zeros({kTokens, 4, 4}), h = zeros({kTokens, 3});
   DispatchReal(dtype, [&](auto real) {
     using T = decltype(real);
     std::fill_n(x.data<T>(), x.elements(), T{1});
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < 4; ++j) b.data<T>()[8 + 4 * i + j] = static_cast<T>(logit(i, j));
   });
-  CpuKernels().hyper_mix(stream, Options(4, eps), x, phi, alpha, b, r, m, pre, post, res);
+  CpuKernels().hyper_enter(stream, Options(4, eps), x, phi, alpha, b, r, m, pre, post, res, h);
   return Values(res);
 }
 
@@ -204,41 +231,10 @@ TEST(SinkhornTest, HugeLogitsStayFiniteAndTheIdentityStaysItself) {
   }
 }
 
-OpCase Pre(const Sizes& s) {
-  OpCase c("hyper_pre");
-  c.Activation("x", {s.tokens, s.n, s.width});
-  c.Activation("pre", {s.tokens, s.n});
-  c.Output("h", {s.tokens, s.width});
-  c.Accurate({"pre"});
-  c.forward = [](OpRun& r) { r.kernels.hyper_pre(r.stream, r["x"], r["pre"], r["h"]); };
-  c.backward = [](OpRun& r) {
-    r.kernels.hyper_pre_grad(r.stream, r["dh"], r["x"], r["pre"], r["dx"], r["dpre"]);
-  };
-  return c;
-}
-
-OpCase Post(const Sizes& s) {
-  OpCase c("hyper_post");
-  c.Activation("x", {s.tokens, s.n, s.width});
-  c.Activation("res", {s.tokens, s.n, s.n});
-  c.Activation("post", {s.tokens, s.n});
-  c.Activation("y", {s.tokens, s.width});
-  c.Output("out", {s.tokens, s.n, s.width});
-  c.Accurate({"res", "post"});
-  c.forward = [](OpRun& r) {
-    r.kernels.hyper_post(r.stream, r["x"], r["res"], r["post"], r["y"], r["out"]);
-  };
-  c.backward = [](OpRun& r) {
-    r.kernels.hyper_post_grad(r.stream, r["dout"], r["x"], r["res"], r["post"], r["y"], r["dx"],
-                              r["dres"], r["dpost"], r["dy"]);
-  };
-  return c;
-}
-
 OpCase Read(const Sizes& s, const HyperOptions& options) {
   OpCase c("hyper_read");
   c.Activation("x", {s.tokens, s.n, s.width});
-  c.Weight("fn", {s.n, s.n * s.width}, Scaled("fn", 0, 0.5));
+  c.Weight("fn", {s.n, s.n * s.width}, Scaled("fn", 0, PhiScale(s)));
   c.Weight("scale", {1}, Scaled("scale", 0.6, 0));
   c.Weight("base", {s.n}, Scaled("base", -1, 0.3));
   c.Note("r", {s.tokens});
@@ -273,10 +269,9 @@ OpCase ExpandThenReduce(const Sizes& s, double factor) {
 }
 
 TEST(HyperStreamsTest, AnswerAll) {
-  for (const Sizes& s : {Sizes{1, 4, 1}, Sizes{7, 4, 7}, Sizes{137, 4, 5}, Sizes{5, 4, 137},
-                         Sizes{6, 2, 9}, Sizes{4, 3, 33}, Sizes{3, 1, 5}}) {
-    CheckOp(Pre(s));
-    CheckOp(Post(s));
+  for (const Sizes& s :
+       {Sizes{1, 4, 1}, Sizes{7, 4, 7}, Sizes{137, 4, 5}, Sizes{5, 4, 137}, Sizes{6, 2, 9},
+        Sizes{4, 3, 33}, Sizes{3, 1, 5}, Sizes{37, 4, 288}, Sizes{33, 4, 40}}) {
     CheckOp(Read(s, Options(s.n)));
     CheckOp(ExpandThenReduce(s, 0.25));
   }
@@ -284,12 +279,12 @@ TEST(HyperStreamsTest, AnswerAll) {
 }
 
 // Output stream i takes res[i, j] of input stream j, and post[i] of the layer's output.
-TEST(HyperStreamsTest, PostMixesRowsOfRes) {
+TEST(HyperStreamsTest, LeaveMixesRowsOfRes) {
   Allocator allocator{Device{}};
   Stream stream(Device{}, allocator);
   double x[] = {1, 10}, res[] = {0.1, 0.2, 0.3, 0.4}, post[] = {5, 7}, y[] = {100}, out[2];
   Tensor result = Tensor::Wrap(out, DType::kF64, {1, 2, 1});
-  CpuKernels().hyper_post(
+  CpuKernels().hyper_leave(
       stream, Tensor::Wrap(x, DType::kF64, {1, 2, 1}), Tensor::Wrap(res, DType::kF64, {1, 2, 2}),
       Tensor::Wrap(post, DType::kF64, {1, 2}), Tensor::Wrap(y, DType::kF64, {1, 1}), result);
   EXPECT_DOUBLE_EQ(out[0], 0.1 * 1 + 0.2 * 10 + 500);

@@ -31,6 +31,10 @@ TEST(NormTest, AnswersAll) {
   CheckOp(Norm(7, 33, 1));
   CheckOp(Norm(12, 137, 4));
   CheckOp(Norm(300, 64, 3));
+  CheckOp(Norm(50, 264, 1));
+  CheckOp(Norm(41, 2560, 1));
+  CheckOp(Norm(12, 512, 4));
+  CheckOp(Norm(3, 4608, 1));
 }
 
 TEST(NormTest, UsesTheWeightOfItsBranchAndTheRootOfTheMeanSquare) {

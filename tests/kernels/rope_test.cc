@@ -37,6 +37,8 @@ TEST(RopeTest, AnswersAll) {
   CheckOp(Turn(1, 1, 2, 0, 1, {3}));
   CheckOp(Turn(5, 3, 9, 5, 2, {0, 1, 2, 0, 10}));
   CheckOp(Turn(4, 2, 14, 2, 5, {9, 8, 7, 6}));
+  CheckOp(Turn(6, 5, 48, 32, 8, {3, 0, 10, 1, 4, 9}));
+  CheckOp(Turn(3, 9, 24, 0, 4, {2, 5, 7}));
 }
 
 TEST(RopeTest, TurnsPairsAsComplexNumbersAndLeavesTheRest) {

@@ -1,0 +1,35 @@
+// The projection of all streams that mHC's mixes and the learned read-out share, and its gradient;
+// between hyper.cu and hyper_project.cu.
+#pragma once
+
+#include "kernels/core/tensor.h"
+
+namespace mneme::gpu {
+
+// phi [nC, columns] or fn [columns, nC]: element (k, c) at k · row_stride + c · column_stride.
+struct Projection {
+  const float* weights;
+  int64_t row_stride;
+  int64_t column_stride;
+  int columns;
+};
+
+// r[t] = √(mean x̃² + eps), m[t, c] = Σ_k x̃[t, k] w[k, c] / r[t]. x [T, n, C].
+void Project(Stream& stream, const Tensor& x, const Projection& w, double eps, Tensor& r,
+             Tensor& m);
+
+// What the gradient of the streams is made of. dout and res are undefined for the read-out.
+struct StreamsGrad {
+  const Tensor& dout;    // [T, n, C]
+  const Tensor& res;     // [T, n, n]
+  const Tensor& dh;      // [T, C]
+  const Tensor& pre;     // [T, n] weights of h
+  const Tensor& x;       // [T, n, C]
+  const Tensor& du;      // [T, columns] f32
+  const Tensor& factor;  // [T] f32
+};
+
+// dx_j = Σ_i res[i, j] dout_i + pre_j dh + factor x_j + (du wᵀ)_j; dw += x̃ᵀ du, laid out as w.
+void ProjectGrad(Stream& stream, const StreamsGrad& g, const Projection& w, Tensor& dx, Tensor& dw);
+
+}  // namespace mneme::gpu

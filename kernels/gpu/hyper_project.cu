@@ -1,0 +1,615 @@
+// The skinny product of mHC, x̃ [T, nC] · φ [nC, 24], and its gradient, in one pass over the
+// streams each.
+//
+// Four streams in bf16: tensor cores, fp32 sums. Fragments come straight from global memory, 16
+// bytes a lane (device/fragment.cuh).
+//   Forward: a block takes 64 tokens, its warps deal out blocks of 32 of the inner index, so that
+//   a row is read 512 bytes at a time; sums of squares come from the same registers; the warps'
+//   partial sums are added in order. φ travels as bf16, transposed, 0.5 MB through L2 a block.
+//   Gradient: a warp owns 32 columns of every stream and walks over tokens, 16 a step, with the
+//   next step on its way into shared memory; each lane finds its own bytes there. φ stays in shared
+//   memory, x̃ᵀ du in registers: one partial sum for each range of tokens, added in order.
+// Anything else (f32, other stream counts, odd widths): plain kernels, fp32.
+//
+// Roofline at the 27B shape (T 16,384, C 2,560, n 4): forward reads 336 MB, the gradient reads
+// dout, x, dh and writes dx: 1,091 MB. 8 and 24 GFLOP of products: 1 and 3 % of the tensor cores.
+#include <algorithm>
+
+#include "kernels/gpu/device/fragment.cuh"
+#include "kernels/gpu/device/mma.cuh"
+#include "kernels/gpu/device/parts.cuh"
+#include "kernels/gpu/device/reduce.cuh"
+#include "kernels/gpu/device/vec.cuh"
+#include "kernels/gpu/hyper.h"
+#include "kernels/gpu/launch.cuh"
+
+namespace mneme::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kStreams = 4;  // of the tensor-core kernels
+constexpr int kBlockK = 32;  // inner index of one fragment row
+
+// ---- Forward, tensor cores ----
+
+constexpr int kRowTiles = 4;             // of 16 tokens
+constexpr int kTokens = 16 * kRowTiles;  // of a block
+
+// columns_first[c][k] = w(k, c), 0 from w.columns on.
+__global__ void __launch_bounds__(kThreads)
+    PackKernel(Projection w, int flat, int padded, bf16* columns_first) {
+  const int k = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (k >= flat) return;
+  for (int c = 0; c < padded; ++c) {
+    const float v = c < w.columns ? w.weights[k * w.row_stride + c * w.column_stride] : 0.0f;
+    columns_first[int64_t{c} * flat + k] = __float2bfloat16_rn(v);
+  }
+}
+
+// kTiles: columns / 8, rounded up.
+template <int kTiles>
+__global__ void __launch_bounds__(kThreads, 2)
+    ProjectKernel(const bf16* x, const bf16* columns_first, int64_t tokens, int flat, int columns,
+                  float eps, float* r, float* m) {
+  constexpr int kStride = 8 * kTiles + 1;  // the sum of squares last
+  __shared__ float sums[kTokens * kStride];
+  const int warp = threadIdx.x / kWarp;
+  const int g = threadIdx.x % kWarp / 4;
+  const int q = threadIdx.x % 4;
+  const int64_t first = int64_t{blockIdx.x} * kTokens;
+  const uint4* row[kRowTiles][2];  // rows past the end repeat the last one; nobody reads their sums
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t t = min(first + 16 * i + 8 * half + g, tokens - 1);
+      row[i][half] = reinterpret_cast<const uint4*>(x + t * flat) + q;
+    }
+  }
+  const auto* weights = reinterpret_cast<const uint4*>(columns_first + int64_t{g} * flat) + q;
+  float acc[kRowTiles][kTiles][4] = {};
+  float squares[kRowTiles][2] = {};
+  for (int block = warp; block < flat / kBlockK; block += kWarps) {
+    uint4 a[kRowTiles][2];
+    uint4 b[kTiles];
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+      a[i][0] = row[i][0][block * 4];
+      a[i][1] = row[i][1][block * 4];
+    }
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) b[n] = weights[int64_t{n} * flat + block * 4];
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+      const uint32_t low[4] = {a[i][0].x, a[i][1].x, a[i][0].y, a[i][1].y};
+      const uint32_t high[4] = {a[i][0].z, a[i][1].z, a[i][0].w, a[i][1].w};
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        Mma(acc[i][n], low, b[n].x, b[n].y);
+        Mma(acc[i][n], high, b[n].z, b[n].w);
+      }
+      squares[i][0] += SquaresOf(a[i][0]);
+      squares[i][1] += SquaresOf(a[i][1]);
+    }
+  }
+  // The four lanes of a row hold parts of its sum of squares.
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      squares[i][half] += __shfl_xor_sync(0xffffffffu, squares[i][half], 1);
+      squares[i][half] += __shfl_xor_sync(0xffffffffu, squares[i][half], 2);
+    }
+  }
+  for (int turn = 0; turn < kWarps; ++turn) {
+    if (warp == turn) {
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float* to = sums + (16 * i + 8 * half + g) * kStride;
+#pragma unroll
+          for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              float& s = to[8 * n + 2 * q + e];
+              s = (turn == 0 ? 0.0f : s) + acc[i][n][2 * half + e];
+            }
+          }
+          if (q == 0) to[8 * kTiles] = (turn == 0 ? 0.0f : to[8 * kTiles]) + squares[i][half];
+        }
+      }
+    }
+    __syncthreads();
+  }
+  for (int i = threadIdx.x; i < kTokens * columns; i += kThreads) {
+    const int t = i / columns;
+    const int c = i % columns;
+    if (first + t >= tokens) break;
+    const float* from = sums + t * kStride;
+    const float root = sqrtf(from[8 * kTiles] / static_cast<float>(flat) + eps);
+    m[(first + t) * columns + c] = from[c] / root;
+    if (c == 0) r[first + t] = root;
+  }
+}
+
+// ---- Gradient, tensor cores ----
+
+constexpr int kStep = 16;                 // tokens
+constexpr int kColumns = 24;              // of φ at most
+constexpr int kWidth = kBlockK * kWarps;  // columns of every stream that a block owns
+constexpr int kStages = 2;
+constexpr int kMixPieces = kStep * kColumns / 4;  // of 16 bytes: du
+constexpr int kResPieces = kStep * kStreams * kStreams / 4;
+constexpr int kPrePieces = kStep * kStreams / 4;
+
+// What all warps of a block read of a step's tokens.
+struct alignas(16) TokenStage {
+  float du[kStep][kColumns];
+  float res[kStep][kStreams][kStreams];
+  float pre[kStep][kStreams];
+  float factor[kStep];
+};
+
+template <bool kResidual>
+struct GradShared {
+  static constexpr int kVectors = 2 * (kResidual ? 2 * kStreams + 1 : kStreams + 1);
+  uint4 weights[kStreams * 4][kThreads];       // fragments of φ
+  uint4 vectors[kStages][kVectors][kThreads];  // every thread reads back what it asked for
+  TokenStage token[kStages];
+};
+
+struct GradArgs {
+  const bf16* dout;
+  const float* res;
+  const bf16* dh;
+  const float* pre;
+  const bf16* x;
+  const float* du;
+  const float* factor;
+  Projection w;
+  int64_t tokens;
+  int width;
+  bf16* dx;
+  float* parts;  // [gridDim.y, as w]
+};
+
+__device__ __forceinline__ void CopyFloatAsync(float* to, const float* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(SharedAddress(to)), "l"(from),
+               "r"(valid ? 4 : 0)
+               : "memory");
+}
+
+// Asks for step `step` of the block's tokens; what lies past the end arrives as zeros.
+template <bool kResidual>
+__device__ __forceinline__ void Fetch(const GradArgs& a, int64_t step, int column, bool owner,
+                                      GradShared<kResidual>& shared, int stage) {
+  const int g = threadIdx.x % kWarp / 4;
+  const int q = threadIdx.x % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t t = step * kStep + 8 * half + g;
+    const bool valid = owner && t < a.tokens;
+    const int64_t flat_at = valid ? t * kStreams * a.width + column + 8 * q : 0;
+    int v = half * (GradShared<kResidual>::kVectors / 2);
+#pragma unroll
+    for (int s = 0; s < kStreams; ++s) {
+      CopyAsync16(&shared.vectors[stage][v++][threadIdx.x], a.x + flat_at + s * a.width, valid);
+    }
+    if constexpr (kResidual) {
+#pragma unroll
+      for (int s = 0; s < kStreams; ++s) {
+        CopyAsync16(&shared.vectors[stage][v++][threadIdx.x], a.dout + flat_at + s * a.width,
+                    valid);
+      }
+    }
+    CopyAsync16(&shared.vectors[stage][v][threadIdx.x],
+                a.dh + (valid ? t * a.width + column + 8 * q : 0), valid);
+  }
+  TokenStage& token = shared.token[stage];
+  const int64_t first = step * kStep;
+  const int left = static_cast<int>(min(int64_t{kStep}, a.tokens - first));
+  if (a.w.columns == kColumns) {
+    for (int i = threadIdx.x; i < kMixPieces; i += kThreads) {
+      const bool valid = i * 4 / kColumns < left;
+      CopyAsync16(&token.du[0][0] + i * 4, a.du + (valid ? first * kColumns + i * 4 : 0), valid);
+    }
+  } else {
+    for (int i = threadIdx.x; i < kStep * kColumns; i += kThreads) {
+      const int t = i / kColumns;
+      const int c = i % kColumns;
+      const bool valid = t < left && c < a.w.columns;
+      CopyFloatAsync(&token.du[t][c], a.du + (valid ? (first + t) * a.w.columns + c : 0), valid);
+    }
+  }
+  if constexpr (kResidual) {
+    const int i = static_cast<int>(threadIdx.x) - kMixPieces;
+    if (i >= 0 && i < kResPieces) {
+      const bool valid = i / 4 < left;
+      CopyAsync16(&token.res[0][0][0] + i * 4, a.res + (valid ? first * 16 + i * 4 : 0), valid);
+    }
+  }
+  const int p = static_cast<int>(threadIdx.x) - kMixPieces - kResPieces;
+  if (p >= 0 && p < kPrePieces) {
+    const bool valid = p < left;
+    CopyAsync16(&token.pre[p][0], a.pre + (valid ? (first + p) * kStreams : 0), valid);
+  } else if (p >= kPrePieces && p < kPrePieces + kStep) {
+    const bool valid = p - kPrePieces < left;
+    CopyFloatAsync(&token.factor[p - kPrePieces], a.factor + (valid ? first + p - kPrePieces : 0),
+                   valid);
+  }
+  CopyAsyncCommit();
+}
+static_assert(kMixPieces + kResPieces + kPrePieces + kStep <= kThreads);
+
+// Column 2j + (n % 2) + 8 (n / 2) of a block of 32 is column n of its fragment j: so a lane's
+// results of the four fragments are eight neighbours.
+__device__ __forceinline__ int FragmentColumn(int j, int n) { return 8 * (n / 2) + 2 * j + n % 2; }
+
+// The fragments of φ for this warp's columns, as bf16.
+__device__ __forceinline__ void LoadWeights(const GradArgs& a, int column,
+                                            uint4 (&to)[kStreams * 4][kThreads]) {
+  const int g = threadIdx.x % kWarp / 4;
+  const int q = threadIdx.x % 4;
+  for (int s = 0; s < kStreams; ++s) {
+    for (int j = 0; j < 4; ++j) {
+      const float* from =
+          a.w.weights + (s * a.width + column + FragmentColumn(j, g)) * a.w.row_stride;
+      uint32_t pair[3];
+      for (int p = 0; p < 3; ++p) {
+        const int c = 8 * p + 2 * q;
+        const float low = c < a.w.columns ? from[c * a.w.column_stride] : 0.0f;
+        const float high = c + 1 < a.w.columns ? from[(c + 1) * a.w.column_stride] : 0.0f;
+        pair[p] = PackBf16(low, high);
+      }
+      to[s * 4 + j][threadIdx.x] = make_uint4(pair[0], pair[1], pair[2], 0);
+    }
+  }
+}
+
+__device__ __forceinline__ void Store(bf16* to, const float (&v)[8]) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(PackBf16(v[0], v[1]), PackBf16(v[2], v[3]),
+                                             PackBf16(v[4], v[5]), PackBf16(v[6], v[7]));
+}
+
+// gridDim.x: blocks of kWidth columns; gridDim.y: ranges of tokens.
+template <bool kResidual>
+__global__ void __launch_bounds__(kThreads, 1) GradKernel(const __grid_constant__ GradArgs a) {
+  extern __shared__ uint4 memory[];
+  auto& shared = *reinterpret_cast<GradShared<kResidual>*>(memory);
+  const int g = threadIdx.x % kWarp / 4;
+  const int q = threadIdx.x % 4;
+  const int column =
+      (static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp) * kBlockK;
+  const bool owner = column < a.width;
+  const int64_t steps = (a.tokens + kStep - 1) / kStep;
+  const int64_t begin = steps * blockIdx.y / gridDim.y;
+  const int64_t end = steps * (blockIdx.y + 1) / gridDim.y;
+  if (begin < end) Fetch<kResidual>(a, begin, column, owner, shared, 0);
+  if (owner) LoadWeights(a, column, shared.weights);
+  float acc[kStreams][2][3][4] = {};  // x̃ᵀ du: streams, pairs of fragments, blocks of 8 columns
+  for (int64_t step = begin; step < end; ++step) {
+    const int stage = static_cast<int>(step - begin) % kStages;
+    CopyAsyncWait<0>();
+    __syncthreads();
+    if (step + 1 < end) Fetch<kResidual>(a, step + 1, column, owner, shared, stage ^ 1);
+    if (!owner) continue;
+    const TokenStage& token = shared.token[stage];
+    const auto& vectors = shared.vectors[stage];
+    constexpr int kHalf = GradShared<kResidual>::kVectors / 2;
+    uint32_t du[3][2];  // rows g and g + 8, columns 8p + 2q and the next
+    uint32_t du_turned[3][2];
+#pragma unroll
+    for (int p = 0; p < 3; ++p) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* from = &token.du[g + 8 * half][8 * p + 2 * q];
+        du[p][half] = PackBf16(from[0], from[1]);
+        du_turned[p][half] = Transposed(du[p][half]);
+      }
+    }
+    const uint32_t left[4] = {du[0][0], du[0][1], du[1][0], du[1][1]};
+#pragma unroll
+    for (int s = 0; s < kStreams; ++s) {
+      float out[2][8];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const uint4 w = shared.weights[s * 4 + j][threadIdx.x];
+        float c[4] = {};
+        Mma(c, left, w.x, w.y);
+        MmaHalf(c, du[2][0], du[2][1], w.z);
+        out[0][2 * j] = c[0];
+        out[0][2 * j + 1] = c[1];
+        out[1][2 * j] = c[2];
+        out[1][2 * j + 1] = c[3];
+      }
+      uint32_t turned[2][4];  // x of this stream: halves of the tokens, fragments
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = g + 8 * half;
+        const uint4 x = vectors[half * kHalf + s][threadIdx.x];
+        AddScaled(out[half], token.factor[row], x);
+        AddScaled(out[half], token.pre[row][s], vectors[half * kHalf + kHalf - 1][threadIdx.x]);
+        if constexpr (kResidual) {
+#pragma unroll
+          for (int i = 0; i < kStreams; ++i) {
+            AddScaled(out[half], token.res[row][i][s],
+                      vectors[half * kHalf + kStreams + i][threadIdx.x]);
+          }
+        }
+        const int64_t t = step * kStep + row;
+        if (t < a.tokens) Store(a.dx + (t * kStreams + s) * a.width + column + 8 * q, out[half]);
+        turned[half][0] = Transposed(x.x);
+        turned[half][1] = Transposed(x.y);
+        turned[half][2] = Transposed(x.z);
+        turned[half][3] = Transposed(x.w);
+      }
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        const uint32_t rows[4] = {turned[0][2 * pair], turned[0][2 * pair + 1], turned[1][2 * pair],
+                                  turned[1][2 * pair + 1]};
+#pragma unroll
+        for (int n = 0; n < 3; ++n) Mma(acc[s][pair][n], rows, du_turned[n][0], du_turned[n][1]);
+      }
+    }
+  }
+  if (!owner) return;
+  float* part = a.parts + int64_t{blockIdx.y} * kStreams * a.width * a.w.columns;
+#pragma unroll
+  for (int s = 0; s < kStreams; ++s) {
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int64_t k = s * a.width + column + FragmentColumn(2 * pair + half, g);
+#pragma unroll
+        for (int n = 0; n < 3; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int c = 8 * n + 2 * q + e;
+            if (c < a.w.columns) {
+              part[k * a.w.row_stride + c * a.w.column_stride] = acc[s][pair][n][2 * half + e];
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- Plain kernels: any dtype, any number of streams, any width ----
+
+constexpr int kPlainTokens = 8;
+constexpr int kDepth = 256;
+constexpr int kTurn = 32;  // tokens of a turn of the weights' gradient
+
+// A lane a column, a warp a share of the inner index.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    ProjectPlainKernel(const A* x, int64_t tokens, int flat, Projection w, float eps, float* r,
+                       float* m) {
+  __shared__ float tile[kDepth][kPlainTokens];
+  __shared__ float sums[kWarps][kPlainTokens][kWarp];
+  __shared__ float roots[kPlainTokens];
+  const int warp = threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  const int column = static_cast<int>(blockIdx.y) * kWarp + lane;
+  const int64_t first = int64_t{blockIdx.x} * kPlainTokens;
+  float acc[kPlainTokens] = {};
+  float squares = 0;  // of token `warp`
+  for (int base = 0; base < flat; base += kDepth) {
+    __syncthreads();
+    for (int k = lane; k < kDepth; k += kWarp) {
+      const bool valid = base + k < flat && first + warp < tokens;
+      const float v = valid ? ToFloat(x[(first + warp) * flat + base + k]) : 0.0f;
+      tile[k][warp] = v;
+      squares += v * v;
+    }
+    __syncthreads();
+    if (column >= w.columns) continue;
+    for (int k = warp; k < min(kDepth, flat - base); k += kWarps) {
+      const float weight = w.weights[(base + k) * w.row_stride + column * w.column_stride];
+#pragma unroll
+      for (int t = 0; t < kPlainTokens; ++t) acc[t] += tile[k][t] * weight;
+    }
+  }
+  squares = WarpReduce(squares);
+  if (lane == 0) roots[warp] = sqrtf(squares / static_cast<float>(flat) + eps);
+#pragma unroll
+  for (int t = 0; t < kPlainTokens; ++t) sums[warp][t][lane] = acc[t];
+  __syncthreads();
+  if (first + warp >= tokens) return;
+  if (lane == 0 && blockIdx.y == 0) r[first + warp] = roots[warp];
+  if (column >= w.columns) return;
+  float sum = 0;
+  for (int p = 0; p < kWarps; ++p) sum += sums[p][warp][lane];
+  m[(first + warp) * w.columns + column] = sum / roots[warp];
+}
+static_assert(kPlainTokens == kWarps);
+
+// A thread an element of kPlainTokens tokens.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    StreamsGradPlainKernel(const A* dout, const float* res, const A* dh, const float* pre,
+                           const A* x, const float* du, const float* factor, Projection w,
+                           int64_t tokens, int n, int width, A* dx) {
+  const int k = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  const int64_t first = int64_t{blockIdx.y} * kPlainTokens;
+  if (k >= n * width) return;
+  const int j = k / width;
+  const int c = k % width;
+  const int count = static_cast<int>(min(int64_t{kPlainTokens}, tokens - first));
+  float acc[kPlainTokens] = {};
+  for (int column = 0; column < w.columns; ++column) {
+    const float weight = w.weights[k * w.row_stride + column * w.column_stride];
+#pragma unroll
+    for (int t = 0; t < kPlainTokens; ++t) {
+      if (t < count) acc[t] += du[(first + t) * w.columns + column] * weight;
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < kPlainTokens; ++t) {
+    if (t >= count) break;
+    const int64_t token = first + t;
+    const int64_t at = token * n * width + k;
+    float v = acc[t] + factor[token] * ToFloat(x[at]);
+    v += pre[token * n + j] * ToFloat(dh[token * width + c]);
+    for (int i = 0; dout != nullptr && i < n; ++i) {
+      v += res[(token * n + i) * n + j] * ToFloat(dout[(token * n + i) * width + c]);
+    }
+    dx[at] = FromFloat<A>(v);
+  }
+}
+
+// parts[range] = x̃ᵀ du over a range of tokens: 32 of the inner index and 32 columns a block.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    WeightGradPlainKernel(const A* x, const float* du, Projection w, int64_t tokens, int flat,
+                          float* parts) {
+  constexpr int kEach = kWarp / kWarps;
+  __shared__ float x_tile[kTurn][kWarp];
+  __shared__ float du_tile[kTurn][kWarp];
+  const int warp = threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  const int base = static_cast<int>(blockIdx.x) * kWarp;
+  const int column = static_cast<int>(blockIdx.z) * kWarp + lane;
+  const int64_t begin = tokens * blockIdx.y / gridDim.y;
+  const int64_t end = tokens * (blockIdx.y + 1) / gridDim.y;
+  float acc[kEach] = {};
+  for (int64_t first = begin; first < end; first += kTurn) {
+    __syncthreads();
+    for (int t = warp; t < kTurn; t += kWarps) {
+      const bool valid = first + t < end;
+      x_tile[t][lane] =
+          valid && base + lane < flat ? ToFloat(x[(first + t) * flat + base + lane]) : 0.0f;
+      du_tile[t][lane] = valid && column < w.columns ? du[(first + t) * w.columns + column] : 0.0f;
+    }
+    __syncthreads();
+    for (int t = 0; t < kTurn; ++t) {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) acc[e] += x_tile[t][warp * kEach + e] * du_tile[t][lane];
+    }
+  }
+  if (column >= w.columns) return;
+  float* part = parts + int64_t{blockIdx.y} * flat * w.columns;
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    const int k = base + warp * kEach + e;
+    if (k < flat) part[k * w.row_stride + column * w.column_stride] = acc[e];
+  }
+}
+
+// ---- Which kernels, and their launches ----
+
+int64_t Flat(const Tensor& x) { return x.dim(1) * x.dim(2); }
+
+bool OnTensorCores(const Tensor& x, const Projection& w) {
+  return x.dtype() == DType::kBf16 && x.dim(1) == kStreams && x.dim(2) % kBlockK == 0 &&
+         w.columns <= kColumns;
+}
+
+bool GradFits(Stream& stream, size_t shared) {
+  int most = 0;
+  Check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                               QueueOf(stream).device));
+  return shared <= static_cast<size_t>(most);
+}
+
+template <int kTiles>
+void ProjectOnTensorCores(Stream& stream, const Tensor& x, const Projection& w, double eps,
+                          Tensor& r, Tensor& m) {
+  const auto flat = static_cast<int>(Flat(x));
+  Tensor packed = Tensor::Empty(stream, DType::kBf16, {8 * kTiles, flat}, MemoryTag::kWorkspace);
+  Launch(stream, PackKernel, dim3(static_cast<unsigned>(CeilDiv(flat, kThreads))), kThreads, 0, w,
+         flat, 8 * kTiles, Data<bf16>(packed));
+  Launch(stream, ProjectKernel<kTiles>, dim3(static_cast<unsigned>(CeilDiv(x.dim(0), kTokens))),
+         kThreads, 0, Data<bf16>(x), Data<bf16>(packed), x.dim(0), flat, w.columns,
+         static_cast<float>(eps), Data<float>(r), Data<float>(m));
+}
+
+template <bool kResidual>
+void GradOnTensorCores(Stream& stream, const StreamsGrad& g, const Projection& w, Tensor& dx,
+                       Tensor& dw) {
+  // Blocks that the grid aims at: a constant, so that the bits depend on the shape alone.
+  constexpr int64_t kBlocks = 132;
+  const int64_t tokens = g.x.dim(0);
+  const int64_t owners = CeilDiv(g.x.dim(2), kWidth);
+  const int64_t ranges = std::clamp<int64_t>(kBlocks / owners, 1, CeilDiv(tokens, kStep));
+  Tensor parts = Tensor::Empty(stream, DType::kF32, {ranges, dw.elements()}, MemoryTag::kWorkspace);
+  const GradArgs args{Data<bf16>(g.dout),
+                      Data<float>(g.res),
+                      Data<bf16>(g.dh),
+                      Data<float>(g.pre),
+                      Data<bf16>(g.x),
+                      Data<float>(g.du),
+                      Data<float>(g.factor),
+                      w,
+                      tokens,
+                      static_cast<int>(g.x.dim(2)),
+                      Data<bf16>(dx),
+                      Data<float>(parts)};
+  Launch(stream, GradKernel<kResidual>,
+         dim3(static_cast<unsigned>(owners), static_cast<unsigned>(ranges)), kThreads,
+         sizeof(GradShared<kResidual>), args);
+  AddParts(stream, Data<float>(parts), ranges, dw.elements(), dw.elements(), Data<float>(dw));
+}
+
+template <class A>
+void GradPlain(Stream& stream, const StreamsGrad& g, const Projection& w, Tensor& dx, Tensor& dw) {
+  constexpr int64_t kTokensOfRange = 256;
+  constexpr int64_t kMostRanges = 32;
+  const int64_t tokens = g.x.dim(0);
+  const auto n = static_cast<int>(g.x.dim(1));
+  const auto width = static_cast<int>(g.x.dim(2));
+  const auto flat = static_cast<int>(Flat(g.x));
+  Launch(stream, StreamsGradPlainKernel<A>,
+         dim3(static_cast<unsigned>(CeilDiv(flat, kThreads)),
+              static_cast<unsigned>(CeilDiv(tokens, kPlainTokens))),
+         kThreads, 0, Data<A>(g.dout), Data<float>(g.res), Data<A>(g.dh), Data<float>(g.pre),
+         Data<A>(g.x), Data<float>(g.du), Data<float>(g.factor), w, tokens, n, width, Data<A>(dx));
+  const int64_t ranges = std::clamp<int64_t>(tokens / kTokensOfRange, 1, kMostRanges);
+  Tensor parts = Tensor::Empty(stream, DType::kF32, {ranges, dw.elements()}, MemoryTag::kWorkspace);
+  Launch(stream, WeightGradPlainKernel<A>,
+         dim3(static_cast<unsigned>(CeilDiv(flat, kWarp)), static_cast<unsigned>(ranges),
+              static_cast<unsigned>(CeilDiv(w.columns, kWarp))),
+         kThreads, 0, Data<A>(g.x), Data<float>(g.du), w, tokens, flat, Data<float>(parts));
+  AddParts(stream, Data<float>(parts), ranges, dw.elements(), dw.elements(), Data<float>(dw));
+}
+
+}  // namespace
+
+void Project(Stream& stream, const Tensor& x, const Projection& w, double eps, Tensor& r,
+             Tensor& m) {
+  CHECK_EQ(m.dim(1), int64_t{w.columns});
+  if (x.elements() == 0) return;
+  if (OnTensorCores(x, w)) {
+    if (w.columns <= 8) return ProjectOnTensorCores<1>(stream, x, w, eps, r, m);
+    return ProjectOnTensorCores<kColumns / 8>(stream, x, w, eps, r, m);
+  }
+  DispatchActivation(x.dtype(), [&](auto real) {
+    using A = decltype(real);
+    Launch(stream, ProjectPlainKernel<A>,
+           dim3(static_cast<unsigned>(CeilDiv(x.dim(0), kPlainTokens)),
+                static_cast<unsigned>(CeilDiv(w.columns, kWarp))),
+           kThreads, 0, Data<A>(x), x.dim(0), static_cast<int>(Flat(x)), w, static_cast<float>(eps),
+           Data<float>(r), Data<float>(m));
+  });
+}
+
+void ProjectGrad(Stream& stream, const StreamsGrad& g, const Projection& w, Tensor& dx,
+                 Tensor& dw) {
+  CHECK_EQ(dx.shape(), g.x.shape());
+  CHECK_EQ(dw.elements(), Flat(g.x) * w.columns);
+  if (dx.elements() == 0) return;
+  const bool residual = g.dout.defined();
+  const size_t shared = residual ? sizeof(GradShared<true>) : sizeof(GradShared<false>);
+  if (OnTensorCores(g.x, w) && GradFits(stream, shared)) {
+    if (residual) return GradOnTensorCores<true>(stream, g, w, dx, dw);
+    return GradOnTensorCores<false>(stream, g, w, dx, dw);
+  }
+  DispatchActivation(dx.dtype(),
+                     [&](auto real) { GradPlain<decltype(real)>(stream, g, w, dx, dw); });
+}
+
+}  // namespace mneme::gpu

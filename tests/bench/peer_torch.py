@@ -679,6 +679,17 @@ def measure(o, step, batches, tokens, report):
     return outs + more, report(windows, seconds, (outs + more)[-1])
 
 
+def profile(step):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
+        for _ in range(3):
+            step()
+        sync()
+    kernels = sorted(((e.self_device_time_total, e.count, e.key) for e in p.key_averages()), reverse=True)
+    print(f"device time {sum(t for t, _, _ in kernels) / 3e3:.2f} ms a step", file=sys.stderr)
+    for t, count, name in kernels[:24]:
+        print(f"{t / 3e3:8.3f} ms {count / 3:6.0f} x {name[:90]}", file=sys.stderr)
+
+
 def add_pace(a):
     a.add_argument("--steps", type=int, default=20)
     a.add_argument("--warmup", type=int, default=6, help="steps that no window counts")
@@ -708,6 +719,7 @@ def main():
     a.add_argument("--graph", action="store_true")
     add_pace(a)
     a.add_argument("--quiet", action="store_true", help="no line a step")
+    a.add_argument("--profile", action="store_true", help="the kernels of three more steps, on standard error")
     o = a.parse_args()
     run = Run(o)
     runner = Graph(run) if o.graph else run
@@ -723,6 +735,8 @@ def main():
     batches = [run.load(i) for i in range(o.steps)]
     with attention_backends(run.device):
         outs, line = measure(o, step, batches, run.batch * run.length, report)
+        if o.profile:
+            profile(lambda: step(o.steps, batches[-1]))
     for i, (loss, total) in enumerate([] if o.quiet else outs):
         print(json.dumps({"step": i + 1, "loss": loss.item(), "grad_norm": total.item()}))
     print(line)

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "kernels/core/random.h"
+#include "tests/device_under_test.h"
 #include "tests/op_case.h"
 
 namespace mneme::test {
@@ -66,8 +67,37 @@ TEST(ExpertsTest, AnswersAll) {
   CheckOp(Feed({137, 7, 5, 6, 3}));
 }
 
+// Widths and counts that the Hopper kernels take: whole tiles and parts of them, several tiles a
+// group, groups that end inside a tile, and (expert 3) a group without rows.
+TEST(ExpertsTest, AnswersAllAtWidthsOfTheFastKernels) {
+  const auto some = [](const Sizes& s) {
+    return Feed(s, [s](int64_t row, int64_t k) {
+      const int64_t e = SomeExpert(s, row, k);
+      return e == 3 ? -1 : e;
+    });
+  };
+  const auto check = [](const OpCase& c) {
+    if (TestingGpu()) return CheckOp(c);
+    ExpectAgrees(c, CpuKernels(), DType::kF32, CpuKernels(), DType::kF64, c.tolerance);
+  };
+  check(some({300, 64, 32, 5, 2}));
+  check(some({1000, 264, 200, 5, 3}));
+  check(some({700, 512, 256, 9, 1}));
+}
+
+// Runs of the plan in several blocks, all pairs of one warp on one expert.
+TEST(ExpertsTest, ManyTokensOnFewExperts) {
+  const Sizes s{3000, 16, 8, 200, 4};
+  const OpCase c =
+      Feed(s, [](int64_t row, int64_t k) { return row < 1500 ? 7 + k : row % 196 + k; });
+  if (TestingGpu()) return CheckOp(c);
+  ExpectAgrees(c, CpuKernels(), DType::kF32, CpuKernels(), DType::kF64, c.tolerance);
+}
+
 TEST(ExpertsTest, AllTokensOnOneExpert) {
-  CheckOp(Feed({7, 5, 3, 4, 1}, [](int64_t, int64_t) { return 2; }));
+  const auto second = [](int64_t, int64_t) { return 2; };
+  CheckOp(Feed({7, 5, 3, 4, 1}, second));
+  if (TestingGpu()) CheckOp(Feed({640, 64, 64, 4, 1}, second));
 }
 
 TEST(ExpertsTest, NothingIsLocal) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cpu/gemm.h"
+#include "tests/device_under_test.h"
 #include "tests/naive.h"
 #include "tests/op_case.h"
 
@@ -117,13 +118,13 @@ TEST(MatmulTest, ThreadsAtOnceDoNotMeet) {
   EXPECT_EQ(wrong, std::vector<int64_t>(kThreads));
 }
 
-// Groups of 3, 0, 5 and 1 rows; two rows beyond the last group are not touched.
-OpCase Groups(int64_t k, int64_t n, bool tb) {
+OpCase Groups(int64_t k, int64_t n, bool tb,
+              const std::vector<int64_t>& offsets = {0, 3, 3, 8, 9}) {
   OpCase c("grouped_matmul");
-  const int64_t rows = 9;
+  const int64_t rows = offsets.back(), groups = static_cast<int64_t>(offsets.size()) - 1;
   c.Activation("a", {rows, k});
-  c.Weight("b", tb ? Shape{4, n, k} : Shape{4, k, n});
-  c.Integers("offsets", DType::kI64, {5}, {0, 3, 3, 8, 9});
+  c.Weight("b", tb ? Shape{groups, n, k} : Shape{groups, k, n});
+  c.Integers("offsets", DType::kI64, {groups + 1}, offsets);
   c.Output("y", {rows, n});
   c.forward = [=](OpRun& r) {
     r.kernels.grouped_matmul(r.stream, r["a"], r["b"], Flag(tb), r["offsets"], r["y"]);
@@ -141,6 +142,22 @@ OpCase Groups(int64_t k, int64_t n, bool tb) {
 TEST(GroupedMatmulTest, AnswersAll) {
   CheckOp(Groups(5, 7, false));
   CheckOp(Groups(33, 12, true));
+}
+
+// What the Hopper kernel takes: parts of tiles in every dim, groups over several tiles, depths that
+// go round its ring, groups of none, of one row, and of one row more than a tile.
+TEST(GroupedMatmulTest, AnswersAtWidthsOfTheFastKernels) {
+  const std::vector<int64_t> several = {0, 0, 1, 130, 131, 131, 500, 901};
+  const auto check = [](const OpCase& c) {
+    if (TestingGpu()) return CheckOp(c);
+    ExpectAgrees(c, CpuKernels(), DType::kF32, CpuKernels(), DType::kF64, c.tolerance);
+  };
+  for (const bool tb : {false, true}) {
+    check(Groups(64, 64, tb, several));
+    check(Groups(328, 264, tb, several));
+    check(Groups(72, 600, tb, several));
+    check(Groups(512, 512, tb, {0, 700}));
+  }
 }
 
 TEST(GroupedMatmulTest, LeavesRowsBeyondTheLastGroupAlone) {

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "kernels/core/random.h"
+#include "tests/device_under_test.h"
 #include "tests/op_case.h"
 
 namespace mneme::test {
@@ -35,6 +36,8 @@ OpCase Routing(int64_t rows, int64_t length, int64_t experts, const RouteOptions
   c.Note("scores", {tokens, experts});
   c.NoteOf("experts", DType::kI32, {tokens, options.top_k});
   c.Output("weights", {tokens, options.top_k});
+  c.Accurate({"logits", "bias", "scores", "weights", "dweights"});
+  c.Rounded({"dlogits"});
   c.SumOf("load", DType::kI64, {experts});
   if (balance) {
     c.Fixed("scale", {1}, [](int64_t) { return 3.0; });
@@ -85,6 +88,11 @@ TEST(RouteTest, AnswersAll) {
   }
   CheckOp(Routing(1, 137, 9, Options(2), true));
   CheckOp(Routing(2, 4, 137, Options(6, true), true));
+  if (TestingGpu()) {  // several experts a lane
+    CheckOp(Routing(2, 3, 300, Options(16, false, true, 2.5, 10, 3), true));
+    CheckOp(Routing(1, 700, 72, Options(6), true));
+    CheckOp(Routing(1, 3, 512, Options(8, true), true));
+  }
 }
 
 // A few tokens by hand, in double.
@@ -231,6 +239,25 @@ std::vector<double> Updated(std::vector<int64_t> load, double speed, double appl
   CpuKernels().bias_update(stream, Tensor::Wrap(load.data(), DType::kI64, {n}), speed,
                            Tensor::Wrap(&apply, DType::kF64, {1}), out);
   return bias;
+}
+
+OpCase Update(std::vector<int64_t> load, double apply) {
+  OpCase c("bias_update");
+  const auto experts = static_cast<int64_t>(load.size());
+  c.Integers("load", DType::kI64, {experts}, std::move(load));
+  c.FixedF64("apply", {1}, [=](int64_t) { return apply; });
+  c.Sum("bias", {experts});
+  c.Accurate({"bias", "dbias"});
+  c.forward = [](OpRun& r) {
+    r.kernels.bias_update(r.stream, r["load"], 0.25, r["apply"], r["bias"]);
+  };
+  return c;
+}
+
+TEST(BiasUpdateTest, AnswersAll) {
+  CheckOp(Update({3, 5, 4}, 1));
+  CheckOp(Update({3, 5, 4}, 0));
+  CheckOp(Update(std::vector<int64_t>(300, int64_t{1} << 40), 1));
 }
 
 TEST(BiasUpdateTest, MovesTowardsTheMean) {

@@ -1,0 +1,41 @@
+// Grouped matrix products on Hopper: what grouped.cu calls where it can.
+#pragma once
+
+#include "kernels/core/stream.h"
+
+namespace mneme::gpu {
+
+// Rows [offsets[e], offsets[e + 1]) of a belong to group e; everything is bf16 unless said.
+enum class GroupedForm {
+  kRows,        // c [R, n] = a [R, k] · b[e]ᵀ, b [E, n, k]
+  kRowsAcross,  // c [R, n] = a [R, k] · b[e], b [E, k, n]
+  kSwiGlu,  // c [R, 2n] = a [R, k] · b[e]ᵀ, b [E, 2n, k]; act [R, n] = SiLU(c left) · c right
+  kWeightGrad,  // c[e] [m, n] += a_rowsᵀ · b_rows, a [R, m], b [R, n]; c fp32
+};
+
+// Two blocks that share one operand: their tiles are neighbours in m or in n.
+enum class GroupedPair { kAlongM, kAlongN };
+
+struct GroupedProblem {
+  int64_t groups = 0;
+  int64_t rows = 0;  // R: capacity of the rows
+  int64_t m = 0;     // of kWeightGrad
+  int64_t n = 0;
+  int64_t k = 0;                     // of the others
+  const int64_t* offsets = nullptr;  // [E + 1], on the device
+  const void* a = nullptr;
+  const void* b = nullptr;
+  void* c = nullptr;
+  void* act = nullptr;
+};
+
+// Whether the Hopper kernel can take this problem: widths in steps of 8, not too many groups.
+bool GroupedSm90Takes(GroupedForm form, const GroupedProblem& problem);
+
+// The pairing that measured best for this problem.
+GroupedPair GroupedSm90Pair(GroupedForm form, const GroupedProblem& problem);
+
+// REQUIRES: GroupedSm90Takes; a Hopper device; a, b, c and act on 16 bytes.
+void GroupedSm90(Stream& stream, GroupedForm form, GroupedPair pair, const GroupedProblem& problem);
+
+}  // namespace mneme::gpu

@@ -16,6 +16,7 @@
 #include "kernels/ops/route.h"
 #include "kernels/ops/rows.h"
 #include "kernels/ops/step.h"
+#include "kernels/ops/table.h"
 #include "kernels/ops/update.h"
 
 namespace mneme {
@@ -54,6 +55,14 @@ struct Kernels {
   NgramRowsFn* ngram_rows;
   EngramGateFn* engram_gate;
   EngramGateGradFn* engram_gate_grad;
+  NormalRowsFn* normal_rows;
+  NgramGatherFn* ngram_gather;
+  GroupRowsFn* group_rows;
+  SumGroupsFn* sum_groups;
+  AdamGroupsFn* adam_groups;
+  PutRowsFn* put_rows;
+  MarkRowsFn* mark_rows;
+  CountMarksFn* count_marks;
   HeadLossFn* head_loss;
   AdamWFn* adamw;
   AdamRowsFn* adam_rows;

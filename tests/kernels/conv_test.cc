@@ -54,6 +54,8 @@ TEST(ShortConvTest, AnswersAll) {
   CheckOp(Conv({3, 40, 5, 4, 3}));
   CheckOp(Conv({1, 137, 3, 3, 2}));
   CheckOp(Conv({2, 20, 137, 2, 6}));
+  CheckOp(Conv({2, 60, 24, 6, 2}));    // more taps than are kept in registers
+  CheckOp(Conv({2, 300, 264, 4, 3}));  // several blocks both ways
 }
 
 TEST(ShortConvTest, FastAgreesWithPlain) {

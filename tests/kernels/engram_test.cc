@@ -70,6 +70,9 @@ TEST(EngramGateTest, AnswersAll) {
     CheckOp(Gate({7, 4, 9}, {.signed_sqrt = root, .eps = 0.1}));
     CheckOp(Gate({137, 2, 6}, {.signed_sqrt = root}));
     CheckOp(Gate({5, 3, 137}, {.signed_sqrt = root}, 0.1));
+    CheckOp(Gate({300, 4, 264}, {.signed_sqrt = root}));  // whole vectors, several tokens a block
+    CheckOp(Gate({9, 1, 1024}, {.signed_sqrt = root}));
+    CheckOp(Gate({40, 2, 64}, {.signed_sqrt = root}));
   }
 }
 
@@ -223,6 +226,7 @@ TEST(NgramRowsTest, AnswersAll) {
   CheckOp(Addresses({1, 1, 1}, SomeHash({2}, 1, 101)));
   CheckOp(Addresses({3, 7, 50}, SomeHash({2, 3}, 8, 100003)));
   CheckOp(Addresses({1, 137, 9}, SomeHash({2, 4, 6}, 3, 3125000011)));
+  CheckOp(Addresses({2, 40, 9}, SomeHash({2, 3, 4}, 30, 3125000011)));
 }
 
 TEST(NgramRowsTest, AgreesWithTheDefinition) {

@@ -35,6 +35,8 @@ TEST(RowsTest, GatherAndScatterAnswerAll) {
   CheckOp(Lookup(5, 33, 2000, DType::kI32));  // enough for a team
   CheckOp(Lookup(40, 80, 900, DType::kI64));
   CheckOp(Lookup(40, 80, 900, DType::kI64, true));  // f32 rows for bf16 activations
+  CheckOp(Lookup(9, 5, 70, DType::kI32, true));
+  CheckOp(Lookup(3, 2560, 4000, DType::kI32));  // hot rows of several slabs
 }
 
 TEST(RowsTest, GatherPicksTheRowAndScatterAddsInOrder) {

@@ -67,20 +67,15 @@ int64_t Engram::Dilation() const {
 }
 
 Pending<FetchedRows> Engram::Fetch(Context& c, const MicroBatch& batch) const {
-  const int64_t heads = static_cast<int64_t>(hash.primes.size());
-  Tensor ids = Tensor::Empty(c.stream, DType::kI64, {batch.tokens_count(), heads});
-  c.kernels.ngram_rows(c.stream, hash, batch.tokens, canonical, batch.length, batch.doc_start, ids);
-  return rows->Fetch(c.stream, ids.Reshape({ids.elements()}));
+  return rows->Fetch(c.stream, {hash, batch.tokens, canonical, batch.length, batch.doc_start},
+                     c.dtype);
 }
 
 void Engram::ForwardGate(Context& c, const Tensor& x, Saved& note) const {
   const int64_t tokens = x.dim(0);
   const int64_t width = x.dim(2);
-  const int64_t heads = static_cast<int64_t>(hash.primes.size());
-  Tensor gathered = c.Empty({tokens * heads, config.d_mem / heads});
-  c.kernels.gather_rows(c.stream, note.fetched.rows, note.fetched.inverse, gathered);
+  note.e = note.fetched.rows.Reshape({tokens, config.d_mem});
   note.fetched.rows = Tensor();
-  note.e = gathered.Reshape({tokens, config.d_mem});
   note.kv = kv.Forward(c, note.e);
   note.h = x;
   if (single()) {

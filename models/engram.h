@@ -20,7 +20,7 @@ struct Engram {
   // M gate branches: the streams, or 1 where the gate is single. B = M, or the streams where there
   // is no gate.
   struct Saved {
-    FetchedRows fetched;      // the route back; its rows are let go once e is gathered
+    FetchedRows fetched;      // the route back; its rows are e
     Tensor e;                 // [T, d_mem]
     Tensor h;                 // [T, M, D] the gate's query: the streams, or their mean
     Tensor kv;                // [T, (M + 1) D], or [T, D] without gate

@@ -106,10 +106,11 @@ absl::StatusOr<std::vector<std::optional<Engram>>> Stack::State::DeclareEngrams(
       MakeNgramHashes(e, vocabulary.canonical_size, vocabulary.pad);
   for (size_t i = 0; i < e.blocks.size(); ++i) {
     const std::string prefix = "blocks." + std::to_string(e.blocks[i]) + ".engram";
-    auto rows = MakeRowStore(c.stream, c.kernels, c.mesh, TableSpec(c, e, hashes[i], prefix, seed),
-                             /*resident=*/e.table.store == "resident");
+    auto rows =
+        MakeRowExchange(c.stream, c.kernels, c.mesh, TableSpec(c, e, hashes[i], prefix, seed),
+                        /*resident=*/e.table.store == "resident");
     RETURN_IF_ERROR(rows.status());
-    auto exchange = std::make_shared<RowExchange>(c.mesh, c.kernels, *std::move(rows));
+    std::shared_ptr<RowExchange> exchange = *std::move(rows);
     tables.push_back(exchange.get());
     engrams[static_cast<size_t>(e.blocks[i])] =
         Engram::Declare(store, prefix, config, hashes[i], canonical, std::move(exchange));

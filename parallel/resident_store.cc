@@ -1,72 +1,15 @@
 // All rows of a share from the start, in order of row; a bitmap says which are materialised.
 #include <omp.h>
 
-#include <algorithm>
-#include <bit>
 #include <utility>
 
-#include "kernels/core/check.h"
+#include "parallel/bitmap.h"
 #include "parallel/host_memory.h"
 #include "parallel/resident_size.h"
 #include "parallel/slot_store.h"
 
 namespace mneme {
 namespace {
-
-constexpr int64_t kWord = 64;
-constexpr int64_t kBlockWords = 64;  // words counted together
-
-// Which rows of one pool are materialised, with the way from "the k-th" to its place.
-class Bitmap {
- public:
-  explicit Bitmap(int64_t n) : words_(static_cast<size_t>((n + kWord - 1) / kWord), 0) {}
-
-  void Set(int64_t i) {
-    uint64_t& word = words_[static_cast<size_t>(i / kWord)];
-    const uint64_t bit = uint64_t{1} << (i % kWord);
-    if ((word & bit) != 0) return;
-    word |= bit;
-    ++count_;
-    counted_ = false;
-  }
-  void SetAll(int64_t n) {
-    for (int64_t i = 0; i < n; ++i) Set(i);
-  }
-  int64_t count() const { return count_; }
-  int64_t bytes() const { return static_cast<int64_t>(words_.size() * sizeof(uint64_t)); }
-
-  // out <- places of the set bits [begin, end), counted from the first.
-  void List(int64_t begin, int64_t end, int64_t* out) {
-    CHECK(begin >= 0 && begin <= end && end <= count_);
-    if (begin == end) return;
-    CountBlocks();
-    const auto block =
-        std::upper_bound(before_.begin(), before_.end(), begin) - before_.begin() - 1;
-    int64_t k = before_[static_cast<size_t>(block)];
-    for (size_t w = static_cast<size_t>(block * kBlockWords); k < end; ++w) {
-      for (uint64_t word = words_[w]; word != 0 && k < end; word &= word - 1, ++k) {
-        if (k >= begin) *out++ = static_cast<int64_t>(w) * kWord + std::countr_zero(word);
-      }
-    }
-  }
-
- private:
-  void CountBlocks() {
-    if (counted_) return;
-    before_.clear();
-    int64_t count = 0;
-    for (size_t w = 0; w < words_.size(); ++w) {
-      if (w % kBlockWords == 0) before_.push_back(count);
-      count += std::popcount(words_[w]);
-    }
-    counted_ = true;
-  }
-
-  std::vector<uint64_t> words_;
-  std::vector<int64_t> before_;  // set bits before each block of words
-  int64_t count_ = 0;
-  bool counted_ = false;
-};
 
 class ResidentStore : public SlotStore {
  public:

@@ -1,3 +1,4 @@
+// The exchange of a table that is spread over ranks, its counts on the host.
 #include "parallel/row_exchange.h"
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <utility>
 
 #include "kernels/core/check.h"
+#include "parallel/step_gradient.h"
 
 namespace mneme {
 namespace {
@@ -68,9 +70,39 @@ Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int
   return out;
 }
 
-}  // namespace
+class HostExchange : public RowExchange {
+ public:
+  HostExchange(Mesh& mesh, const Kernels& kernels, std::unique_ptr<RowStore> store);
 
-RowExchange::RowExchange(Mesh& mesh, const Kernels& kernels, std::unique_ptr<RowStore> store)
+  Pending<FetchedRows> Fetch(Stream& stream, const Tensor& ids, DType dtype) override;
+  Pending<FetchedRows> Fetch(Stream& stream, const RowQuery& query, DType dtype) override;
+  void PushGradient(Stream& stream, const FetchedRows& fetched, const Tensor& drows) override;
+  void ReduceGradients(Stream& stream) override;
+  void SumSquares(Stream& stream, Tensor& sum) override;
+  void Update(Stream& stream, const Tensor& step) override;
+  RowStore& store() override { return *store_; }
+  RowTraffic traffic() const override { return traffic_; }
+  void ResetTraffic() override { traffic_ = {}; }
+
+ private:
+  // The distinct ids among `ids` and the way to their owners: all of `fetched` but the rows.
+  void Ask(Stream& stream, const Tensor& ids, FetchedRows& fetched);
+  // Adds to this step's gradient the parts of the sources, in rank order; counts: rows of each.
+  void AddParts(const Tensor& ids, const Tensor& grads, const std::vector<int64_t>& counts);
+  // Rows of others that moved in this update, written here; ours sent there.
+  void Replicate(Stream& stream);
+  int64_t BytesSent() const;
+
+  Mesh& mesh_;
+  const Kernels& kernels_;
+  std::unique_ptr<RowStore> store_;
+  RowTraffic traffic_;
+  StepGradient gradient_;
+  Tensor ids_;    // i64 [m] rows of this step's gradient, rising: after ReduceGradients
+  Tensor grads_;  // [m, W]
+};
+
+HostExchange::HostExchange(Mesh& mesh, const Kernels& kernels, std::unique_ptr<RowStore> store)
     : mesh_(mesh),
       kernels_(kernels),
       store_(std::move(store)),
@@ -81,15 +113,13 @@ RowExchange::RowExchange(Mesh& mesh, const Kernels& kernels, std::unique_ptr<Row
   CHECK_EQ(store_->share().replica, int64_t{mesh_.memory_replicas->rank()});
 }
 
-int64_t RowExchange::BytesSent() const {
+int64_t HostExchange::BytesSent() const {
   return mesh_.memory->bytes_sent() + mesh_.memory_replicas->bytes_sent();
 }
 
-Pending<FetchedRows> RowExchange::Fetch(Stream& stream, const Tensor& ids) {
+void HostExchange::Ask(Stream& stream, const Tensor& ids, FetchedRows& fetched) {
   Comm& axis = *mesh_.memory;
-  const int64_t sent_before = BytesSent();
   const int64_t n = ids.elements();
-  FetchedRows fetched;
   fetched.inverse = Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange);
   Tensor unique = Tensor::Empty(stream, DType::kI64, {n}, MemoryTag::kExchange);
   Tensor count = Tensor::Empty(stream, DType::kI64, {1}, MemoryTag::kExchange);
@@ -99,30 +129,46 @@ Pending<FetchedRows> RowExchange::Fetch(Stream& stream, const Tensor& ids) {
     fetched.send = {fetched.ids.elements()};
     fetched.recv = fetched.send;
     fetched.asked = fetched.ids;
-  } else {
-    const Grouped grouped = GroupBy(SpanOf(fetched.ids), axis.size(), [this](int64_t row) {
-      return mesh_.layout.row_coordinate(row);
-    });
-    fetched.ids = Moved(stream, fetched.ids, grouped.places);
-    int32_t* inverse = fetched.inverse.data<int32_t>();
-    for (int64_t i = 0; i < n; ++i) inverse[i] = grouped.places[static_cast<size_t>(inverse[i])];
-    fetched.send = grouped.counts;
-    fetched.recv = axis.ExchangeCounts(fetched.send);
-    fetched.asked = Carry(stream, axis, fetched.ids, fetched.send, fetched.recv);
+    return;
   }
-  Tensor found =
-      Tensor::Empty(stream, store_->spec().dtype, {fetched.asked.elements(), store_->spec().width},
-                    MemoryTag::kExchange);
+  const Grouped grouped = GroupBy(SpanOf(fetched.ids), axis.size(),
+                                  [this](int64_t row) { return mesh_.layout.row_coordinate(row); });
+  fetched.ids = Moved(stream, fetched.ids, grouped.places);
+  int32_t* inverse = fetched.inverse.data<int32_t>();
+  for (int64_t i = 0; i < n; ++i) inverse[i] = grouped.places[static_cast<size_t>(inverse[i])];
+  fetched.send = grouped.counts;
+  fetched.recv = axis.ExchangeCounts(fetched.send);
+  fetched.asked = Carry(stream, axis, fetched.ids, fetched.send, fetched.recv);
+}
+
+Pending<FetchedRows> HostExchange::Fetch(Stream& stream, const Tensor& ids, DType dtype) {
+  Comm& axis = *mesh_.memory;
+  const int64_t sent_before = BytesSent();
+  const int64_t width = store_->spec().width;
+  FetchedRows fetched;
+  Ask(stream, ids, fetched);
+  Tensor found = Tensor::Empty(stream, store_->spec().dtype, {fetched.asked.elements(), width},
+                               MemoryTag::kExchange);
   store_->Read(stream, fetched.asked, found);
-  fetched.rows = axis.size() == 1 ? found : Carry(stream, axis, found, fetched.recv, fetched.send);
-  traffic_.requested += n;
+  if (axis.size() > 1) found = Carry(stream, axis, found, fetched.recv, fetched.send);
+  fetched.rows = Tensor::Empty(stream, dtype, {ids.elements(), width});
+  kernels_.gather_rows(stream, found, fetched.inverse, fetched.rows);
+  traffic_.requested += ids.elements();
   traffic_.unique += fetched.ids.elements();
   traffic_.remote += fetched.ids.elements() - fetched.send[static_cast<size_t>(axis.rank())];
   traffic_.bytes += BytesSent() - sent_before;
   return Pending<FetchedRows>(std::move(fetched));
 }
 
-void RowExchange::PushGradient(Stream& stream, const FetchedRows& fetched, const Tensor& drows) {
+Pending<FetchedRows> HostExchange::Fetch(Stream& stream, const RowQuery& query, DType dtype) {
+  const auto heads = static_cast<int64_t>(query.hash.primes.size());
+  Tensor ids = Tensor::Empty(stream, DType::kI64, {query.tokens.elements(), heads});
+  kernels_.ngram_rows(stream, query.hash, query.tokens, query.canonical, query.length,
+                      query.doc_start, ids);
+  return Fetch(stream, ids.Reshape({ids.elements()}), dtype);
+}
+
+void HostExchange::PushGradient(Stream& stream, const FetchedRows& fetched, const Tensor& drows) {
   Comm& axis = *mesh_.memory;
   const int64_t sent_before = BytesSent();
   Tensor summed =
@@ -134,8 +180,8 @@ void RowExchange::PushGradient(Stream& stream, const FetchedRows& fetched, const
   traffic_.bytes += BytesSent() - sent_before;
 }
 
-void RowExchange::AddParts(const Tensor& ids, const Tensor& grads,
-                           const std::vector<int64_t>& counts) {
+void HostExchange::AddParts(const Tensor& ids, const Tensor& grads,
+                            const std::vector<int64_t>& counts) {
   int64_t begin = 0;
   for (int64_t count : counts) {
     const Tensor part = grads.Rows(begin, begin + count);
@@ -144,7 +190,7 @@ void RowExchange::AddParts(const Tensor& ids, const Tensor& grads,
   }
 }
 
-void RowExchange::ReduceGradients(Stream& stream) {
+void HostExchange::ReduceGradients(Stream& stream) {
   Comm& replicas = *mesh_.memory_replicas;
   const int64_t sent_before = BytesSent();
   gradient_.Sorted(stream, ids_, grads_);
@@ -163,12 +209,12 @@ void RowExchange::ReduceGradients(Stream& stream) {
   traffic_.bytes += BytesSent() - sent_before;
 }
 
-void RowExchange::SumSquares(Stream& stream, Tensor& sum) {
+void HostExchange::SumSquares(Stream& stream, Tensor& sum) {
   CHECK(ids_.defined());
   if (grads_.elements() > 0) kernels_.sum_squares(stream, grads_, sum);
 }
 
-void RowExchange::Update(Stream& stream, const Tensor& step) {
+void HostExchange::Update(Stream& stream, const Tensor& step) {
   CHECK(ids_.defined());
   const int64_t sent_before = BytesSent();
   store_->Update(stream, step, ids_, grads_);
@@ -180,7 +226,7 @@ void RowExchange::Update(Stream& stream, const Tensor& step) {
   gradient_.Clear();
 }
 
-void RowExchange::Replicate(Stream& stream) {
+void HostExchange::Replicate(Stream& stream) {
   Comm& replicas = *mesh_.memory_replicas;
   const int64_t width = store_->spec().width;
   const DType dtype = store_->spec().dtype;
@@ -217,6 +263,33 @@ void RowExchange::Replicate(Stream& stream) {
                     values.Rows(starts[at], starts[at] + counts[at]));
     }
   }
+}
+
+}  // namespace
+
+std::unique_ptr<RowExchange> MakeHostExchange(Mesh& mesh, const Kernels& kernels,
+                                              std::unique_ptr<RowStore> store) {
+  return std::make_unique<HostExchange>(mesh, kernels, std::move(store));
+}
+
+absl::StatusOr<std::unique_ptr<RowExchange>> MakeRowExchange(Stream& stream, const Kernels& kernels,
+                                                             Mesh& mesh, RowTableSpec spec,
+                                                             bool resident) {
+  if (stream.device().is_cpu()) {
+    auto store = MakeRowStore(stream, kernels, mesh, std::move(spec), resident);
+    RETURN_IF_ERROR(store.status());
+    return MakeHostExchange(mesh, kernels, *std::move(store));
+  }
+  if (!resident || mesh.world->size() > 1) {
+    return absl::UnimplementedError(
+        spec.name +
+        ": on a GPU a table lives whole in the memory of one device: a lazy store, or "
+        "more than one rank, is not there yet; set model.engram.table.store: resident and run on "
+        "one GPU, or set device: cpu");
+  }
+  auto store = DeviceStore::Make(stream, kernels, std::move(spec));
+  RETURN_IF_ERROR(store.status());
+  return MakeDeviceExchange(stream, kernels, *std::move(store));
 }
 
 }  // namespace mneme

@@ -1,71 +1,84 @@
-// One Engram table spread over the memory axis: rows from their owners, gradients back to them.
+// The Engram rows of a micro-batch from where they live, and their gradients back; one a table.
 //
-// Unique ids travel (int64), rows come back, gradients are summed per unique row before they
-// travel; owners add the sources in rank order. Replicas of the memory axis add theirs in rank
-// order at the end of the step, and the rows' optimizer state is split among them
-// (Layout::row_state_replica). Every call but the accessors is collective.
+// Two exchanges stand behind it. MakeHostExchange: a table spread over the memory axis, its counts
+// on the host; unique ids travel (int64), rows come back, gradients are summed per unique row
+// before they travel; owners add the sources in rank order, replicas of the memory axis add theirs
+// in rank order at the end of the step, and the rows' optimizer state is split among them
+// (Layout::row_state_replica). MakeDeviceExchange: a table that lives whole on the device; nothing
+// travels, nothing is counted on the host. Every call but the accessors is collective.
 #pragma once
 
 #include <memory>
 
+#include "parallel/device_store.h"
 #include "parallel/mesh.h"
 #include "parallel/row_store.h"
-#include "parallel/step_gradient.h"
 
 namespace mneme {
 
 // The rows of one micro-batch.
 struct FetchedRows {
-  Tensor rows;     // [U, W] one a distinct id, in the order of `ids`
-  Tensor inverse;  // i32 [n] place of each requested id in `rows`
+  Tensor rows;  // [n, W] one a request, in the dtype asked for
   // The route back, filled by Fetch.
-  Tensor ids;                       // i64 [U] distinct ids, grouped by owner, rising inside
+  Tensor ids;  // i64: the distinct ids, grouped by owner, rising inside; on a device all n requests
+  Tensor inverse;                   // i32 [n] place of each request among `ids`; not on a device
   std::vector<int64_t> send, recv;  // rows asked of each member, rows each member asks here
   Tensor asked;                     // i64 [Σ recv] ids asked of this rank
 };
 
+// Rows asked for by the text that they are hashed from (kernels/ops/engram.h).
+struct RowQuery {
+  const NgramHash& hash;
+  const Tensor& tokens;
+  const Tensor& canonical;
+  int64_t length;
+  const Tensor& doc_start;
+
+  int64_t requests() const { return tokens.elements() * static_cast<int64_t>(hash.primes.size()); }
+};
+
 struct RowTraffic {       // since the last ResetTraffic
   int64_t requested = 0;  // ids before deduplication
-  int64_t unique = 0;     // after
+  int64_t unique = 0;     // after; on a device: of a step, not of each micro-batch
   int64_t remote = 0;     // of the unique ones, owned elsewhere
   int64_t bytes = 0;      // ids, rows and gradients sent to other ranks, replica exchange included
 };
 
 class RowExchange {
  public:
-  RowExchange(Mesh& mesh, const Kernels& kernels, std::unique_ptr<RowStore> store);
+  virtual ~RowExchange() = default;
 
-  // ids i64 [n] on the device. Starts the exchange; rows are there when waited for.
-  Pending<FetchedRows> Fetch(Stream& stream, const Tensor& ids);
-  // drows [n, W]: gradient of each requested row (of rows gathered by `inverse`). Sums per distinct
-  // row, sends to the owners, adds to this step's gradient there.
-  void PushGradient(Stream& stream, const FetchedRows& fetched, const Tensor& drows);
+  // ids i64 [n] on the device. Starts the exchange; rows in `dtype` are there when waited for.
+  virtual Pending<FetchedRows> Fetch(Stream& stream, const Tensor& ids, DType dtype) = 0;
+  virtual Pending<FetchedRows> Fetch(Stream& stream, const RowQuery& query, DType dtype) = 0;
+  // drows [n, W]: gradient of each requested row. Adds to this step's gradient at the owners. An
+  // exchange may keep the tensors until Update: they must not be written again.
+  virtual void PushGradient(Stream& stream, const FetchedRows& fetched, const Tensor& drows) = 0;
 
   // End of step, first half: gradients summed over replicas at the state's owner. After it
   // SumSquares is of the whole table's gradient, each row once: sum f64 [1] += this rank's part.
-  void ReduceGradients(Stream& stream);
-  void SumSquares(Stream& stream, Tensor& sum);
+  virtual void ReduceGradients(Stream& stream) = 0;
+  virtual void SumSquares(Stream& stream, Tensor& sum) = 0;
   // Second half: owners update, replicas receive. Forgets this step's gradient.
-  void Update(Stream& stream, const Tensor& step);
+  virtual void Update(Stream& stream, const Tensor& step) = 0;
 
-  RowStore& store() { return *store_; }
-  const RowTraffic& traffic() const { return traffic_; }
-  void ResetTraffic() { traffic_ = {}; }
-
- private:
-  Mesh& mesh_;
-  const Kernels& kernels_;
-  std::unique_ptr<RowStore> store_;
-  RowTraffic traffic_;
-  // Adds to this step's gradient the parts of the sources, in rank order; counts: rows of each.
-  void AddParts(const Tensor& ids, const Tensor& grads, const std::vector<int64_t>& counts);
-  // Rows of others that moved in this update, written here; ours sent there.
-  void Replicate(Stream& stream);
-  int64_t BytesSent() const;
-
-  StepGradient gradient_;
-  Tensor ids_;    // i64 [m] rows of this step's gradient, rising: after ReduceGradients
-  Tensor grads_;  // [m, W]
+  virtual RowStore& store() = 0;
+  // Waits for the device.
+  virtual RowTraffic traffic() const = 0;
+  virtual void ResetTraffic() = 0;
 };
+
+std::unique_ptr<RowExchange> MakeHostExchange(Mesh& mesh, const Kernels& kernels,
+                                              std::unique_ptr<RowStore> store);
+// Queues on `stream` alone.
+std::unique_ptr<RowExchange> MakeDeviceExchange(Stream& stream, const Kernels& kernels,
+                                                std::unique_ptr<DeviceStore> store);
+
+// The exchange of this rank, with its store: on the device where that is a GPU. Collective over the
+// mesh's world; the same status on every rank. Errors: ResourceExhausted where a resident table
+// does not fit; Unimplemented on a GPU where the store is lazy or spread.
+absl::StatusOr<std::unique_ptr<RowExchange>> MakeRowExchange(Stream& stream, const Kernels& kernels,
+                                                             Mesh& mesh, RowTableSpec spec,
+                                                             bool resident);
 
 }  // namespace mneme

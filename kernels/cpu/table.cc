@@ -61,7 +61,7 @@ void NgramGather(Stream& stream, const NgramHash& hash, const Tensor& tokens,
   GatherRows(stream, table, rows.Reshape({rows.elements()}), out);
 }
 
-void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
+void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups, Tensor& seen) {
   std::vector<int64_t> all;
   for (const Tensor& part : ids) {
     all.insert(all.end(), part.data<int64_t>(), part.data<int64_t>() + part.elements());
@@ -84,6 +84,9 @@ void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
     if (place > 0 && keys[place] == keys[place - 1]) continue;
     groups.heads.data<int32_t>()[count++] = static_cast<int32_t>(place);
   }
+  if (!seen.defined()) return;
+  seen.data<int64_t>()[0] += n;
+  seen.data<int64_t>()[1] += count;
 }
 
 void SumGroups(Stream& stream, RowParts grads, RowGroups& groups, Tensor& squares) {

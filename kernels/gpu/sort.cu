@@ -96,6 +96,11 @@ __global__ void DealUnique(const int64_t* keys, const int32_t* order, const int3
   }
 }
 
+__global__ void AddSeen(int64_t requests, const int64_t* distinct, int64_t* seen) {
+  seen[0] += requests;
+  seen[1] += *distinct;
+}
+
 __global__ void Count(int32_t* x, int64_t n) {
   for (int64_t i = ThreadNumber(); i < n; i += Threads()) x[i] = static_cast<int32_t>(i);
 }
@@ -129,7 +134,7 @@ void SortRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
   groups.order = orders[order.selector];
 }
 
-void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
+void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups, Tensor& seen) {
   SortRows(stream, ids, rows, groups);
   const int64_t n = groups.keys.elements();
   groups.heads = Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange);
@@ -141,6 +146,8 @@ void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
                                  Data<int32_t>(groups.heads), Data<int64_t>(groups.count),
                                  static_cast<int>(n), begins, QueueOf(stream).stream);
   });
+  if (!seen.defined()) return;
+  Launch(stream, AddSeen, 1, 1, 0, n, Data<int64_t>(groups.count), Data<int64_t>(seen));
 }
 
 void UniqueIds(Stream& stream, const Tensor& ids, Tensor& unique, Tensor& inverse, Tensor& count) {

@@ -45,9 +45,10 @@ struct RowGroups {
 };
 
 // ids: parts i64 [n], each in [0, rows). Makes all but the sums.
+// seen i64 [2], where defined: += requests, += distinct rows.
 // REQUIRES: fewer than 2³¹ rows and requests, at most kMostParts parts.
 inline constexpr int kMostParts = 256;
-using GroupRowsFn = void(Stream&, RowParts ids, int64_t rows, RowGroups&);
+using GroupRowsFn = void(Stream&, RowParts ids, int64_t rows, RowGroups&, Tensor& seen);
 // squares f64 [1] += Σ over distinct rows of |Σ of its requests' gradients|². grads: parts [n, W]
 // of any real dtype.
 using SumGroupsFn = void(Stream&, RowParts grads, RowGroups&, Tensor& squares);

@@ -284,7 +284,7 @@ Tensor IdTensor(Stream& stream, const std::vector<int64_t>& ids) {
 void PushRows(Rig& rig, const std::vector<int64_t>& ids, double gradient) {
   Stream& stream = rig.machine.stream;
   RowExchange& table = *rig.model->stack->tables().front();
-  const FetchedRows rows = table.Fetch(stream, IdTensor(stream, ids)).Wait(stream);
+  const FetchedRows rows = table.Fetch(stream, IdTensor(stream, ids), DType::kF64).Wait(stream);
   const int64_t width = table.store().spec().width;
   Tensor d = Tensor::Empty(stream, DType::kF64, {static_cast<int64_t>(ids.size()), width});
   std::fill_n(d.data<double>(), d.elements(), gradient);

@@ -49,6 +49,7 @@ OpCase Update(const Requests& s, bool dense, bool apply = true, double decay = 0
   c.NoteOf("keys", DType::kI32, {s.parts * s.n});
   c.NoteOf("order", DType::kI32, {s.parts * s.n});
   c.NoteOf("distinct", DType::kI64, {1});
+  c.SumOf("seen", DType::kI64, {2});
   c.SumOf("squares", DType::kF64, {1});
   c.SumOf("marks", DType::kI32, {(s.rows + 31) / 32});  // row 1 of every word from the start
   for (const char* name : {"m", "v", "p"}) c.Sum(name, {s.rows, s.width});
@@ -63,7 +64,7 @@ OpCase Update(const Requests& s, bool dense, bool apply = true, double decay = 0
       grads.push_back(r["g" + std::to_string(p)]);
     }
     RowGroups groups;
-    r.kernels.group_rows(r.stream, ids, s.rows, groups);
+    r.kernels.group_rows(r.stream, ids, s.rows, groups, r["seen"]);
     r.kernels.copy(r.stream, groups.keys, r["keys"]);
     r.kernels.copy(r.stream, groups.order, r["order"]);
     r.kernels.copy(r.stream, groups.count, r["distinct"]);

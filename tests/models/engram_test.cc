@@ -63,9 +63,9 @@ struct Memory {
     store = owned.get();
     std::vector<int32_t> identity;
     for (int32_t i = 0; i < model.vocab_size; ++i) identity.push_back(i);
-    engram = Engram::Declare(
-        rank.store, "engram", model, hash, MakeIds(rank.context, {model.vocab_size}, identity),
-        std::make_shared<RowExchange>(rank.mesh, rank.context.kernels, std::move(owned)));
+    engram = Engram::Declare(rank.store, "engram", model, hash,
+                             MakeIds(rank.context, {model.vocab_size}, identity),
+                             MakeHostExchange(rank.mesh, rank.context.kernels, std::move(owned)));
     rank.store.Allocate(rank.stream, DType::kF64, rank.mesh.layout, 0);
     Randomise(rank.store);
     rank.store.ZeroGradients();

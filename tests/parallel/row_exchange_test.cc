@@ -124,13 +124,13 @@ void MicroBatch(Stream& stream, RowExchange& table, const Reference& reference, 
     }
   }
   const Tensor wanted = Tensor::Wrap(ids.data(), DType::kI64, {n});
-  const FetchedRows fetched = table.Fetch(stream, wanted).Wait(stream);
+  const FetchedRows fetched = table.Fetch(stream, wanted, DType::kF64).Wait(stream);
   const int32_t* inverse = fetched.inverse.data<int32_t>();
   for (int64_t i = 0; i < n; ++i) {
     ASSERT_EQ(fetched.ids.data<int64_t>()[inverse[i]], ids[static_cast<size_t>(i)]);
     const Row want = reference.At(ids[static_cast<size_t>(i)]);
     for (int64_t c = 0; c < kWidth; ++c) {
-      ASSERT_NEAR(fetched.rows.data<double>()[inverse[i] * kWidth + c], want.p[c], 1e-12);
+      ASSERT_NEAR(fetched.rows.data<double>()[i * kWidth + c], want.p[c], 1e-12);
     }
   }
   table.PushGradient(stream, fetched, Tensor::Wrap(grads.data(), DType::kF64, {n, kWidth}));
@@ -148,7 +148,7 @@ std::unique_ptr<RowExchange> MakeTable(Stream& stream, Mesh& mesh, bool resident
                                        DType dtype = DType::kF64) {
   auto store = MakeRowStore(stream, CpuKernels(), mesh, Spec(dense, dtype), resident);
   EXPECT_TRUE(store.ok());
-  return std::make_unique<RowExchange>(mesh, CpuKernels(), *std::move(store));
+  return MakeHostExchange(mesh, CpuKernels(), *std::move(store));
 }
 
 std::vector<Layout> MemoryLayouts(int world) {
@@ -212,7 +212,7 @@ std::vector<float> TrainedBits(World& world, const Layout& layout, bool resident
     }
     const auto n = static_cast<int64_t>(ids.size());
     const Tensor wanted = Tensor::Wrap(ids.data(), DType::kI64, {n});
-    const FetchedRows fetched = table->Fetch(t.stream, wanted).Wait(t.stream);
+    const FetchedRows fetched = table->Fetch(t.stream, wanted, DType::kF32).Wait(t.stream);
     table->PushGradient(t.stream, fetched, Tensor::Wrap(grads.data(), DType::kF32, {n, kWidth}));
     table->ReduceGradients(t.stream);
     std::vector<double> step = StepOf(u);
@@ -270,8 +270,9 @@ TEST(RowExchange, CountsWhatTravels) {
     auto table = MakeTable(t.stream, mesh, false, true);
     std::vector<int64_t> ids;
     for (int64_t i = 0; i < 2 * n; ++i) ids.push_back(i / 2);  // every row twice, one an owner
-    table->Fetch(t.stream, Tensor::Wrap(ids.data(), DType::kI64, {2 * n})).Wait(t.stream);
-    const RowTraffic& traffic = table->traffic();
+    table->Fetch(t.stream, Tensor::Wrap(ids.data(), DType::kI64, {2 * n}), DType::kF64)
+        .Wait(t.stream);
+    const RowTraffic traffic = table->traffic();
     EXPECT_EQ(traffic.requested, 2 * n);
     EXPECT_EQ(traffic.unique, n);
     EXPECT_EQ(traffic.remote, n - 1);

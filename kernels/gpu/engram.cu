@@ -25,8 +25,10 @@ namespace mneme::gpu {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kMostGradThreads = 512;
-constexpr int kGradBlocks = 4;  // a multiprocessor, of 128 threads or fewer
+// Threads of a block of the gradient: two such blocks share a multiprocessor, one loads while the
+// other waits; wider rows take one larger block.
+constexpr int kGradThreads = 320;
+constexpr int kMostGradThreads = 1024;
 
 __global__ void __launch_bounds__(kThreads)
     HashRows(const __grid_constant__ HashTables constants, HashedText text, int64_t n,
@@ -192,11 +194,11 @@ __device__ __forceinline__ void SumOverBlock(float (&x)[M], float (*parts)[M]) {
 }
 
 // partial [gridDim.x, M, D] = Σ over the block's tokens of c h k. blockDim.x · N covers D.
-template <class T, int N, int M>
-__global__ void __launch_bounds__(kMostGradThreads)
+template <class T, int N, int M, int kMost>
+__global__ void __launch_bounds__(kMost, kMost <= kGradThreads ? 2 : 1)
     GateBackward(GateForm form, GateShape n, GateTensors<T> x, int tokens_of_block,
                  float* partial) {
-  __shared__ float parts[2][kMostGradThreads / kWarp][M];
+  __shared__ float parts[2][kMost / kWarp][M];
   const int d = static_cast<int>(threadIdx.x) * N;
   const bool active = d < n.width;
   const auto width = static_cast<float>(n.width);
@@ -207,21 +209,15 @@ __global__ void __launch_bounds__(kMostGradThreads)
   for (int64_t t = begin; t < end; ++t) {
     const T* keys = x.kv + t * n.kv_width;
     const int64_t row = t * M;
-    Vec<T, N> h[M], k[M], g[M], v;
+    Vec<T, N> h[M], k[M];
+    float dots[M] = {};
     if (active) {
-      v = *reinterpret_cast<const Vec<T, N>*>(keys + M * n.width + d);
+      Vec<T, N> g[M];
+      const Vec<T, N> v = *reinterpret_cast<const Vec<T, N>*>(keys + M * n.width + d);
 #pragma unroll
       for (int m = 0; m < M; ++m) {
         g[m] = *reinterpret_cast<const Vec<T, N>*>(x.du + (row + m) * n.width + d);
       }
-#pragma unroll
-      for (int m = 0; m < M; ++m) {
-        h[m] = *reinterpret_cast<const Vec<T, N>*>(x.h + (row + m) * n.width + d);
-        k[m] = *reinterpret_cast<const Vec<T, N>*>(keys + m * n.width + d);
-      }
-    }
-    float dots[M] = {};
-    if (active) {
       float dv[N] = {};
 #pragma unroll
       for (int m = 0; m < M; ++m) {
@@ -234,6 +230,12 @@ __global__ void __launch_bounds__(kMostGradThreads)
         }
       }
       StoreFloats<N>(x.dkv + t * n.kv_width + M * n.width + d, dv);
+      // On their way while the block adds up its dots.
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        h[m] = *reinterpret_cast<const Vec<T, N>*>(x.h + (row + m) * n.width + d);
+        k[m] = *reinterpret_cast<const Vec<T, N>*>(keys + m * n.width + d);
+      }
     }
     SumOverBlock<M>(dots, parts[t & 1]);
     if (!active) continue;
@@ -362,15 +364,22 @@ template <class T, int N, int M>
 void BackwardFast(Stream& stream, const GateForm& form, const GateShape& n, const GateTensors<T>& x,
                   const Tensor& w_h, const Tensor& w_k, Tensor& dw_h, Tensor& dw_k) {
   const int64_t threads = CeilDiv(CeilDiv(n.width, N), kWarp) * kWarp;
-  const int64_t resident = std::max<int64_t>(1, kGradBlocks * 128 / threads);
+  const int64_t resident = std::max<int64_t>(1, 2 * kGradThreads / threads);
   const int64_t most = QueueOf(stream).multiprocessors * resident;
   const int64_t tokens_of_block = CeilDiv(n.tokens, most);
   const int64_t blocks = CeilDiv(n.tokens, tokens_of_block);
   const int64_t columns = int64_t{M} * n.width;
   Tensor partial = Tensor::Empty(stream, DType::kF32, {blocks, columns}, MemoryTag::kWorkspace);
-  Launch(stream, GateBackward<T, N, M>, dim3(static_cast<unsigned>(blocks)),
-         dim3(static_cast<unsigned>(threads)), 0, form, n, x, static_cast<int>(tokens_of_block),
-         Data<float>(partial));
+  const auto launch = [&](auto kernel) {
+    Launch(stream, kernel, dim3(static_cast<unsigned>(blocks)),
+           dim3(static_cast<unsigned>(threads)), 0, form, n, x, static_cast<int>(tokens_of_block),
+           Data<float>(partial));
+  };
+  if (threads <= kGradThreads) {
+    launch(GateBackward<T, N, M, kGradThreads>);
+  } else {
+    launch(GateBackward<T, N, M, kMostGradThreads>);
+  }
   QueueGains(stream, partial, blocks, columns, w_h, w_k, dw_h, dw_k);
 }
 

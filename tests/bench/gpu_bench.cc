@@ -65,6 +65,8 @@ constexpr int64_t kStreams = 4;       // of mHC
 constexpr int64_t kMemoryWidth = 80;  // of a table row
 constexpr int64_t kMemoryHeads = 8;   // of each n-gram order
 constexpr int64_t kTableRows = 36'195'200;
+constexpr int64_t kRequests = 4'000'000;  // of a step's update
+constexpr double kZipf = 1.1;
 constexpr double kScale = 0.05;  // of weights: products keep their size
 
 double D(int64_t n) { return static_cast<double>(n); }
@@ -88,6 +90,7 @@ class Bench {
     Streams();
     Memory();
     Rows();
+    Tables();
     Updates();
     Sums();
   }
@@ -312,14 +315,7 @@ class Bench {
   void Memory() {
     if (!b_.WantsAny({"ngram_rows", "engram_gate", "short_conv"})) return;
     const int64_t t = n_.tokens(), d = n_.hidden, m = kStreams, taps = 4;
-    NgramHash hash;
-    hash.orders = {2, 3};
-    hash.heads = kMemoryHeads;
-    hash.multipliers = {0x9e3779b97f4a7c1, 0x3c6ef372fe94f83, 0x5851f42d4c957f3};
-    for (int64_t i = 0; i < 2 * kMemoryHeads; ++i) {
-      hash.primes.push_back(2'262'193 + 2 * i);
-      hash.offsets.push_back(i * 2'262'200);
-    }
+    const NgramHash hash = Hash();
     const Tensor tokens = b_.Ids(DType::kI32, {t}, n_.vocab);
     const Tensor canonical = b_.Ids(DType::kI32, {n_.vocab}, n_.vocab);
     const Tensor start = b_.Zeros(DType::kI32, {t});
@@ -379,6 +375,92 @@ class Bench {
     Tensor m = b_.Zeros(kR, table.shape()), v = b_.Zeros(kR, table.shape());
     b_.Line("adam_rows", k_.adam_rows, {7 * Bytes({g}) + Bytes({slots})},
             [&] { k_.adam_rows(s_, {}, Step(), g, slots, m, v, table); });
+  }
+
+  // The hash of Engram-27B's tables.
+  NgramHash Hash() const {
+    NgramHash hash;
+    hash.orders = {2, 3};
+    hash.heads = kMemoryHeads;
+    hash.multipliers = {0x9e3779b97f4a7c1, 0x3c6ef372fe94f83, 0x5851f42d4c957f3};
+    for (int64_t i = 0; i < 2 * kMemoryHeads; ++i) {
+      hash.primes.push_back(2'262'193 + 2 * i);
+      hash.offsets.push_back(i * 2'262'200);
+    }
+    return hash;
+  }
+
+  // Zipf ids, ranks spread over the table; how many are distinct.
+  std::vector<int64_t> ZipfIds(int64_t n, int64_t* distinct) const {
+    std::vector<double> below(static_cast<size_t>(kTableRows));
+    double sum = 0;
+    for (size_t r = 0; r < below.size(); ++r)
+      below[r] = sum += std::pow(D(static_cast<int64_t>(r) + 1), -kZipf);
+    const RandomKey key = MakeKey(1, "zipf");
+    std::vector<int64_t> ids;
+    std::vector<bool> seen(below.size());
+    *distinct = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const double u = RandomUniform(key, static_cast<uint64_t>(i)) * sum;
+      const auto rank = std::upper_bound(below.begin(), below.end(), u) - below.begin();
+      const int64_t id = std::min<int64_t>(rank, kTableRows - 1) * 2'654'435'761 % kTableRows;
+      *distinct += seen[static_cast<size_t>(id)] ? 0 : 1;
+      seen[static_cast<size_t>(id)] = true;
+      ids.push_back(id);
+    }
+    return ids;
+  }
+
+  // A table whole on the device: rows of a micro-batch by hash, one update of many requests.
+  void Tables() {
+    if (!b_.WantsAny({"table"})) return;
+    const int64_t t = n_.tokens(), w = kMemoryWidth;
+    Tensor p = b_.Normal(kR, {kTableRows, w}), m = b_.Zeros(kR, p.shape());
+    Tensor v = b_.Zeros(kR, p.shape()), marks = b_.Zeros(DType::kI32, {kTableRows / 32});
+    {
+      const NgramHash hash = Hash();
+      const Tensor tokens = b_.Ids(DType::kI32, {t}, n_.vocab);
+      const Tensor canonical = b_.Ids(DType::kI32, {n_.vocab}, n_.vocab);
+      const Tensor start = b_.Zeros(DType::kI32, {t});
+      Tensor rows = b_.Empty(DType::kI64, {t, 2 * kMemoryHeads});
+      Tensor e = b_.Empty(a_, {rows.elements(), w});
+      b_.Line("table gather", k_.ngram_gather, {Bytes({rows, e}) + 4 * D(e.elements())},
+              [&] { k_.ngram_gather(s_, hash, tokens, canonical, n_.length, start, p, rows, e); });
+    }
+    int64_t distinct = 0;
+    const Tensor ids = b_.Host(DType::kI64, {kRequests}, ZipfIds(kRequests, &distinct));
+    const Tensor g = b_.Normal(a_, {kRequests, w}, 1e-3);
+    Tensor squares = b_.Zeros(DType::kF64, {1}), none;
+    const double moved = 24.0 * w, touched = D(distinct) * moved;
+    RowGroups groups;
+    const auto group = [&] {
+      groups = {};
+      k_.group_rows(s_, {&ids, 1}, kTableRows, groups, none);
+    };
+    const auto sum = [&] {
+      groups.sums = Tensor();
+      k_.sum_groups(s_, {&g, 1}, groups, squares);
+    };
+    const auto move = [&](bool dense) {
+      k_.adam_groups(s_, {}, dense, Step(), {&g, 1}, groups, marks, m, v, p);
+    };
+    b_.Line("table update", k_.adam_groups, {Bytes({g}) + touched}, [&] {
+      group();
+      sum();
+      move(false);
+    });
+    group();
+    sum();
+    b_.Line("table group", k_.group_rows, {Bytes({ids}) + 12.0 * kRequests}, group);
+    b_.Line("table sum", k_.sum_groups, {Bytes({g})}, sum);
+    b_.Line("table adam", k_.adam_groups, {touched}, [&] { move(false); });
+    const std::vector<uint32_t> all(static_cast<size_t>(marks.elements()), ~uint32_t{0});
+    Upload(s_, all.data(), marks.bytes(), marks);
+    b_.Line("table update dense", k_.adam_groups, {Bytes({g}) + D(kTableRows) * moved}, [&] {
+      group();
+      sum();
+      move(true);
+    });
   }
 
   // A step that moves.

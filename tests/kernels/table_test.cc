@@ -54,6 +54,7 @@ OpCase Update(const Requests& s, bool dense, bool apply = true, double decay = 0
   c.SumOf("marks", DType::kI32, {(s.rows + 31) / 32});  // row 1 of every word from the start
   for (const char* name : {"m", "v", "p"}) c.Sum(name, {s.rows, s.width});
   c.Accurate({"m", "v", "p"});
+  c.tolerance = 3e-5;  // thousands of numbers are added one after the other
   AdamOptions options;
   options.decay = decay;
   options.rate_mult = 5;

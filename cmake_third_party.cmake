@@ -73,7 +73,6 @@ function(mneme_fetched_headers target folder)
   target_include_directories(${target} SYSTEM INTERFACE ${include})
 endfunction()
 if(MNEME_GPU)
-  mneme_fetched_headers(mneme_cutlass cutlass)
   mneme_fetched_headers(mneme_cudnn_frontend cudnn_frontend)
 
   # CUDA: the runtime and cuBLASLt, shared, as the toolkit has them.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches the headers that the GPU code includes and no Debian package holds, into third_party/ (not committed): about
-# 9 MB, once. Versions and checksums are pinned; does nothing, and needs no network, when all is there.
+# 3 MB, once. Versions and checksums are pinned; does nothing, and needs no network, when all is there.
 #
 #   launch/fetch_headers.sh
 set -euo pipefail
@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.."
 
 # name | PyPI package | sha256 of its wheel | folders of headers inside the wheel
 headers=(
-  "cutlass|nvidia-cutlass==4.2.0.0|f9599ada45c7bcb6bf53f7d3f0a7d154183e53451c01bfa59eecd37dd4a693f6|cutlass_library/source/include cutlass_library/source/tools/util/include"
   "cudnn_frontend|nvidia-cudnn-frontend==1.18.0|382ea063b92cbfd5b442cb75ff8422932d78276aecf139e46713ed1ad3d07af4|include"
 )
 

@@ -7,9 +7,9 @@
 // so that x is read once; y gathers its pairs in the order of k. In backward one pass over the
 // pairs turns z = W_downᵀ dy into d gate_up, c · act and dweights.
 //
-// Roofline of the passes, 27B shape (T 32,768, K 6, D 2,560, F 1,536, bf16): spread 0.17 + 1.0 GB,
-// combine the same, backward's pass 0.6 + 1.2 read, 1.2 + 0.6 written: 0.35, 0.35 and 1.1 ms at
-// 3.3 TB/s, beside 5.9 (forward) and 11.8 ms of products. Plan: 3.2 MB, three launches.
+// Roofline of the passes, 27B shape (T 32,768, K 6, D 2,560, F 1,536, bf16): combine 1.0 + 0.17 GB,
+// backward's pass 0.6 + 1.2 read, 1.2 + 0.6 written: 0.35 and 1.1 ms at 3.3 TB/s, beside 5.9
+// (forward) and 11.8 ms of products. Plan: 3.2 MB, three launches.
 #include <algorithm>
 
 #include "kernels/gpu/device/reduce.cuh"
@@ -292,8 +292,13 @@ void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tenso
   saved.gate_up = Tensor::Empty(stream, x.dtype(), {capacity, 2 * width});
   Tensor rows = Workspace(stream, x.dtype(), capacity, hidden);
   Tensor act = Workspace(stream, x.dtype(), capacity, width);
-  Spread(stream, x, saved.place, rows);
-  GroupedSwiGlu(stream, rows, w_gate_up, saved.offsets, saved.gate_up, act);
+  if (GroupedGathers(stream, {&w_gate_up, &w_down}, {&x})) {
+    const Gather by_plan{&saved.order, experts.dim(1)};
+    GroupedSwiGlu(stream, x, by_plan, w_gate_up, saved.offsets, saved.gate_up, act);
+  } else {
+    Spread(stream, x, saved.place, rows);
+    GroupedSwiGlu(stream, rows, {}, w_gate_up, saved.offsets, saved.gate_up, act);
+  }
   GroupedMatmul(stream, act, w_down, Trans::kYes, saved.offsets, rows);
   Combine(stream, rows, weights, saved.place, y);
 }
@@ -305,13 +310,11 @@ void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor
   const Tensor& offsets = saved.offsets;
   Tensor rows = Workspace(stream, x.dtype(), capacity, hidden);
   Tensor d_gate_up = Workspace(stream, x.dtype(), capacity, 2 * width);
-  {
-    Tensor z = Workspace(stream, x.dtype(), capacity, width);
-    Spread(stream, dy, saved.place, rows);
-    GroupedMatmul(stream, rows, w_down, Trans::kNo, offsets, z);
-    PairGrad(stream, saved.gate_up, weights, saved.place, z, d_gate_up, dweights);
-    GroupedMatmulWeightGrad(stream, rows, z, offsets, d_w_down);
-  }
+  Tensor z = Workspace(stream, x.dtype(), capacity, width);
+  Spread(stream, dy, saved.place, rows);
+  GroupedMatmul(stream, rows, w_down, Trans::kNo, offsets, z);
+  PairGrad(stream, saved.gate_up, weights, saved.place, z, d_gate_up, dweights);
+  GroupedMatmulWeightGrad(stream, rows, z, offsets, d_w_down);
   Spread(stream, x, saved.place, rows);
   GroupedMatmulWeightGrad(stream, d_gate_up, rows, offsets, d_w_gate_up);
   GroupedMatmul(stream, d_gate_up, w_gate_up, Trans::kNo, offsets, rows);

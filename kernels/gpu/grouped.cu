@@ -7,6 +7,8 @@
 // from the roofline (that of the shapes that matter is in grouped_sm90.cu).
 #include <mma.h>
 
+#include <algorithm>
+
 #include "kernels/gpu/device/vec.cuh"
 #include "kernels/gpu/grouped.h"
 #include "kernels/gpu/grouped_sm90.h"
@@ -177,14 +179,16 @@ bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Whether the Hopper kernel serves; it then does.
 bool OnHopper(Stream& stream, DType dtype, GroupedForm form, const GroupedProblem& p) {
-  if (!QueueOf(stream).hopper() || dtype != DType::kBf16 || !GroupedSm90Takes(form, p))
-    return false;
-  if (!Aligned(p.a) || !Aligned(p.b) || !Aligned(p.c) || !Aligned(p.act)) return false;
-  GroupedSm90(stream, form, GroupedSm90Pair(form, p), p);
-  return true;
+  const bool serves = QueueOf(stream).hopper() && dtype == DType::kBf16 &&
+                      GroupedSm90Takes(form, p) && Aligned(p.a) && Aligned(p.b) && Aligned(p.c) &&
+                      Aligned(p.act);
+  if (serves) GroupedSm90(stream, form, GroupedSm90Pair(p), p);
+  CHECK(serves || p.gather == GroupedGather::kNone);
+  return serves;
 }
 
-GroupedProblem ProblemOf(const Tensor& a, const Tensor& b, const Tensor& offsets, Tensor& c) {
+GroupedProblem ProblemOf(const Tensor& a, Gather of_a, const Tensor& b, Gather of_b,
+                         const Tensor& offsets, Tensor& c) {
   GroupedProblem p;
   p.groups = offsets.elements() - 1;
   p.rows = a.dim(0);
@@ -192,6 +196,12 @@ GroupedProblem ProblemOf(const Tensor& a, const Tensor& b, const Tensor& offsets
   p.a = a.raw();
   p.b = b.raw();
   p.c = c.raw();
+  const Gather& gather = of_a.slots ? of_a : of_b;
+  if (gather.slots == nullptr) return p;
+  p.gather = of_a.slots ? GroupedGather::kA : GroupedGather::kB;
+  p.rows = gather.slots->elements();
+  p.slots = Data<int32_t>(*gather.slots);
+  p.per_row = gather.per_row;
   return p;
 }
 
@@ -208,10 +218,22 @@ void PlainRows(Stream& stream, const GroupedProblem& p, bool across, DType dtype
 
 }  // namespace
 
-void GroupedMatmul(Stream& stream, const Tensor& a, const Tensor& b, Trans tb,
-                   const Tensor& offsets, Tensor& c) {
+bool GroupedGathers(Stream& stream, std::initializer_list<const Tensor*> weights,
+                    std::initializer_list<const Tensor*> rows) {
+  if (!QueueOf(stream).hopper()) return false;
+  for (const Tensor* w : weights) {
+    if (w->dim(1) % 8 != 0 || w->dim(2) % 8 != 0 || !Aligned(w->raw())) return false;
+    if (w->dim(0) > kGroupedSm90MaxGroups) return false;
+  }
+  return std::all_of(rows.begin(), rows.end(), [](const Tensor* x) {
+    return x->dtype() == DType::kBf16 && Aligned(x->raw());
+  });
+}
+
+void GroupedProduct(Stream& stream, const Tensor& a, Gather of_a, const Tensor& b, Trans tb,
+                    const Tensor& offsets, Tensor& c) {
   const bool across = tb == Trans::kNo;
-  GroupedProblem p = ProblemOf(a, b, offsets, c);
+  GroupedProblem p = ProblemOf(a, of_a, b, {}, offsets, c);
   p.k = a.dim(1);
   p.n = c.dim(1);
   CHECK_EQ(b.shape(), across ? (Shape{p.groups, p.k, p.n}) : (Shape{p.groups, p.n, p.k}));
@@ -220,9 +242,9 @@ void GroupedMatmul(Stream& stream, const Tensor& a, const Tensor& b, Trans tb,
   if (!OnHopper(stream, a.dtype(), form, p)) PlainRows(stream, p, across, a.dtype());
 }
 
-void GroupedMatmulWeightGrad(Stream& stream, const Tensor& a, const Tensor& b,
-                             const Tensor& offsets, Tensor& dw) {
-  GroupedProblem p = ProblemOf(a, b, offsets, dw);
+void GroupedWeightGrad(Stream& stream, const Tensor& a, Gather of_a, const Tensor& b, Gather of_b,
+                       const Tensor& offsets, Tensor& dw) {
+  GroupedProblem p = ProblemOf(a, of_a, b, of_b, offsets, dw);
   p.m = a.dim(1);
   p.n = b.dim(1);
   CHECK_EQ(dw.shape(), (Shape{p.groups, p.m, p.n}));
@@ -237,9 +259,9 @@ void GroupedMatmulWeightGrad(Stream& stream, const Tensor& a, const Tensor& b,
   });
 }
 
-void GroupedSwiGlu(Stream& stream, const Tensor& a, const Tensor& w, const Tensor& offsets,
-                   Tensor& gate_up, Tensor& act) {
-  GroupedProblem p = ProblemOf(a, w, offsets, gate_up);
+void GroupedSwiGlu(Stream& stream, const Tensor& a, Gather of_a, const Tensor& w,
+                   const Tensor& offsets, Tensor& gate_up, Tensor& act) {
+  GroupedProblem p = ProblemOf(a, of_a, w, {}, offsets, gate_up);
   p.k = a.dim(1);
   p.n = act.dim(1);
   p.act = act.raw();
@@ -252,6 +274,16 @@ void GroupedSwiGlu(Stream& stream, const Tensor& a, const Tensor& w, const Tenso
     Launch(stream, SwiGluKernel<T>, blocks, kThreads, 0, Data<T>(gate_up), p.offsets + p.groups,
            act.dim(1), Data<T>(act));
   });
+}
+
+void GroupedMatmul(Stream& stream, const Tensor& a, const Tensor& b, Trans tb,
+                   const Tensor& offsets, Tensor& c) {
+  GroupedProduct(stream, a, {}, b, tb, offsets, c);
+}
+
+void GroupedMatmulWeightGrad(Stream& stream, const Tensor& a, const Tensor& b,
+                             const Tensor& offsets, Tensor& dw) {
+  GroupedWeightGrad(stream, a, {}, b, {}, offsets, dw);
 }
 
 }  // namespace mneme::gpu

@@ -1,13 +1,35 @@
 // Grouped matrix products, as the ops of experts and of matmul.h use them.
 #pragma once
 
+#include <initializer_list>
+
 #include "kernels/ops/matmul.h"
 
 namespace mneme::gpu {
 
-// gate_up rows = a rows · w[e]ᵀ, act rows = SiLU(left half) · right half. a [R, k], w [E, 2n, k],
-// gate_up [R, 2n], act [R, n]. Rows beyond offsets[E] are left alone.
-void GroupedSwiGlu(Stream& stream, const Tensor& a, const Tensor& w, const Tensor& offsets,
-                   Tensor& gate_up, Tensor& act);
+// Says that an operand's rows are not stored one after another: row p is row slots[p] / per_row of
+// the tensor. None by default.
+struct Gather {
+  const Tensor* slots = nullptr;  // i32 [R]
+  int64_t per_row = 1;
+};
+
+// Whether the products below can gather: for these weights [E, m, n] and rows of these tensors.
+// Elsewhere rows are to be spread first.
+bool GroupedGathers(Stream& stream, std::initializer_list<const Tensor*> weights,
+                    std::initializer_list<const Tensor*> rows);
+
+// GroupedMatmul of gathered rows of a. REQUIRES: GroupedGathers where `of_a` gathers.
+void GroupedProduct(Stream& stream, const Tensor& a, Gather of_a, const Tensor& b, Trans tb,
+                    const Tensor& offsets, Tensor& c);
+
+// GroupedMatmulWeightGrad of gathered rows of a or of b, not both. REQUIRES: likewise.
+void GroupedWeightGrad(Stream& stream, const Tensor& a, Gather of_a, const Tensor& b, Gather of_b,
+                       const Tensor& offsets, Tensor& dw);
+
+// gate_up rows = a rows · w[e]ᵀ, act rows = SiLU(left half) · right half. w [E, 2n, k],
+// gate_up [R, 2n], act [R, n]. Rows beyond offsets[E] are left alone. REQUIRES: likewise.
+void GroupedSwiGlu(Stream& stream, const Tensor& a, Gather of_a, const Tensor& w,
+                   const Tensor& offsets, Tensor& gate_up, Tensor& act);
 
 }  // namespace mneme::gpu

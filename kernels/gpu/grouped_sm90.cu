@@ -31,7 +31,7 @@ constexpr int kStageBytes = (kBoxesA + kBoxesB) * kBox;
 constexpr int kOutBoxes = 2;  // a warpgroup, being stored
 constexpr int kComputeWarps = 8;
 constexpr int kThreads = 128 + 32 * kComputeWarps;
-constexpr int kMaxGroups = 512;
+constexpr int kMaxGroups = kGroupedSm90MaxGroups;
 constexpr int kBarrierBytes = 2 * kStages * 8;
 constexpr int kSharedBytes =
     kStages * kStageBytes + 2 * kOutBoxes * kBox + kBarrierBytes + (kMaxGroups + 1) * 4;
@@ -42,6 +42,9 @@ struct Arguments {
   int groups, m, n, k;
   const int64_t* offsets;
   bf16 *c, *act;
+  const bf16* source;    // of the gathered operand
+  const int32_t* slots;  // its row p is row slots[p] / per_row of the source
+  int per_row;
 };
 
 struct Tile {
@@ -139,34 +142,102 @@ __device__ Box BoxOfB(const Tile& t, int step, int i) {
   }
 }
 
-// One thread: fills the ring. Of the shared operand it loads its half, for both blocks.
-template <GroupedForm kForm, GroupedPair kPair>
-__device__ void Bring(const CUtensorMap* map_a, const CUtensorMap* map_b, const Arguments& args,
-                      const int32_t* offsets, Ring ring) {
+// Bulk copies of what is not gathered. Of the shared operand a block loads its half, for both.
+template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
+__device__ void LoadBoxes(const CUtensorMap* map_a, const CUtensorMap* map_b, const Tile& t,
+                          int step, const Ring& ring) {
   const auto rank = static_cast<int>(ClusterRank());
   constexpr uint16_t kBoth = 3;
+  const uint32_t a = ring.Data(), b = a + kBoxesA * kBox;
+  if constexpr (kGather != GroupedGather::kA) {
+#pragma unroll
+    for (int i = 0; i < kBoxesA; ++i) {
+      if constexpr (kPair == GroupedPair::kAlongM) {
+        LoadBox(a + i * kBox, map_a, BoxOfA<kForm>(t, step, i), ring.Full());
+      } else if (i % 2 == rank) {
+        LoadBoxTo(kBoth, a + i * kBox, map_a, BoxOfA<kForm>(t, step, i), ring.Full());
+      }
+    }
+  }
+  if constexpr (kGather != GroupedGather::kB) {
+#pragma unroll
+    for (int i = 0; i < kBoxesB; ++i) {
+      if constexpr (kPair == GroupedPair::kAlongN) {
+        LoadBox(b + i * kBox, map_b, BoxOfB<kForm>(t, step, i), ring.Full());
+      } else if (i % 2 == rank) {
+        LoadBoxTo(kBoth, b + i * kBox, map_b, BoxOfB<kForm>(t, step, i), ring.Full());
+      }
+    }
+  }
+}
+
+// Gathers boxes line by line: thread t takes unit t % 8 of lines t / 8 + 16 j.
+template <GroupedForm kForm, GroupedGather kGather>
+class Gatherer {
+ public:
+  static constexpr bool kAcross = kForm == GroupedForm::kWeightGrad;
+  static constexpr int kBoxes = kGather == GroupedGather::kB ? kBoxesB : kBoxesA;
+  // Lines that run along k are a tile's rows, and stay; others are 64 rows of each step.
+  static constexpr int kLines = (kAcross ? 64 : 64 * kBoxes) / 16;
+
+  __device__ explicit Gatherer(const Arguments& args)
+      : args_(args),
+        unit_(static_cast<int>(threadIdx.x) % 8),
+        line_(static_cast<int>(threadIdx.x) / 8),
+        to_(line_ * 128 + (unit_ ^ line_ % 8) * 16) {}
+
+  // Finds the source rows of a tile, or of a step's 64 rows.
+  __device__ void Find(const Tile& t, int first) {
+#pragma unroll
+    for (int j = 0; j < kLines; ++j) {
+      const int row = first + line_ + 16 * j;
+      rows_[j] = row < t.rows ? args_.slots[t.start + row] / args_.per_row : -1;
+    }
+  }
+
+  // `to`: the operand's boxes in a stage.
+  __device__ void Copy(const Tile& t, int step, uint32_t to) const {
+    const int width = !kAcross ? args_.k : kGather == GroupedGather::kA ? args_.m : args_.n;
+    const int first = !kAcross ? step * kTileK : kGather == GroupedGather::kA ? t.m : t.n;
+#pragma unroll
+    for (int i = 0; i < (kAcross ? kBoxes : 1); ++i) {
+      const int column = first + 64 * i + 8 * unit_;
+#pragma unroll
+      for (int j = 0; j < kLines; ++j) {
+        const bool there = rows_[j] >= 0 && column < width;
+        const int64_t from = there ? int64_t{rows_[j]} * width + column : 0;
+        CopyUnit(to + i * kBox + to_ + j * 16 * 128, args_.source + from, there);
+      }
+    }
+  }
+
+ private:
+  const Arguments& args_;
+  const int unit_, line_, to_;
+  int rows_[kLines];
+};
+
+// Fills the ring: one thread, or a warpgroup where it gathers.
+template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
+__device__ void Bring(const CUtensorMap* map_a, const CUtensorMap* map_b, const Arguments& args,
+                      const int32_t* offsets, Ring ring) {
+  constexpr bool kGathers = kGather != GroupedGather::kNone;
+  constexpr int kGathered = !kGathers ? 0 : kGather == GroupedGather::kA ? kBoxesA : kBoxesB;
+  Gatherer<kForm, kGather> gatherer(args);
   Walk<kForm, kPair> walk(args, offsets);
   for (Tile t; walk.Next(t);) {
     const int steps = Steps(kForm == GroupedForm::kWeightGrad, t, args.k);
+    if constexpr (kGathers) gatherer.Find(t, gatherer.kAcross ? 0 : t.m);
     for (int step = 0; step < steps; ++step, ring.Advance()) {
       BarrierWait(ring.Empty(ring.stage), ring.phase ^ 1);
-      BarrierExpect(ring.Full(), kStageBytes);
-      const uint32_t a = ring.Data(), b = a + kBoxesA * kBox;
-#pragma unroll
-      for (int i = 0; i < kBoxesA; ++i) {
-        if constexpr (kPair == GroupedPair::kAlongM) {
-          LoadBox(a + i * kBox, map_a, BoxOfA<kForm>(t, step, i), ring.Full());
-        } else if (i % 2 == rank) {
-          LoadBoxTo(kBoth, a + i * kBox, map_a, BoxOfA<kForm>(t, step, i), ring.Full());
-        }
+      if (threadIdx.x == 0) {
+        BarrierExpect(ring.Full(), kStageBytes - kGathered * kBox);
+        LoadBoxes<kForm, kPair, kGather>(map_a, map_b, t, step, ring);
       }
-#pragma unroll
-      for (int i = 0; i < kBoxesB; ++i) {
-        if constexpr (kPair == GroupedPair::kAlongN) {
-          LoadBox(b + i * kBox, map_b, BoxOfB<kForm>(t, step, i), ring.Full());
-        } else if (i % 2 == rank) {
-          LoadBoxTo(kBoth, b + i * kBox, map_b, BoxOfB<kForm>(t, step, i), ring.Full());
-        }
+      if constexpr (kGathers) {
+        gatherer.Copy(t, step, ring.Data() + (kGather == GroupedGather::kA ? 0 : kBoxesA * kBox));
+        BarrierArriveAfterCopies(ring.Full());
+        if (gatherer.kAcross && step + 1 < steps) gatherer.Find(t, (step + 1) * kTileK);
       }
     }
   }
@@ -192,7 +263,21 @@ __device__ uint32_t Pack(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-__device__ float SwiGlu(float gate, float up) { return __fdividef(gate, 1 + __expf(-gate)) * up; }
+// 1 + e^−x, at most 2^60, so that a product of two is finite.
+__device__ float OnePlusExp(float x) {
+  constexpr float kLog2E = 1.44269504f;
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(fminf(-x * kLog2E, 60.0f)));
+  return 1.0f + y;
+}
+
+// SiLU(gate) · up of two elements, in bf16. They share one reciprocal: the special function units
+// are what the epilogue waits for.
+__device__ uint32_t SwiGlu(float gate0, float up0, float gate1, float up1) {
+  const float d0 = OnePlusExp(gate0), d1 = OnePlusExp(gate1);
+  const float both = __fdividef(1.0f, d0 * d1);
+  return Pack(gate0 * up0 * (both * d1), gate1 * up1 * (both * d0));
+}
 
 // What one warpgroup's thread needs to store its share of a tile.
 struct Store {
@@ -216,19 +301,16 @@ struct Store {
   }
 };
 
-// 64 rows x 64 columns of bf16; value(i) is what stands at d[i] of 32 consecutive accumulators.
-template <class Value>
-__device__ void StoreBf16(Store& s, const CUtensorMap* map, Box to, Value value) {
+// 64 rows x 64 columns of bf16: the pairs of 32 consecutive accumulators.
+__device__ void StoreBf16(Store& s, const CUtensorMap* map, Box to, const uint32_t (&pairs)[16]) {
   const uint32_t box = s.Begin();
   const int line = s.warp() * 16 + s.lane() % 16;
   const uint32_t at = box + line * 128;
 #pragma unroll
   for (int j = 0; j < 8; j += 2) {
     const int unit = j + s.lane() / 16;
-    const int i = 4 * j;
-    StoreMatrices(at + ((unit ^ line % 8) * 16), Pack(value(i), value(i + 1)),
-                  Pack(value(i + 2), value(i + 3)), Pack(value(i + 4), value(i + 5)),
-                  Pack(value(i + 6), value(i + 7)));
+    StoreMatrices(at + ((unit ^ line % 8) * 16), pairs[2 * j], pairs[2 * j + 1], pairs[2 * j + 2],
+                  pairs[2 * j + 3]);
   }
   s.End();
   if (s.thread == 0) {
@@ -238,30 +320,27 @@ __device__ void StoreBf16(Store& s, const CUtensorMap* map, Box to, Value value)
 }
 
 // The same without a box, for the first `rows` of 64 rows only.
-template <class Value>
 __device__ void StorePart(const Store& s, bf16* to, int64_t pitch, int rows, int columns,
-                          Value value) {
+                          const uint32_t (&pairs)[16]) {
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     const int column = 8 * j + s.lane() % 4 * 2;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = s.warp() * 16 + s.lane() / 4 + 8 * h;
-      if (row >= rows || column >= columns) continue;
-      *reinterpret_cast<uint32_t*>(to + row * pitch + column) =
-          Pack(value(4 * j + 2 * h), value(4 * j + 2 * h + 1));
+      if (row < rows && column < columns)
+        *reinterpret_cast<uint32_t*>(to + row * pitch + column) = pairs[2 * j + h];
     }
   }
 }
 
-// Columns of one 64-wide piece of c: `c_column` in memory.
-template <class Value>
+// Stores 64 columns of the warpgroup's rows; `to` in the map and `c` in memory say where.
 __device__ void StoreColumns(Store& s, const CUtensorMap* map, Box to, bf16* c, int64_t pitch,
-                             int valid, int columns, Value value) {
+                             int valid, int columns, const uint32_t (&pairs)[16]) {
   if (valid >= 64) {
-    StoreBf16(s, map, to, value);
+    StoreBf16(s, map, to, pairs);
   } else {
-    StorePart(s, c, pitch, valid, columns, value);
+    StorePart(s, c, pitch, valid, columns, pairs);
   }
 }
 
@@ -271,28 +350,29 @@ __device__ void StoreRows(Store& s, const CUtensorMap* map_c, const CUtensorMap*
   const int valid = t.rows - first;
   if (valid <= 0) return;
   const int row = t.start + first;
-  if constexpr (kForm == GroupedForm::kSwiGlu) {
-    const int64_t pitch = 2 * int64_t{args.n};
+  constexpr bool kSwiGlu = kForm == GroupedForm::kSwiGlu;
+  uint32_t pairs[16];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int column = t.n + i % 2 * 64;
-      StoreColumns(s, map_c, {column, i / 2, row, 0},
-                   args.c + row * pitch + i / 2 * args.n + column, pitch, valid, args.n - column,
-                   [&](int j) { return d[32 * i + j]; });
-    }
+  for (int i = 0; i < 4; ++i) {
+    const int half = kSwiGlu ? i / 2 : 0, column = t.n + (kSwiGlu ? i % 2 : i) * 64;
+    const int64_t pitch = kSwiGlu ? 2 * int64_t{args.n} : int64_t{args.n};
+#pragma unroll
+    for (int q = 0; q < 16; ++q) pairs[q] = Pack(d[32 * i + 2 * q], d[32 * i + 2 * q + 1]);
+    StoreColumns(s, map_c, kSwiGlu ? Box{column, half, row, 0} : Box{column, row, 0, 0},
+                 args.c + row * pitch + half * args.n + column, pitch, valid, args.n - column,
+                 pairs);
+  }
+  if constexpr (kSwiGlu) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int column = t.n + i * 64;
-      StoreColumns(s, map_act, {column, row, 0, 0}, args.act + int64_t{row} * args.n + column,
-                   args.n, valid, args.n - column,
-                   [&](int j) { return SwiGlu(d[32 * i + j], d[64 + 32 * i + j]); });
-    }
-  } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int column = t.n + i * 64;
-      StoreColumns(s, map_c, {column, row, 0, 0}, args.c + int64_t{row} * args.n + column, args.n,
-                   valid, args.n - column, [&](int j) { return d[32 * i + j]; });
+      for (int q = 0; q < 16; ++q) {
+        const int at = 32 * i + 2 * q;
+        pairs[q] = SwiGlu(d[at], d[64 + at], d[at + 1], d[64 + at + 1]);
+      }
+      StoreColumns(s, map_act, {column, row, 0, 0}, args.act + int64_t{row} * args.n + column,
+                   args.n, valid, args.n - column, pairs);
     }
   }
 }
@@ -325,7 +405,7 @@ __device__ void AddGradient(Store& s, const CUtensorMap* map, const Tile& t, int
 }
 
 // Eight warps: products of the ring's stages into registers, then out.
-template <GroupedForm kForm, GroupedPair kPair>
+template <GroupedForm kForm, GroupedPair kPair, bool kGathers>
 __device__ void Compute(const CUtensorMap* map_c, const CUtensorMap* map_act, const Arguments& args,
                         const int32_t* offsets, Ring ring, uint32_t boxes) {
   constexpr bool kWeightGrad = kForm == GroupedForm::kWeightGrad;
@@ -345,6 +425,7 @@ __device__ void Compute(const CUtensorMap* map_c, const CUtensorMap* map_act, co
     int last = 0;
     for (int step = 0; step < steps; ++step) {
       BarrierWait(ring.Full(), ring.phase);
+      if (kGathers) FenceAsync();
       if (kWeightGrad && step == steps - 1 && t.rows % kTileK != 0)
         ZeroTail(ring.Data(), t.rows % kTileK, thread);
       const uint32_t a = ring.Data() + group * kBox, b = ring.Data() + kBoxesA * kBox;
@@ -373,13 +454,14 @@ __device__ void Compute(const CUtensorMap* map_c, const CUtensorMap* map_act, co
   if (store.thread == 0) StoresDone();
 }
 
-template <GroupedForm kForm, GroupedPair kPair>
+template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
 __global__ __cluster_dims__(2, 1, 1)
     __launch_bounds__(kThreads, 1) void Grouped(const __grid_constant__ CUtensorMap map_a,
                                                 const __grid_constant__ CUtensorMap map_b,
                                                 const __grid_constant__ CUtensorMap map_c,
                                                 const __grid_constant__ CUtensorMap map_act,
                                                 const __grid_constant__ Arguments args) {
+  constexpr bool kGathers = kGather != GroupedGather::kNone;
   extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t base = SharedAddress(shared);
   const uint32_t boxes = base + kStages * kStageBytes;
@@ -389,7 +471,7 @@ __global__ __cluster_dims__(2, 1, 1)
     offsets[e] = static_cast<int32_t>(args.offsets[e]);
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
-      BarrierInit(ring.barriers + s * 8, 1);
+      BarrierInit(ring.barriers + s * 8, kGathers ? 129 : 1);
       BarrierInit(ring.Empty(s), 2 * kComputeWarps);
     }
     BarrierInitFence();
@@ -397,23 +479,24 @@ __global__ __cluster_dims__(2, 1, 1)
   __syncthreads();
   ClusterSync();
   if (threadIdx.x < 128) {
-    RegistersDown<40>();
-    if (threadIdx.x == 0) Bring<kForm, kPair>(&map_a, &map_b, args, offsets, ring);
+    RegistersDown<56>();
+    if (kGathers || threadIdx.x == 0)
+      Bring<kForm, kPair, kGather>(&map_a, &map_b, args, offsets, ring);
     __syncwarp();
   } else {
-    RegistersUp<232>();
-    Compute<kForm, kPair>(&map_c, &map_act, args, offsets, ring, boxes);
+    RegistersUp<224>();
+    Compute<kForm, kPair, kGathers>(&map_c, &map_act, args, offsets, ring, boxes);
   }
   // The other block may still write here and signal here.
   ClusterSync();
 }
 
-template <GroupedForm kForm, GroupedPair kPair>
+template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
 void QueueOne(Stream& stream, const GroupedProblem& p) {
   constexpr bool kWeightGrad = kForm == GroupedForm::kWeightGrad;
-  const CUtensorMap a = kWeightGrad ? Bf16Map(p.a, {p.m, p.rows, 1, 1}, {64, 64, 1, 1})
-                                    : Bf16Map(p.a, {p.k, p.rows, 1, 1}, {64, 64, 1, 1});
-  CUtensorMap b{}, c{}, act{};
+  CUtensorMap a{}, b{}, c{}, act{};
+  if (kGather != GroupedGather::kA)
+    a = Bf16Map(p.a, {kWeightGrad ? p.m : p.k, p.rows, 1, 1}, {64, 64, 1, 1});
   switch (kForm) {
     case GroupedForm::kRows:
       b = Bf16Map(p.b, {p.k, p.n, p.groups, 1}, {64, 64, 1, 1});
@@ -425,7 +508,7 @@ void QueueOne(Stream& stream, const GroupedProblem& p) {
       b = Bf16Map(p.b, {p.k, p.n, 2, p.groups}, {64, 64, 1, 1});
       break;
     case GroupedForm::kWeightGrad:
-      b = Bf16Map(p.b, {p.n, p.rows, 1, 1}, {64, 64, 1, 1});
+      if (kGather != GroupedGather::kB) b = Bf16Map(p.b, {p.n, p.rows, 1, 1}, {64, 64, 1, 1});
       break;
   }
   if (kWeightGrad) {
@@ -436,24 +519,27 @@ void QueueOne(Stream& stream, const GroupedProblem& p) {
   } else {
     c = Bf16Map(p.c, {p.n, p.rows, 1, 1}, {64, 64, 1, 1});
   }
-  const Arguments args{static_cast<int>(p.groups),
-                       static_cast<int>(p.m),
-                       static_cast<int>(p.n),
-                       static_cast<int>(p.k),
-                       p.offsets,
-                       static_cast<bf16*>(p.c),
-                       static_cast<bf16*>(p.act)};
+  const Arguments args{.groups = static_cast<int>(p.groups),
+                       .m = static_cast<int>(p.m),
+                       .n = static_cast<int>(p.n),
+                       .k = static_cast<int>(p.k),
+                       .offsets = p.offsets,
+                       .c = static_cast<bf16*>(p.c),
+                       .act = static_cast<bf16*>(p.act),
+                       .source = static_cast<const bf16*>(kGather == GroupedGather::kB ? p.b : p.a),
+                       .slots = p.slots,
+                       .per_row = static_cast<int>(p.per_row)};
   const int blocks = QueueOf(stream).multiprocessors / 2 * 2;
-  Launch(stream, Grouped<kForm, kPair>, dim3(static_cast<unsigned>(blocks)), kThreads, kSharedBytes,
-         a, b, c, act, args);
+  Launch(stream, Grouped<kForm, kPair, kGather>, dim3(static_cast<unsigned>(blocks)), kThreads,
+         kSharedBytes, a, b, c, act, args);
 }
 
 template <GroupedForm kForm>
-void QueueForm(Stream& stream, GroupedPair pair, const GroupedProblem& p) {
+void QueuePlain(Stream& stream, GroupedPair pair, const GroupedProblem& p) {
   if (pair == GroupedPair::kAlongM) {
-    QueueOne<kForm, GroupedPair::kAlongM>(stream, p);
+    QueueOne<kForm, GroupedPair::kAlongM, GroupedGather::kNone>(stream, p);
   } else {
-    QueueOne<kForm, GroupedPair::kAlongN>(stream, p);
+    QueueOne<kForm, GroupedPair::kAlongN, GroupedGather::kNone>(stream, p);
   }
 }
 
@@ -461,25 +547,32 @@ void QueueForm(Stream& stream, GroupedPair pair, const GroupedProblem& p) {
 
 bool GroupedSm90Takes(GroupedForm form, const GroupedProblem& p) {
   const int64_t inner = form == GroupedForm::kWeightGrad ? p.m : p.k;
+  if (form == GroupedForm::kSwiGlu && p.gather != GroupedGather::kA) return false;
   return p.groups <= kMaxGroups && p.n % 8 == 0 && inner % 8 == 0 && p.rows < (int64_t{1} << 31);
 }
 
-GroupedPair GroupedSm90Pair(GroupedForm form, const GroupedProblem& p) {
-  const int64_t width = form == GroupedForm::kSwiGlu ? kTileN / 2 : kTileN;
-  const int64_t tiles = (p.n + width - 1) / width;
+GroupedPair GroupedSm90Pair(const GroupedProblem& p) {
+  if (p.gather == GroupedGather::kA) return GroupedPair::kAlongM;
+  if (p.gather == GroupedGather::kB) return GroupedPair::kAlongN;
+  const int64_t tiles = CeilDiv(p.n, kTileN);
   return tiles % 2 == 0 ? GroupedPair::kAlongN : GroupedPair::kAlongM;
 }
 
 void GroupedSm90(Stream& stream, GroupedForm form, GroupedPair pair, const GroupedProblem& p) {
+  constexpr auto kM = GroupedPair::kAlongM, kN = GroupedPair::kAlongN;
+  constexpr auto kA = GroupedGather::kA, kB = GroupedGather::kB;
   switch (form) {
     case GroupedForm::kRows:
-      return QueueForm<GroupedForm::kRows>(stream, pair, p);
+      return QueuePlain<GroupedForm::kRows>(stream, pair, p);
     case GroupedForm::kRowsAcross:
-      return QueueForm<GroupedForm::kRowsAcross>(stream, pair, p);
+      if (p.gather == kA) return QueueOne<GroupedForm::kRowsAcross, kM, kA>(stream, p);
+      return QueuePlain<GroupedForm::kRowsAcross>(stream, pair, p);
     case GroupedForm::kSwiGlu:
-      return QueueForm<GroupedForm::kSwiGlu>(stream, pair, p);
+      return QueueOne<GroupedForm::kSwiGlu, kM, kA>(stream, p);
     case GroupedForm::kWeightGrad:
-      return QueueForm<GroupedForm::kWeightGrad>(stream, pair, p);
+      if (p.gather == kA) return QueueOne<GroupedForm::kWeightGrad, kM, kA>(stream, p);
+      if (p.gather == kB) return QueueOne<GroupedForm::kWeightGrad, kN, kB>(stream, p);
+      return QueuePlain<GroupedForm::kWeightGrad>(stream, pair, p);
   }
 }
 

@@ -16,6 +16,11 @@ enum class GroupedForm {
 // Two blocks that share one operand: their tiles are neighbours in m or in n.
 enum class GroupedPair { kAlongM, kAlongN };
 
+// An operand whose rows are not stored one after another: its row p is row slots[p] / per_row.
+enum class GroupedGather { kNone, kA, kB };
+
+inline constexpr int64_t kGroupedSm90MaxGroups = 512;
+
 struct GroupedProblem {
   int64_t groups = 0;
   int64_t rows = 0;  // R: capacity of the rows
@@ -27,15 +32,21 @@ struct GroupedProblem {
   const void* b = nullptr;
   void* c = nullptr;
   void* act = nullptr;
+  GroupedGather gather = GroupedGather::kNone;
+  const int32_t* slots = nullptr;  // [R], on the device
+  int64_t per_row = 1;
 };
 
-// Whether the Hopper kernel can take this problem: widths in steps of 8, not too many groups.
+// Whether the Hopper kernel can take this problem: widths in steps of 8, not too many groups, and
+// of gathers those that experts need: a of kSwiGlu (always), kRowsAcross and kWeightGrad, b of
+// kWeightGrad.
 bool GroupedSm90Takes(GroupedForm form, const GroupedProblem& problem);
 
-// The pairing that measured best for this problem.
-GroupedPair GroupedSm90Pair(GroupedForm form, const GroupedProblem& problem);
+// The pairing that measured best for this problem; a gathered operand is not shared.
+GroupedPair GroupedSm90Pair(const GroupedProblem& problem);
 
-// REQUIRES: GroupedSm90Takes; a Hopper device; a, b, c and act on 16 bytes.
+// REQUIRES: GroupedSm90Takes; a Hopper device; a, b, c and act on 16 bytes. A gather fixes the
+// pair.
 void GroupedSm90(Stream& stream, GroupedForm form, GroupedPair pair, const GroupedProblem& problem);
 
 }  // namespace mneme::gpu

@@ -61,9 +61,10 @@ constexpr Sizes k27b = {.name = "27b",
                         .value = 128,
                         .q_lora = 768,
                         .kv_lora = 512};
-constexpr int64_t kStreams = 4;       // of mHC
-constexpr int64_t kMemoryWidth = 80;  // of a table row
-constexpr int64_t kMemoryHeads = 8;   // of each n-gram order
+constexpr int64_t kLayerTokens = 32768;  // of the whole MoE layer, at either shape
+constexpr int64_t kStreams = 4;          // of mHC
+constexpr int64_t kMemoryWidth = 80;     // of a table row
+constexpr int64_t kMemoryHeads = 8;      // of each n-gram order
 constexpr int64_t kTableRows = 36'195'200;
 constexpr int64_t kRequests = 4'000'000;  // of a step's update
 constexpr double kZipf = 1.1;
@@ -86,6 +87,7 @@ class Bench {
     Gated();
     Routing();
     Routed();
+    MoeLayer();
     Head();
     Streams();
     Memory();
@@ -253,6 +255,62 @@ class Bench {
         "experts_grad", k_.experts_grad,
         {Bytes({x, dy, weights, up, down, saved.gate_up, dx, dup, dup, ddown, ddown}), 2 * flop},
         [&] { k_.experts_grad(s_, dy, x, weights, up, down, saved, dx, dweights, dup, ddown); });
+  }
+
+  // Router, routed and shared experts as the layer runs them; flop of the experts alone.
+  void MoeLayer() {
+    if (!b_.WantsAny({"moe layer", "moe layer grad"})) return;
+    const int64_t t = kLayerTokens, e = n_.experts, f = n_.width, d = n_.hidden;
+    const int64_t wide = n_.shared * f;
+    const RouteOptions options = {.top_k = n_.top_k};
+    Tensor x = b_.Normal(a_, {t, d}), y = b_.Empty(a_, {t, d}), dy = b_.Normal(a_, {t, d});
+    Tensor dx = b_.Empty(a_, {t, d}), part = b_.Empty(a_, {t, d});
+    Tensor w = b_.Normal(a_, {e, d}, kScale), dw = b_.Zeros(kR, {e, d}), bias = b_.Zeros(kR, {e});
+    Tensor logits = b_.Empty(kR, {t, e}), scores = b_.Empty(kR, {t, e});
+    Tensor dlogits = b_.Empty(a_, {t, e}), load = b_.Zeros(DType::kI64, {e});
+    Tensor chosen = b_.Empty(DType::kI32, {t, n_.top_k});
+    Tensor weights = b_.Empty(kR, {t, n_.top_k}), dweights = b_.Empty(kR, weights.shape());
+    Tensor up = b_.Normal(a_, {e, 2 * f, d}, kScale), down = b_.Normal(a_, {e, d, f}, kScale);
+    Tensor dup = b_.Zeros(kR, up.shape()), ddown = b_.Zeros(kR, down.shape());
+    Tensor shared_up = b_.Normal(a_, {2 * wide, d}, kScale);
+    Tensor shared_down = b_.Normal(a_, {d, wide}, kScale);
+    Tensor dshared_up = b_.Zeros(kR, shared_up.shape());
+    Tensor dshared_down = b_.Zeros(kR, shared_down.shape());
+    Tensor pre = b_.Empty(a_, {t, 2 * wide}), dpre = b_.Empty(a_, pre.shape());
+    Tensor h = b_.Empty(a_, {t, wide}), dh = b_.Empty(a_, h.shape());
+    ExpertsSaved saved;
+    constexpr Trans kNo = Trans::kNo, kYes = Trans::kYes;
+    const auto forward = [&] {
+      k_.matmul(s_, x, kNo, w, kYes, false, logits);
+      k_.route(s_, options, logits, bias, scores, chosen, weights, load);
+      k_.experts(s_, x, chosen, weights, up, down, y, saved);
+      k_.matmul(s_, x, kNo, shared_up, kYes, false, pre);
+      k_.swiglu(s_, pre, h);
+      k_.matmul(s_, h, kNo, shared_down, kYes, false, part);
+      k_.add(s_, part, y);
+    };
+    const auto backward = [&] {
+      k_.experts_grad(s_, dy, x, weights, up, down, saved, dx, dweights, dup, ddown);
+      k_.matmul(s_, dy, kNo, shared_down, kNo, false, dh);
+      k_.matmul(s_, dy, kYes, h, kNo, true, dshared_down);
+      k_.swiglu_grad(s_, dh, pre, dpre);
+      k_.matmul(s_, dpre, kNo, shared_up, kNo, false, part);
+      k_.matmul(s_, dpre, kYes, x, kNo, true, dshared_up);
+      k_.add(s_, part, dx);
+      k_.route_grad(s_, options, t, scores, chosen, weights, dweights, {}, {}, dlogits);
+      k_.matmul(s_, dlogits, kYes, x, kNo, true, dw);
+      k_.matmul(s_, dlogits, kNo, w, kNo, true, dx);
+    };
+    if (k_.experts == nullptr) return;
+    const double flop = 6 * D(t) * D(n_.top_k + n_.shared) * D(d) * D(f);
+    forward();
+    b_.Line("moe layer", k_.experts,
+            {Bytes({x, up, down, shared_up, shared_down, y, saved.gate_up, pre}), flop}, forward);
+    b_.Line("moe layer grad", k_.experts_grad,
+            {Bytes({x, dy, up, down, shared_up, shared_down, saved.gate_up, pre, dx, dup, dup,
+                    ddown, ddown, dshared_up, dshared_up, dshared_down, dshared_down}),
+             2 * flop},
+            backward);
   }
 
   void Head() {

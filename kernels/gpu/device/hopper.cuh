@@ -131,6 +131,19 @@ __device__ inline void StoresDone() { asm volatile("cp.async.bulk.wait_group 0;"
 // Orders this thread's ordinary accesses to shared memory before later bulk copies and products.
 __device__ inline void FenceAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// 16 bytes by this thread, zeros where not `there`; not a bulk copy: FenceAsync stands between it
+// and a product.
+__device__ inline void CopyUnit(uint32_t to, const void* from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(there ? 16 : 0)
+               : "memory");
+}
+
+// One arrival, when this thread's CopyUnits so far have arrived.
+__device__ inline void BarrierArriveAfterCopies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // Products ------------------------------------------------------------------------------------
 
 // Describes an operand: `line_groups` bytes between groups of 8 lines; `blocks` bytes between boxes

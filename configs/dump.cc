@@ -87,6 +87,7 @@ bool MayChangeOnResume(const std::string& key) {
                                       "train.tensorboard",
                                       "train.micro_batch",
                                       "train.recompute",
+                                      "train.cuda_graph",
                                       "train.skip.limit",
                                       "data.train"};
   for (const std::string free : kFree) {

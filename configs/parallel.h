@@ -9,6 +9,7 @@ namespace mneme {
 struct ParallelConfig {
   int64_t expert = 1;
   int64_t memory = 1;
+  bool share_device = false;
 
   template <class V>
   void Visit(V& v) {
@@ -17,6 +18,7 @@ struct ParallelConfig {
       "ranks");
     v("memory", memory,
       "ranks that the Engram rows are spread over; divides the number of ranks; 0 means all ranks");
+    v("share_device", share_device, "allow two ranks on one GPU");
   }
 };
 

@@ -34,6 +34,7 @@ struct TrainConfig {
   int64_t micro_batch = 0;
   std::string precision = "f32";
   std::vector<std::string> recompute;
+  bool cuda_graph = true;
   int64_t seed = 0;
   int64_t log_every = 10;
   int64_t checkpoint_every = 0;
@@ -48,9 +49,14 @@ struct TrainConfig {
     v("sequence_length", sequence_length, "tokens of a sequence");
     v("batch_sequences", batch_sequences, "sequences of one update, over all ranks");
     v("micro_batch", micro_batch, "most sequences that a rank computes at once; 0 chooses");
-    v("precision", precision, "f32, or f64 for reference runs", {"f32", "f64"});
+    v("precision", precision,
+      "of activations: f32; bf16 on GPUs, beside f32 master weights; f64 for reference runs on "
+      "CPUs",
+      {"f32", "bf16", "f64"});
     v("recompute", recompute, "parts whose activations are computed again on the way back",
       {"attention", "ffn", "mhc", "all"});
+    v("cuda_graph", cuda_graph,
+      "on a GPU: a whole step is recorded once and replayed as one; the numbers stay the same");
     v("seed", seed, "of the initial weights");
     v("log_every", log_every, "steps between lines on the console; metrics.jsonl has every step");
     v("checkpoint_every", checkpoint_every, "steps between checkpoints; 0 saves at the end only");

@@ -45,7 +45,7 @@ std::string StageLine(const Stage& stage, size_t index, size_t stages, int ranks
 
 std::string Banner(const RunConfig& config, const Counts& counts, const Layout& layout,
                    const std::vector<Stage>& stages, const Footprint& footprint,
-                   const RunFolder& folder) {
+                   const RunFolder& folder, const std::string& device) {
   std::string text = "model   " + std::to_string(config.model.layers) + " blocks x " +
                      std::to_string(config.model.hidden) + ", " + Short(counts.total()) +
                      " parameters: " + Short(counts.active()) + " active a token, " +
@@ -58,6 +58,7 @@ std::string Banner(const RunConfig& config, const Counts& counts, const Layout& 
   }
   text += " over " + std::to_string(stages.front().loader->vocabulary().size) + " ids; " +
           std::to_string(config.evaluate.sets.size()) + " held-out sets\n";
+  if (device != "cpu") text += "device  " + device + "\n";
   text += "ranks   " + std::to_string(layout.world) + ": experts over " +
           std::to_string(layout.expert) + ", rows over " + std::to_string(layout.memory) + "\n";
   for (size_t i = 0; i < stages.size(); ++i) {

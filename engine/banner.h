@@ -12,10 +12,10 @@
 
 namespace mneme {
 
-// Several lines: model, data, ranks, batch arithmetic of each stage, memory, where things are
-// written.
+// Several lines: model, data, device, ranks, batch arithmetic of each stage, memory, where things
+// are written.
 std::string Banner(const RunConfig& config, const Counts& counts, const Layout& layout,
                    const std::vector<Stage>& stages, const Footprint& footprint,
-                   const RunFolder& folder);
+                   const RunFolder& folder, const std::string& device);
 
 }  // namespace mneme

@@ -50,13 +50,15 @@ class Source {
 
   // Rows [begin, end) of a piece of rows x cols, from every slice that holds some of them.
   absl::Status Read(const char* kind, const std::string& name, int64_t rows, int64_t cols,
-                    int64_t begin, int64_t end, Tensor& to) {
+                    int64_t begin, int64_t end, Stream& stream, Tensor& to) {
     const auto it = slices_.find({kind, name});
     if (it == slices_.end()) {
       return Foreign(path_, std::string("holds no ") + kind + " of " + name);
     }
     const int64_t row_bytes = cols * SizeOf(to.dtype());
     int64_t found = 0;
+    std::vector<char> staged(to.device().is_cpu() ? 0 : static_cast<size_t>(to.bytes()));
+    char* host = to.device().is_cpu() ? static_cast<char*>(to.raw()) : staged.data();
     for (const StoredSlice* slice : it->second) {
       if (slice->rows != rows || slice->cols != cols) {
         return Foreign(path_, name + " is " + std::to_string(slice->rows) + " x " +
@@ -67,7 +69,7 @@ class Source {
       const int64_t until = std::min(end, slice->end);
       if (from >= until) continue;
       ASSIGN_OR_RETURN(const H5File* file, File(slice->file));
-      char* place = static_cast<char*>(to.raw()) + (from - begin) * row_bytes;
+      char* place = host + (from - begin) * row_bytes;
       RETURN_IF_ERROR(file->ReadRows(slice->dataset, FileType(to.dtype()), from - slice->begin,
                                      until - from, place, (until - from) * row_bytes));
       found += until - from;
@@ -76,6 +78,7 @@ class Source {
       return Foreign(path_, "holds " + std::to_string(found) + " of the " +
                                 std::to_string(end - begin) + " wanted rows of " + name);
     }
+    if (!staged.empty()) Upload(stream, staged.data(), to.bytes(), to);
     return absl::OkStatus();
   }
 
@@ -87,14 +90,14 @@ class Source {
 };
 
 // The owned range of a region: values always, moments where an optimizer wants them.
-absl::Status ReadRegion(Source& source, Region& region, RegionState* state) {
+absl::Status ReadRegion(Stream& stream, Source& source, Region& region, RegionState* state) {
   for (const Region::Slice& slice : region.Slices(region.owned)) {
     const Piece& piece = *slice.piece;
     const int64_t begin = slice.region_begin;
     const int64_t end = begin + (slice.row_end - slice.row_begin) * piece.cols;
     const auto read = [&](const char* kind, Tensor to) {
       return source.Read(kind, piece.name, piece.rows, piece.cols, slice.row_begin, slice.row_end,
-                         to);
+                         stream, to);
     };
     RETURN_IF_ERROR(read("value", region.value.Flat(begin, end)));
     if (state == nullptr) continue;
@@ -222,22 +225,22 @@ absl::Status ReadTables(Context& context, Source& source, Stack& stack, bool opt
 }
 
 absl::Status ReadEverything(Context& context, Source& source, const CheckpointPart& part) {
-  if (source.manifest().dtype != Name(context.dtype)) {
+  if (source.manifest().dtype != Name(Accurate(context.dtype))) {
     return Foreign(source.path(), "is in " + source.manifest().dtype + ", the run in " +
-                                      Name(context.dtype) + " (train.precision)");
+                                      Name(Accurate(context.dtype)) + " (train.precision)");
   }
   if (part.optimizer != nullptr) {
     for (RegionState& state : part.optimizer->state()) {
-      RETURN_IF_ERROR(ReadRegion(source, *state.region, &state));
+      RETURN_IF_ERROR(ReadRegion(context.stream, source, *state.region, &state));
     }
   } else {
     for (Region* region : part.store->regions()) {
-      RETURN_IF_ERROR(ReadRegion(source, *region, nullptr));
+      RETURN_IF_ERROR(ReadRegion(context.stream, source, *region, nullptr));
     }
   }
   for (RouterState& router : part.stack->routers()) {
-    RETURN_IF_ERROR(
-        source.Read("router_bias", router.name, 1, router.bias.elements(), 0, 1, router.bias));
+    RETURN_IF_ERROR(source.Read("router_bias", router.name, 1, router.bias.elements(), 0, 1,
+                                context.stream, router.bias));
   }
   return ReadTables(context, source, *part.stack, part.optimizer != nullptr);
 }
@@ -301,6 +304,7 @@ absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const
   RETURN_IF_ERROR(world.Agree(ReadEverything(context, source, part)));
   // Each rank read what it owns; the rest comes from its owners, as after an update.
   GatherValues(context.stream, context.mesh, *part.store);
+  part.store->RoundCopies(context.stream, context.kernels);
   return source.manifest().position;
 }
 

@@ -26,18 +26,34 @@ std::string RankFile(int rank) {
   return name;
 }
 
+// A tensor's bytes on the host: its own memory, or a copy made once a call.
+class HostView {
+ public:
+  const void* Of(Stream& stream, const Tensor& x) {
+    if (x.device().is_cpu()) return x.raw();
+    bytes_.resize(static_cast<size_t>(x.bytes()));
+    Download(stream, x, bytes_.data(), x.bytes());
+    return bytes_.data();
+  }
+
+ private:
+  std::vector<char> bytes_;
+};
+
 // One rank's file while it is written, and its entries of the manifest.
 struct PartWriter {
+  Stream& stream;
   std::unique_ptr<H5File> file;
   std::string name;
   CheckpointManifest part;
+  HostView host;
 
   absl::Status WriteSlice(const Region::Slice& slice, const char* kind, const Tensor& values) {
     const Piece& piece = *slice.piece;
     const std::string dataset = std::string(kind) + "/" + piece.name;
     const int64_t rows = slice.row_end - slice.row_begin;
-    RETURN_IF_ERROR(
-        file->Write(dataset, FileType(values.dtype()), {rows, piece.cols}, values.raw()));
+    RETURN_IF_ERROR(file->Write(dataset, FileType(values.dtype()), {rows, piece.cols},
+                                host.Of(stream, values)));
     part.slices.push_back(
         {piece.name, kind, name, dataset, slice.row_begin, slice.row_end, piece.rows, piece.cols});
     return absl::OkStatus();
@@ -84,7 +100,8 @@ absl::Status WriteTable(Context& context, RowExchange& table, PartWriter& out) {
     const auto write = [&](const char* dataset, H5Type t, bool wide, const Tensor& x) {
       std::vector<int64_t> shape = {count};
       if (wide) shape.push_back(spec.width);
-      return out.file->WriteRows(group + "/" + dataset, t, shape, begin, end - begin, x.raw());
+      return out.file->WriteRows(group + "/" + dataset, t, shape, begin, end - begin,
+                                 out.host.Of(context.stream, x));
     };
     RETURN_IF_ERROR(write("ids", H5Type::kI64, false, ids));
     RETURN_IF_ERROR(write("values", type, true, values));
@@ -106,8 +123,8 @@ absl::Status WriteShared(const CheckpointMeta& meta, Stack& stack, PartWriter& o
   for (const RouterState& router : stack.routers()) {
     const std::string dataset = "router_bias/" + router.name;
     const int64_t n = router.bias.elements();
-    RETURN_IF_ERROR(
-        out.file->Write(dataset, FileType(router.bias.dtype()), {1, n}, router.bias.raw()));
+    RETURN_IF_ERROR(out.file->Write(dataset, FileType(router.bias.dtype()), {1, n},
+                                    out.host.Of(out.stream, router.bias)));
     out.part.slices.push_back({router.name, "router_bias", out.name, dataset, 0, 1, 1, n});
   }
   return absl::OkStatus();
@@ -125,7 +142,7 @@ absl::StatusOr<CheckpointManifest> WriteOwnFile(World& world, Context& context,
                                                 const std::string& folder,
                                                 const CheckpointMeta& meta,
                                                 const CheckpointPart& part) {
-  PartWriter out;
+  PartWriter out{context.stream, nullptr, {}, {}, {}};
   out.name = RankFile(world.rank());
   ASSIGN_OR_RETURN(out.file, H5File::Create(folder + "/" + out.name));
   for (const RegionState& state : part.optimizer->state()) {
@@ -202,7 +219,7 @@ absl::StatusOr<std::string> SaveCheckpoint(World& world, Context& context,
   if (first) {
     CheckpointManifest whole;
     whole.position = position;
-    whole.dtype = Name(context.dtype);
+    whole.dtype = Name(Accurate(context.dtype));
     whole.ranks = world.size();
     whole.data_digest = meta.data_digest;
     whole.vocabulary = meta.vocabulary;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "configs/load.h"
+#include "engine/device.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"
 
@@ -48,7 +49,13 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(World& world, const std::
   RETURN_IF_ERROR(world.Agree(ReadDescription(*loaded)));
   loaded->config.parallel = parallel;
   ASSIGN_OR_RETURN(const Layout layout, MakeLayout(parallel, world.size()));
-  loaded->machine = std::make_unique<Machine>(world, layout, PrecisionOf(loaded->config));
+  // A model trained in bf16 is read in f32 where there is no GPU: its checkpoint holds the masters.
+  loaded->config.device = "auto";
+  if (GpuDriver() == nullptr && loaded->config.train.precision == "bf16") {
+    loaded->config.train.precision = "f32";
+  }
+  ASSIGN_OR_RETURN(const Device device, ChooseDevice(world, loaded->config));
+  loaded->machine = std::make_unique<Machine>(world, layout, PrecisionOf(loaded->config), device);
   ASSIGN_OR_RETURN(loaded->model,
                    BuildModel(world, *loaded->machine, loaded->config, loaded->meta.vocabulary));
   const CheckpointPart part = {&loaded->model->store, nullptr, loaded->model->stack.get()};

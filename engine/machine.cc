@@ -19,13 +19,14 @@ RecomputePlan MakeRecompute(const std::vector<std::string>& parts) {
 
 }  // namespace
 
-Machine::Machine(World& world, const Layout& layout, DType dtype)
-    : allocator(Device{}),
-      stream(Device{}, allocator),
+Machine::Machine(World& world, const Layout& layout, DType dtype, Device device)
+    : allocator(device),
+      stream(device, allocator),
       mesh(MakeMesh(world, layout)),
-      context{CpuKernels(), stream, mesh, dtype} {}
+      context{device.is_cpu() ? CpuKernels() : *GpuKernels(), stream, mesh, dtype} {}
 
 DType PrecisionOf(const RunConfig& config) {
+  if (config.train.precision == "bf16") return DType::kBf16;
   return config.train.precision == "f64" ? DType::kF64 : DType::kF32;
 }
 
@@ -79,7 +80,8 @@ absl::StatusOr<std::unique_ptr<Model>> BuildModel(World& world, Machine& machine
   }
   RETURN_IF_ERROR(world.Agree(status));
   model->store.Allocate(machine.stream, machine.context.dtype, machine.mesh.layout, world.rank());
-  model->store.Initialize(static_cast<uint64_t>(config.train.seed));
+  model->store.Initialize(machine.stream, machine.context.kernels,
+                          static_cast<uint64_t>(config.train.seed));
   return model;
 }
 

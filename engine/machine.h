@@ -20,7 +20,7 @@ namespace mneme {
 // Memory pool, stream, communicators and the context that lends them to layers. One a rank;
 // outlives what is made on it.
 struct Machine {
-  Machine(World& world, const Layout& layout, DType dtype);
+  Machine(World& world, const Layout& layout, DType dtype, Device device = {});
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 

@@ -1,7 +1,6 @@
 #include "engine/optimizer.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "parallel/reduce.h"
@@ -9,43 +8,46 @@
 namespace mneme {
 namespace {
 
-using StepScalars = std::array<double, kStepScalars>;
+// Momenta that are orthogonalised at once.
+constexpr int64_t kMuonBatchBytes = int64_t{256} << 20;
 
 // This rank's part of a region.
 Tensor Owned(const Region& region, const Tensor& whole) {
   return whole.Flat(region.owned.begin, region.owned.end);
 }
 
-// min(1, max / norm); 1 where clipping is off.
-double ClipScale(double max_norm, double norm) {
-  return max_norm > 0.0 && norm > max_norm ? max_norm / norm : 1.0;
+StepDecisionOptions DecisionOf(const OptimConfig& optim, const TableConfig& table,
+                               const SkipConfig& skip) {
+  StepDecisionOptions options;
+  options.clip = optim.clip;
+  options.tables_in_norm = table.in_clip_norm;
+  options.beta1 = optim.adam.beta1;
+  options.beta2 = optim.adam.beta2;
+  options.table_beta1 = table.beta1;
+  options.table_beta2 = table.beta2;
+  options.skip_nonfinite = skip.nonfinite;
+  options.outlier_sigma = skip.outlier_sigma;
+  options.window = skip.window;
+  return options;
 }
 
-// Largest load over the mean load; 0 where nothing was routed.
-double Imbalance(const std::vector<int64_t>& load) {
-  int64_t sum = 0;
-  int64_t largest = 0;
-  for (int64_t n : load) {
-    sum += n;
-    largest = std::max(largest, n);
-  }
-  if (sum == 0) return 0.0;
-  return static_cast<double>(largest) * static_cast<double>(load.size()) / static_cast<double>(sum);
-}
-
-void UploadStep(Stream& stream, StepScalars scalars, double beta1, double beta2, int64_t update,
-                Tensor& step) {
-  scalars[kStepBias1] = 1.0 - std::pow(beta1, static_cast<double>(update));
-  scalars[kStepBias2] = 1.0 - std::pow(beta2, static_cast<double>(update));
-  Upload(stream, scalars.data(), static_cast<int64_t>(sizeof scalars), step);
+// A range of the region's rounded copy; undefined where there is none.
+Tensor CopyOf(const Region& region, int64_t begin, int64_t end) {
+  return region.copy.defined() ? region.copy.Flat(begin, end) : Tensor();
 }
 
 }  // namespace
 
 Optimizer::Optimizer(Context& context, const OptimConfig& optim, const ModelConfig& model,
-                     ParameterStore& store, Stack& stack)
-    : optim_(optim), model_(model), store_(store), stack_(stack) {
+                     const SkipConfig& skip, ParameterStore& store, Stack& stack)
+    : optim_(optim),
+      model_(model),
+      store_(store),
+      stack_(stack),
+      decision_(DecisionOf(optim, model.engram.table, skip)) {
   Stream& stream = context.stream;
+  history_ =
+      Tensor::Zeros(stream, DType::kF64, {kHistoryRing + skip.window}, MemoryTag::kOptimizer);
   step_ = Tensor::Zeros(stream, DType::kF64, {kStepScalars}, MemoryTag::kOptimizer);
   table_step_ = Tensor::Zeros(stream, DType::kF64, {kStepScalars}, MemoryTag::kOptimizer);
   for (Region* region : store.regions()) {
@@ -53,30 +55,37 @@ Optimizer::Optimizer(Context& context, const OptimConfig& optim, const ModelConf
     state.region = region;
     state.muon = region->kind == UpdateKind::kMuon && optim.matrices == "muon";
     const Shape shape = {region->owned.size()};
-    state.first = Tensor::Zeros(stream, store.dtype(), shape, MemoryTag::kOptimizer);
+    state.first = Tensor::Zeros(stream, Accurate(store.dtype()), shape, MemoryTag::kOptimizer);
     if (!state.muon) {
-      state.second = Tensor::Zeros(stream, store.dtype(), shape, MemoryTag::kOptimizer);
+      state.second = Tensor::Zeros(stream, Accurate(store.dtype()), shape, MemoryTag::kOptimizer);
     }
     state_.push_back(std::move(state));
   }
 }
 
-std::pair<double, double> Optimizer::SquaredNorms(Context& context) {
-  Stream& stream = context.stream;
-  Tensor sums = Tensor::Zeros(stream, DType::kF64, {2}, MemoryTag::kWorkspace);
-  Tensor dense = sums.Flat(0, 1);
-  Tensor tables = sums.Flat(1, 2);
-  // Owned ranges partition every region over its replica group, so each gradient counts once in the
-  // world's sum.
+void Optimizer::SetHistory(Context& context, int64_t updates,
+                           const std::vector<double>& recent_losses) {
+  const size_t window = static_cast<size_t>(decision_.window);
+  CHECK_LE(recent_losses.size(), window);
+  std::vector<double> history(static_cast<size_t>(history_.elements()), 0.0);
+  history[kHistoryUpdates] = static_cast<double>(updates);
+  history[kHistoryLosses] = static_cast<double>(recent_losses.size());
+  const size_t next = window == 0 ? 0 : recent_losses.size() % window;
+  history[kHistoryPosition] = static_cast<double>(next);
+  std::copy(recent_losses.begin(), recent_losses.end(), history.begin() + kHistoryRing);
+  Upload(context.stream, history.data(), history_.bytes(), history_);
+}
+
+// Owned ranges partition every region over its replica group, so each gradient counts once in the
+// world's sum.
+void Optimizer::AddSquares(Context& context, Tensor& sums) {
+  Tensor dense = sums.Flat(kSumDense, kSumDense + 1);
+  Tensor tables = sums.Flat(kSumTables, kSumTables + 1);
   for (const RegionState& state : state_) {
     if (state.region->owned.size() == 0) continue;
-    context.kernels.sum_squares(stream, Owned(*state.region, state.region->grad), dense);
+    context.kernels.sum_squares(context.stream, Owned(*state.region, state.region->grad), dense);
   }
-  for (RowExchange* table : stack_.tables()) table->SumSquares(stream, tables);
-  context.mesh.world->AllReduce(stream, sums, Reduce::kSum);
-  std::array<double, 2> host{};
-  Download(stream, sums, host.data(), static_cast<int64_t>(sizeof host));
-  return {host[0], host[1]};
+  for (RowExchange* table : stack_.tables()) table->SumSquares(context.stream, tables);
 }
 
 // Neighbouring slices of one decay are one call: a few calls a region, whatever the number of
@@ -101,13 +110,14 @@ void Optimizer::UpdateAdamW(Context& context, RegionState& state) {
     Tensor m = state.first.Flat(begin - base, end - base);
     Tensor v = state.second.Flat(begin - base, end - base);
     Tensor p = region.value.Flat(begin, end);
-    Tensor none;
+    Tensor copy = CopyOf(region, begin, end);
     context.kernels.adamw(context.stream, options, step_, region.grad.Flat(begin, end), m, v, p,
-                          none);
+                          copy);
   }
 }
 
-// Each logical matrix on its own (docs/mathematics.md); a piece is never cut between owners here.
+// Each logical matrix on its own (docs/mathematics.md), neighbours of one shape at once; a piece is
+// never cut between owners here.
 void Optimizer::UpdateMuon(Context& context, RegionState& state) {
   Region& region = *state.region;
   Stream& stream = context.stream;
@@ -117,65 +127,60 @@ void Optimizer::UpdateMuon(Context& context, RegionState& state) {
   options.a = muon.coefficients[0];
   options.b = muon.coefficients[1];
   options.c = muon.coefficients[2];
-  for (const Region::Slice& slice : region.Slices(region.owned)) {
-    const Piece& piece = *slice.piece;
-    CHECK_EQ(slice.row_end - slice.row_begin, piece.rows);
-    const int64_t begin = slice.region_begin;
-    const int64_t end = begin + piece.elements();
+  const std::vector<Region::Slice> slices = region.Slices(region.owned);
+  for (size_t i = 0; i < slices.size();) {
+    const Piece& piece = *slices[i].piece;
+    const int64_t begin = slices[i].region_begin;
+    const int64_t most =
+        std::max<int64_t>(1, kMuonBatchBytes / (piece.elements() * SizeOf(store_.dtype())));
+    int64_t batch = 0;
+    for (; i < slices.size() && batch < most; ++i, ++batch) {
+      const Piece& next = *slices[i].piece;
+      if (next.rows != piece.rows || next.cols != piece.cols || next.decays != piece.decays ||
+          slices[i].region_begin != begin + batch * piece.elements()) {
+        break;
+      }
+      CHECK_EQ(slices[i].row_end - slices[i].row_begin, next.rows);
+    }
+    const int64_t end = begin + batch * piece.elements();
     const int64_t base = region.owned.begin;
     Tensor buffer = state.first.Flat(begin - base, end - base);
-    Tensor u = Tensor::Empty(stream, store_.dtype(), {piece.elements()}, MemoryTag::kWorkspace);
+    Tensor u = Tensor::Empty(stream, store_.dtype(), {end - begin}, MemoryTag::kWorkspace);
     context.kernels.muon_momentum(stream, muon.momentum, muon.nesterov, step_,
                                   region.grad.Flat(begin, end), buffer, u);
-    Tensor x = u.Reshape({piece.rows, piece.cols});
+    Tensor x = u.Reshape({batch, piece.rows, piece.cols});
     context.kernels.newton_schulz(stream, options, x);
     Tensor p = region.value.Flat(begin, end);
-    Tensor none;
+    Tensor copy = CopyOf(region, begin, end);
     const double larger = static_cast<double>(std::max(piece.rows, piece.cols));
     context.kernels.muon_apply(stream, muon.rms_scale * std::sqrt(larger),
-                               piece.decays ? optim_.weight_decay : 0.0, step_, u, p, none);
+                               piece.decays ? optim_.weight_decay : 0.0, step_, u, p, copy);
   }
 }
 
-double Optimizer::UpdateRouters(Context& context) {
+void Optimizer::UpdateRouters(Context& context, Tensor& imbalance) {
   Stream& stream = context.stream;
   const Tensor apply = step_.Flat(kStepApply, kStepApply + 1);
-  double worst = 0.0;
+  Zero(stream, imbalance);
   for (RouterState& router : stack_.routers()) {
     context.mesh.world->AllReduce(stream, router.load, Reduce::kSum);
     if (model_.moe.bias_update != 0.0) {
       context.kernels.bias_update(stream, router.load, model_.moe.bias_update, apply, router.bias);
     }
-    std::vector<int64_t> load(static_cast<size_t>(router.load.elements()));
-    Download(stream, router.load, load.data(), router.load.bytes());
-    worst = std::max(worst, Imbalance(load));
-    std::fill(load.begin(), load.end(), int64_t{0});
-    Upload(stream, load.data(), router.load.bytes(), router.load);
+    context.kernels.load_imbalance(stream, router.load, imbalance);
+    Zero(stream, router.load);
   }
-  return worst;
 }
 
-UpdateReport Optimizer::Step(Context& context, int64_t update, double rate, bool loss_ok,
-                             bool skip_nonfinite) {
+void Optimizer::Step(Context& context, const Tensor& plan, Tensor& sums, Tensor& report) {
   Stream& stream = context.stream;
   ReduceGradients(stream, context.mesh, store_);
   for (RowExchange* table : stack_.tables()) table->ReduceGradients(stream);
-  const auto [dense, tables] = SquaredNorms(context);
-
-  UpdateReport report;
-  report.table_grad_norm = std::sqrt(tables);
-  const double all = std::sqrt(dense + tables);
-  report.grad_norm = model_.engram.table.in_clip_norm ? all : std::sqrt(dense);
-  report.skipped = !loss_ok || (skip_nonfinite && !std::isfinite(all));
-
-  StepScalars scalars{};
-  scalars[kStepRate] = rate;
-  scalars[kStepClip] = ClipScale(optim_.clip, report.grad_norm);
-  scalars[kStepApply] = report.skipped ? 0.0 : 1.0;
-  const TableConfig& table_config = model_.engram.table;
-  UploadStep(stream, scalars, optim_.adam.beta1, optim_.adam.beta2, update, step_);
-  UploadStep(stream, scalars, table_config.beta1, table_config.beta2, update, table_step_);
-
+  AddSquares(context, sums);
+  context.mesh.world->AllReduce(stream, sums, Reduce::kSum);
+  Tensor decided = report.Flat(0, kReportScalars);
+  context.kernels.step_decision(stream, decision_, plan, sums, history_, step_, table_step_,
+                                decided);
   for (RegionState& state : state_) {
     if (state.region->owned.size() == 0) continue;
     if (state.muon) {
@@ -185,10 +190,10 @@ UpdateReport Optimizer::Step(Context& context, int64_t update, double rate, bool
     }
   }
   for (RowExchange* table : stack_.tables()) table->Update(stream, table_step_);
-  report.load_imbalance = UpdateRouters(context);
+  Tensor imbalance = report.Flat(kReportImbalance, kReportImbalance + 1);
+  UpdateRouters(context, imbalance);
   GatherValues(stream, context.mesh, store_);
-  store_.ZeroGradients();
-  return report;
+  store_.ZeroGradients(stream);
 }
 
 }  // namespace mneme

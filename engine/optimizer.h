@@ -3,11 +3,11 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "configs/model.h"
 #include "configs/optim.h"
+#include "configs/train.h"
 #include "models/context.h"
 #include "models/stack.h"
 #include "parallel/parameter.h"
@@ -22,41 +22,44 @@ struct RegionState {
   Tensor second;      // [owned] AdamW v; undefined for Muon
 };
 
-struct UpdateReport {
-  double grad_norm = 0.0;        // before clipping, tables included if they count
-  double table_grad_norm = 0.0;  // of the tables alone
-  bool skipped = false;
-  double load_imbalance = 0.0;  // largest expert load over the mean, worst MoE block; 0 without
-};
+// Places in the f64 tensor `report` of a step: those of ReportScalar, then
+inline constexpr int kReportImbalance = kReportScalars;  // largest expert load over the mean,
+                                                         // worst MoE block; 0 without
+inline constexpr int kStepReportScalars = kReportScalars + 1;
 
 // Owned by the trainer, beside the store and the stack that it moves. One a rank.
 class Optimizer {
  public:
   Optimizer(Context& context, const OptimConfig& optim, const ModelConfig& model,
-            ParameterStore& store, Stack& stack);
+            const SkipConfig& skip, ParameterStore& store, Stack& stack);
 
-  // After backward: reduces gradients, takes norms, decides (`loss_ok` is already global), makes
-  // update number `update` (counts from 1 over all stages, for the bias corrections) at `rate`,
-  // gathers weights, moves router biases, zeroes gradients and loads. Where it skips, nothing
-  // moves. Collective; the same report on every rank.
-  UpdateReport Step(Context& context, int64_t update, double rate, bool loss_ok,
-                    bool skip_nonfinite);
+  // What the next decision rests on: updates made so far over all stages (the bias corrections
+  // count them), losses of the last ones, oldest first, at most skip.window.
+  void SetHistory(Context& context, int64_t updates, const std::vector<double>& recent_losses);
+
+  // After backward: reduces gradients, takes norms, decides, updates, gathers weights, moves router
+  // biases, zeroes gradients and loads. Where it skips, nothing moves. plan f64 [kPlanScalars];
+  // sums f64 [kSumScalars], of which the losses are this rank's; report f64 [kStepReportScalars] is
+  // assigned, the same on every rank. Waits for nothing; collective.
+  void Step(Context& context, const Tensor& plan, Tensor& sums, Tensor& report);
 
   std::vector<RegionState>& state() { return state_; }
 
  private:
-  // Σ g² over all ranks, each gradient once: {dense and experts, tables}.
-  std::pair<double, double> SquaredNorms(Context& context);
+  // Adds this rank's Σ g² to `sums`, each gradient once in the world.
+  void AddSquares(Context& context, Tensor& sums);
   void UpdateAdamW(Context& context, RegionState& state);
   void UpdateMuon(Context& context, RegionState& state);
-  // Returns the worst load imbalance.
-  double UpdateRouters(Context& context);
+  // Assigns the worst load imbalance, f64 [1].
+  void UpdateRouters(Context& context, Tensor& imbalance);
 
   OptimConfig optim_;
   ModelConfig model_;
   ParameterStore& store_;
   Stack& stack_;
   std::vector<RegionState> state_;
+  StepDecisionOptions decision_;
+  Tensor history_;     // f64 [kHistoryRing + window]
   Tensor step_;        // f64 [kStepScalars] of everything but the tables
   Tensor table_step_;  // the same with the tables' own bias corrections
 };

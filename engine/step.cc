@@ -2,7 +2,9 @@
 
 #include <array>
 #include <chrono>
-#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <string>
 
 #include "engine/learning_rate.h"
 
@@ -11,11 +13,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Steps that run op by op before one is recorded: the first fills the pool and the libraries'
+// plans, the second must find all it needs there.
+constexpr int64_t kStepsBeforeRecording = 2;
+
 double Seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
-// One number of the run's dtype, to the device and back.
+// One number to the device.
 void Put(Stream& stream, double value, Tensor& to) {
   DispatchReal(to.dtype(), [&](auto real) {
     using T = decltype(real);
@@ -24,58 +30,50 @@ void Put(Stream& stream, double value, Tensor& to) {
   });
 }
 
-double Get(Stream& stream, const Tensor& from) {
-  return DispatchReal(from.dtype(), [&](auto real) {
-    decltype(real) x{};
-    Download(stream, from, &x, static_cast<int64_t>(sizeof x));
-    return static_cast<double>(x);
-  });
-}
-
 // Sums over all ranks in rank order: the same bits on each.
 template <size_t N>
-std::array<double, N> SumOverRanks(Context& context, std::array<double, N> values) {
-  Tensor sums = Tensor::Empty(context.stream, DType::kF64, {int64_t{N}}, MemoryTag::kWorkspace);
-  Upload(context.stream, values.data(), sums.bytes(), sums);
-  context.mesh.world->AllReduce(context.stream, sums, Reduce::kSum);
-  Download(context.stream, sums, values.data(), sums.bytes());
-  return values;
+std::array<double, N> SumOverRanks(World& world, std::array<double, N> values) {
+  std::array<double, N> sums{};
+  for (const std::string& bytes :
+       world.AllGather(std::string(reinterpret_cast<const char*>(values.data()), sizeof values))) {
+    CHECK_EQ(bytes.size(), sizeof values);
+    std::memcpy(values.data(), bytes.data(), sizeof values);
+    for (size_t i = 0; i < N; ++i) sums[i] += values[i];
+  }
+  return sums;
 }
 
 }  // namespace
 
-Staging::Staging(Context& context, const Stage& stage) {
-  const size_t all = static_cast<size_t>(stage.plan.per_rank * stage.length());
-  for (auto* host : {&tokens_, &targets_, &positions_, &doc_start_}) host->resize(all);
-  device_.rows = stage.plan.micro;
-  device_.length = stage.length();
-  device_.documents = stage.loader->documents();
-  const Shape shape = {device_.tokens_count()};
-  for (Tensor* t : {&device_.tokens, &device_.targets, &device_.positions, &device_.doc_start}) {
-    *t = Tensor::Empty(context.stream, DType::kI32, shape, MemoryTag::kOther);
+Staging::Staging(Context& context, const Stage& stage)
+    : micro_(stage.plan.micro), length_(stage.length()), documents_(stage.loader->documents()) {
+  const int64_t all = stage.plan.per_rank * stage.length();
+  for (size_t i = 0; i < std::size(host_); ++i) {
+    host_[i].resize(static_cast<size_t>(all));
+    device_[i] = Tensor::Empty(context.stream, DType::kI32, {all}, MemoryTag::kOther);
   }
 }
 
 int64_t Staging::Fill(const Stage& stage, int64_t first, int rank) {
-  const BatchView view = {absl::MakeSpan(tokens_), absl::MakeSpan(targets_),
-                          absl::MakeSpan(positions_), absl::MakeSpan(doc_start_)};
+  const BatchView view = {absl::MakeSpan(host_[0]), absl::MakeSpan(host_[1]),
+                          absl::MakeSpan(host_[2]), absl::MakeSpan(host_[3])};
   return stage.loader->Fill(first + rank * stage.plan.per_rank, stage.plan.per_rank, view);
 }
 
-MicroBatch Staging::Lift(Context& context, int64_t index) {
-  const int64_t count = device_.tokens_count();
-  const auto lift = [&](const std::vector<int32_t>& host, Tensor& to) {
-    Upload(context.stream, host.data() + index * count, to.bytes(), to);
-  };
-  lift(tokens_, device_.tokens);
-  lift(targets_, device_.targets);
-  lift(positions_, device_.positions);
-  lift(doc_start_, device_.doc_start);
-  return device_;
+void Staging::Lift(Context& context) {
+  for (size_t i = 0; i < std::size(host_); ++i) {
+    Upload(context.stream, host_[i].data(), device_[i].bytes(), device_[i]);
+  }
+}
+
+MicroBatch Staging::Batch(int64_t index) const {
+  const int64_t begin = index * micro_ * length_;
+  const auto part = [&](size_t i) { return device_[i].Flat(begin, begin + micro_ * length_); };
+  return {micro_, length_, part(0), part(1), part(2), part(3), documents_};
 }
 
 Stepper::Stepper(World& world, Context& context, const RunConfig& config, const Stage& stage,
-                 Stack& stack, Optimizer& optimizer)
+                 Stack& stack, Optimizer& optimizer, const RunPosition& position)
     : world_(world),
       context_(context),
       config_(config),
@@ -83,42 +81,68 @@ Stepper::Stepper(World& world, Context& context, const RunConfig& config, const 
       stack_(stack),
       optimizer_(optimizer),
       staging_(context, stage) {
-  for (Tensor* t : {&loss_scale_, &balance_scale_, &loss_sum_, &balance_sum_}) {
-    *t = Tensor::Zeros(context.stream, context.dtype, {1}, MemoryTag::kOther);
+  Stream& stream = context.stream;
+  for (Tensor* t : {&loss_scale_, &balance_scale_, &balance_sum_}) {
+    *t = Tensor::Zeros(stream, Accurate(context.dtype), {1}, MemoryTag::kOther);
   }
-  Put(context.stream, config.model.moe.sequence_balance / static_cast<double>(stage.plan.sequences),
+  plan_ = Tensor::Zeros(stream, DType::kF64, {kPlanScalars}, MemoryTag::kOther);
+  sums_ = Tensor::Zeros(stream, DType::kF64, {kSumScalars}, MemoryTag::kOther);
+  report_ = Tensor::Zeros(stream, DType::kF64, {kStepReportScalars}, MemoryTag::kOther);
+  Put(stream, config.model.moe.sequence_balance / static_cast<double>(stage.plan.sequences),
       balance_scale_);
+  optimizer.SetHistory(context, position.updates, position.recent_losses);
 }
 
-Stepper::Losses Stepper::ForwardBackward(int64_t counted) {
+int64_t Stepper::Prepare(const RunPosition& position, double rate) {
+  const int64_t mine = staging_.Fill(stage_, position.stage_sample, world_.rank());
+  const int64_t counted = world_.Sum(mine);
+  staging_.Lift(context_);
+  Put(context_.stream, counted > 0 ? 1.0 / static_cast<double>(counted) : 0.0, loss_scale_);
+  std::array<double, kPlanScalars> plan{};
+  plan[kPlanRate] = rate;
+  plan[kPlanCounted] = static_cast<double>(counted);
+  Upload(context_.stream, plan.data(), plan_.bytes(), plan_);
+  return counted;
+}
+
+// Losses are summed in double over micro-batches: a step of millions of tokens outgrows a float.
+void Stepper::ForwardBackward() {
   Stream& stream = context_.stream;
-  Put(stream, counted > 0 ? 1.0 / static_cast<double>(counted) : 0.0, loss_scale_);
-  std::array<double, 2> sums{};
+  Zero(stream, sums_);
+  Tensor losses = sums_.Flat(kSumLosses, kSumLosses + 1);
+  Tensor balance = sums_.Flat(kSumBalance, kSumBalance + 1);
   for (int64_t i = 0; i < stage_.plan.accumulation; ++i) {
-    // Summed in double over micro-batches: a step of millions of tokens outgrows a float.
-    Put(stream, 0.0, loss_sum_);
-    Put(stream, 0.0, balance_sum_);
-    stack_.TrainStep(context_, staging_.Lift(context_, i), loss_scale_, balance_scale_, loss_sum_,
+    Zero(stream, balance_sum_);
+    stack_.TrainStep(context_, staging_.Batch(i), loss_scale_, balance_scale_, losses,
                      balance_sum_);
-    sums[0] += Get(stream, loss_sum_);
-    sums[1] += Get(stream, balance_sum_);
+    context_.kernels.sum(stream, balance_sum_, balance);
   }
-  sums = SumOverRanks(context_, sums);
-  return {counted > 0 ? sums[0] / static_cast<double>(counted) : 0.0, sums[1]};
 }
 
-bool Stepper::Acceptable(double loss, const RunPosition& position) const {
-  const SkipConfig& skip = config_.train.skip;
-  if (!std::isfinite(loss)) return !skip.nonfinite;
-  const auto& window = position.recent_losses;
-  if (skip.outlier_sigma <= 0.0 || static_cast<int64_t>(window.size()) < skip.window) return true;
-  const double n = static_cast<double>(window.size());
-  double sum = 0.0;
-  double squares = 0.0;
-  for (double x : window) sum += x;
-  const double mean = sum / n;
-  for (double x : window) squares += (x - mean) * (x - mean);
-  return loss <= mean + skip.outlier_sigma * std::sqrt(squares / n);
+void Stepper::Run() {
+  Stream& stream = context_.stream;
+  if (recorded_.defined()) {
+    recorded_.Replay();
+    return;
+  }
+  const auto queue = [&] {
+    const Clock::time_point begin = Clock::now();
+    ForwardBackward();
+    forward_backward_seconds_ = Seconds(begin, Clock::now());
+    optimizer_.Step(context_, plan_, sums_, report_);
+  };
+  const bool alone = context_.mesh.expert->size() == 1 && context_.mesh.memory->size() == 1 &&
+                     context_.mesh.world->size() == 1;
+  const int64_t asked = stream.allocator().driver_allocations();
+  if (!Graph::Supported(stream) || !alone || !config_.train.cuda_graph ||
+      steps_run_ < kStepsBeforeRecording) {
+    queue();
+    // A step that still made the pool grow is no step to record.
+    if (stream.allocator().driver_allocations() == asked) ++steps_run_;
+    return;
+  }
+  recorded_ = Graph::Record(stream, queue);
+  recorded_.Replay();
 }
 
 void Stepper::AddTraffic(StepReport& report) {
@@ -133,7 +157,7 @@ void Stepper::AddTraffic(StepReport& report) {
     sums[4] += static_cast<double>(table->store().materialised(/*with_state=*/true));
     table->ResetTraffic();
   }
-  sums = SumOverRanks(context_, sums);
+  sums = SumOverRanks(world_, sums);
   report.more.emplace_back("rows/requested", sums[0]);
   report.more.emplace_back("rows/unique", sums[1]);
   report.more.emplace_back("rows/remote", sums[2]);
@@ -141,60 +165,63 @@ void Stepper::AddTraffic(StepReport& report) {
   report.more.emplace_back("rows/materialised", sums[4]);
 }
 
+StepReport Stepper::Report(const RunPosition& position, const std::vector<double>& told) const {
+  StepReport report;
+  report.step = position.step;
+  report.tokens = position.tokens;
+  report.loss = told[kReportLoss];
+  report.grad_norm = told[kReportGradNorm];
+  report.skipped = told[kReportSkipped] != 0.0;
+  if (!stack_.routers().empty()) {
+    if (config_.model.moe.sequence_balance > 0.0) {
+      report.more.emplace_back("balance_loss", told[kReportBalance]);
+    }
+    report.more.emplace_back("experts/load_imbalance", told[kReportImbalance]);
+  }
+  if (!stack_.tables().empty()) {
+    report.more.emplace_back("table_grad_norm", told[kReportTableGradNorm]);
+  }
+  return report;
+}
+
 StepReport Stepper::Step(RunPosition& position) {
   const Clock::time_point begin = Clock::now();
-  const int64_t mine = staging_.Fill(stage_, position.stage_sample, world_.rank());
-  const int64_t counted = world_.Sum(mine);
-  const Clock::time_point filled = Clock::now();
-  const Losses losses = ForwardBackward(counted);
-  const Clock::time_point computed = Clock::now();
-
   const double rate =
       LearningRate(stage_.config.schedule, stage_.peak_rate, position.stage_step + 1, stage_.steps);
-  const UpdateReport update =
-      optimizer_.Step(context_, position.updates + 1, rate, Acceptable(losses.loss, position),
-                      config_.train.skip.nonfinite);
+  const int64_t counted = Prepare(position, rate);
+  const Clock::time_point filled = Clock::now();
+  Run();
+  std::vector<double> told(kStepReportScalars);
+  Download(context_.stream, report_, told.data(), report_.bytes());
   const Clock::time_point updated = Clock::now();
 
   ++position.step;
   ++position.stage_step;
   position.stage_sample += stage_.plan.sequences;
   position.tokens += stage_.plan.sequences * stage_.length();
-  if (update.skipped) {
+  StepReport report = Report(position, told);
+  if (report.skipped) {
     ++position.skipped_in_a_row;
   } else {
     position.skipped_in_a_row = 0;
     ++position.updates;
-    position.recent_losses.push_back(losses.loss);
+    position.recent_losses.push_back(report.loss);
     while (static_cast<int64_t>(position.recent_losses.size()) > config_.train.skip.window) {
       position.recent_losses.erase(position.recent_losses.begin());
     }
   }
-
-  StepReport report;
-  report.step = position.step;
-  report.tokens = position.tokens;
-  report.loss = losses.loss;
   report.learning_rate = rate;
-  report.grad_norm = update.grad_norm;
   report.seconds = Seconds(begin, updated);
   report.tokens_per_second =
       static_cast<double>(stage_.plan.sequences * stage_.length()) / report.seconds;
-  report.skipped = update.skipped;
   report.more.emplace_back("counted_targets", static_cast<double>(counted));
-  if (!stack_.routers().empty()) {
-    if (config_.model.moe.sequence_balance > 0.0) {
-      report.more.emplace_back("balance_loss", losses.balance);
-    }
-    report.more.emplace_back("experts/load_imbalance", update.load_imbalance);
-  }
-  if (!stack_.tables().empty()) {
-    report.more.emplace_back("table_grad_norm", update.table_grad_norm);
-  }
   AddTraffic(report);
   report.more.emplace_back("time/data", Seconds(begin, filled));
-  report.more.emplace_back("time/forward_backward", Seconds(filled, computed));
-  report.more.emplace_back("time/update", Seconds(computed, updated));
+  // On a GPU ops are only queued; their times are a profiler's to tell.
+  if (context_.stream.device().is_cpu()) {
+    report.more.emplace_back("time/forward_backward", forward_backward_seconds_);
+    report.more.emplace_back("time/update", Seconds(filled, updated) - forward_backward_seconds_);
+  }
   return report;
 }
 

@@ -9,33 +9,42 @@
 #include "engine/optimizer.h"
 #include "engine/report.h"
 #include "engine/stage.h"
+#include "kernels/core/graph.h"
 #include "models/context.h"
 #include "models/stack.h"
 #include "parallel/world.h"
 
 namespace mneme {
 
-// The sequences of one rank's share of an update, on the host and, a micro-batch at a time, on the
-// device. Remade a stage.
+// The sequences of one rank's share of an update, on the host and on the device. Remade a stage.
 class Staging {
  public:
   Staging(Context& context, const Stage& stage);
 
   // This rank's rows of the update that begins at sample `first`; returns how many targets count.
   int64_t Fill(const Stage& stage, int64_t first, int rank);
-  // Micro-batch number `index` of them, lifted to the device.
-  MicroBatch Lift(Context& context, int64_t index);
+  // All of them to the device, in the places where they always are.
+  void Lift(Context& context);
+  // Micro-batch number `index` of them, on the device.
+  MicroBatch Batch(int64_t index) const;
 
  private:
-  std::vector<int32_t> tokens_, targets_, positions_, doc_start_;
-  MicroBatch device_;
+  std::vector<int32_t> host_[4];
+  Tensor device_[4];  // i32: tokens, targets, positions, doc_start
+  int64_t micro_ = 0;
+  int64_t length_ = 0;
+  bool documents_ = true;
 };
 
 // Drives one stage. Borrows everything but its staging; one a rank, used by one thread.
+//
+// A step is queued whole and nothing in it waits for the host: what varies stands in device memory
+// that is written before, what is told of it is read after. Where the device can record (GPUs) and
+// the expert and memory axes are 1, the third step on is one recorded launch.
 class Stepper {
  public:
   Stepper(World& world, Context& context, const RunConfig& config, const Stage& stage, Stack& stack,
-          Optimizer& optimizer);
+          Optimizer& optimizer, const RunPosition& position);
 
   // Does the update at `position` and moves it on; the position counts a skipped update as a step.
   // Loss = Σ cross-entropy over the counted targets of the global batch / their number. Collective;
@@ -43,13 +52,11 @@ class Stepper {
   StepReport Step(RunPosition& position);
 
  private:
-  struct Losses {
-    double loss = 0.0;
-    double balance = 0.0;
-  };
-  Losses ForwardBackward(int64_t counted);
-  // Whether the loss is one to learn from, as train.skip has it.
-  bool Acceptable(double loss, const RunPosition& position) const;
+  // Loads the device with what this step is made of; returns the targets that count everywhere.
+  int64_t Prepare(const RunPosition& position, double rate);
+  void Run();
+  void ForwardBackward();
+  StepReport Report(const RunPosition& position, const std::vector<double>& told) const;
   void AddTraffic(StepReport& report);
 
   World& world_;
@@ -59,7 +66,13 @@ class Stepper {
   Stack& stack_;
   Optimizer& optimizer_;
   Staging staging_;
-  Tensor loss_scale_, balance_scale_, loss_sum_, balance_sum_;  // run dtype [1]
+  Tensor loss_scale_, balance_scale_, balance_sum_;  // accurate [1]
+  Tensor plan_;                                      // f64 [kPlanScalars]
+  Tensor sums_;                                      // f64 [kSumScalars]
+  Tensor report_;                                    // f64 [kStepReportScalars]
+  Graph recorded_;
+  int64_t steps_run_ = 0;
+  double forward_backward_seconds_ = 0.0;  // of the last step; where ops run at once
 };
 
 }  // namespace mneme

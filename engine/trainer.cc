@@ -13,6 +13,7 @@
 #include "data/files.h"
 #include "engine/banner.h"
 #include "engine/checkpoint.h"
+#include "engine/device.h"
 #include "engine/evaluate.h"
 #include "engine/footprint.h"
 #include "engine/machine.h"
@@ -45,6 +46,7 @@ class Trainer {
 
   absl::StatusOr<bool> OpenFolder();  // true: the run is finished already
   absl::Status Build();
+  absl::Status CheckFitsDevice(const Footprint& footprint, const Device& device);
   absl::Status Resume();
   absl::Status Begin();
   absl::Status StartFrom(const std::string& path);
@@ -110,6 +112,15 @@ absl::StatusOr<bool> Trainer::OpenFolder() {
   return world_.Max(finished ? 1 : 0) == 1;
 }
 
+absl::Status Trainer::CheckFitsDevice(const Footprint& footprint, const Device& device) {
+  if (!device.is_cpu()) {
+    return CheckFits(footprint, 1, GpuDriver()->info(device.index).free_bytes);
+  }
+  const std::vector<std::string> hosts = world_.AllGather(world_.host());
+  const int here = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
+  return CheckFits(footprint, here, AvailableMemory());
+}
+
 absl::Status Trainer::Build() {
   absl::StatusOr<std::vector<Stage>> stages = OpenStages(config_, world_.size());
   RETURN_IF_ERROR(world_.Agree(stages.status()));
@@ -122,18 +133,18 @@ absl::Status Trainer::Build() {
   absl::StatusOr<Layout> layout = MakeLayout(config_.parallel, world_.size());
   RETURN_IF_ERROR(world_.Agree(vocabulary.ok() ? layout.status() : vocabulary.status()));
   config_.model.vocab_size = *vocabulary;
+  ASSIGN_OR_RETURN(const Device device, ChooseDevice(world_, config_));
   const Footprint footprint = PredictFootprint(config_, *layout, *vocabulary);
-  const std::vector<std::string> hosts = world_.AllGather(world_.host());
-  const int here = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
-  RETURN_IF_ERROR(world_.Agree(CheckFits(footprint, here, AvailableMemory())));
+  RETURN_IF_ERROR(world_.Agree(CheckFitsDevice(footprint, device)));
   if (first()) {
-    Say(Banner(config_, Count(config_.model), *layout, stages_, footprint, folder_));
+    Say(Banner(config_, Count(config_.model), *layout, stages_, footprint, folder_,
+               DescribeDevice(device)));
   }
 
-  machine_ = std::make_unique<Machine>(world_, *layout, PrecisionOf(config_));
+  machine_ = std::make_unique<Machine>(world_, *layout, PrecisionOf(config_), device);
   ASSIGN_OR_RETURN(model_, BuildModel(world_, *machine_, config_, meta_.vocabulary));
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
-                                           model_->store, *model_->stack);
+                                           config_.train.skip, model_->store, *model_->stack);
   return absl::OkStatus();
 }
 
@@ -274,7 +285,7 @@ TrainResult Trainer::Stopped() const {
 absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
   Context& context = machine_->context;
   model_->stack->SetPositions(context, stage.length(), stage.config.yarn);
-  Stepper stepper(world_, context, config_, stage, *model_->stack, *optimizer_);
+  Stepper stepper(world_, context, config_, stage, *model_->stack, *optimizer_, position_);
   const int64_t every = config_.train.checkpoint_every;
   while (position_.stage_step < stage.steps) {
     ASSIGN_OR_RETURN(const bool stop, AnswerSignals());
@@ -371,10 +382,6 @@ absl::StatusOr<TrainResult> Trainer::Run() {
 absl::Status CheckConfig(const RunConfig& config, int world) {
   RETURN_IF_ERROR(Validate(config));
   RETURN_IF_ERROR(ValidateForWorld(config, world));
-  if (config.device == "gpu" || config.device == "cuda") {
-    return absl::InvalidArgumentError("device: " + config.device +
-                                      ": this program was built without a GPU; use cpu or auto");
-  }
   if (config.run.dir.empty()) {
     return absl::InvalidArgumentError("run.dir: is empty; say where the run lives");
   }

@@ -2,13 +2,14 @@
 
 #include "configs/load.h"
 #include "kernels/core/check.h"
+#include "kernels/core/driver.h"
 
 namespace mneme {
 
 absl::StatusOr<RunConfig> LoadRunAlone(const RunArguments& arguments, int ranks) {
   absl::StatusOr<RunConfig> config = LoadConfig(arguments.config, arguments.overrides, ranks);
   if (!config.ok()) return absl::InvalidArgumentError(config.status().message());
-  if (config->device != "auto" && config->device != "cpu") {
+  if (config->device != "auto" && config->device != "cpu" && GpuDriver() == nullptr) {
     return absl::InvalidArgumentError(
         "device: " + config->device +
         " is asked for, but this program was built for CPUs; device=auto or device=cpu");

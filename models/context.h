@@ -14,6 +14,8 @@ struct Context {
 
   // Activations in the run's dtype.
   Tensor Empty(Shape shape) { return Tensor::Empty(stream, dtype, shape); }
+  // Statistics, scores and mixes, which stay accurate (docs/numerics.md).
+  Tensor EmptyAccurate(Shape shape) { return Tensor::Empty(stream, Accurate(dtype), shape); }
 };
 
 // Some sequences of one step, on the device. T = rows · length tokens.
@@ -32,7 +34,7 @@ struct MicroBatch {
 
 // Rotary positions of one stage (models/rotary.h).
 struct Rotary {
-  Tensor table;              // run dtype [P, R/2, 2]: cos and sin of position p and pair i
+  Tensor table;              // accurate [P, R/2, 2]: cos and sin of position p and pair i
   double score_scale = 1.0;  // YaRN's mscale^2: multiplies every attention score
 };
 
@@ -41,7 +43,7 @@ struct Pass {
   const MicroBatch& batch;
   const Rotary& rotary;
   // Sequence balance loss: weight / sequences of the global batch, and where its scaled sum is
-  // added. Both [1], run dtype; undefined without gradient.
+  // added. Both [1], accurate; undefined without gradient.
   Tensor balance_scale;
   Tensor balance_sum;
 };

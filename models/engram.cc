@@ -13,7 +13,8 @@ Parameter* DeclareVector(ParameterStore& store, const std::string& name, int64_t
   piece.rows = rows;
   piece.cols = cols;
   piece.init = std::move(init);
-  return store.Declare(name, {rows, cols}, View::kDense, UpdateKind::kAdamW, {piece});
+  return store.Declare(name, {rows, cols}, View::kDense, UpdateKind::kAdamW, {piece},
+                       Reading::kAccurate);
 }
 
 }  // namespace
@@ -83,10 +84,10 @@ void Engram::ForwardGate(Context& c, const Tensor& x, Saved& note) const {
     c.kernels.hyper_reduce(c.stream, x, 1.0 / static_cast<double>(streams), mean);
     note.h = mean.Reshape({tokens, 1, width});
   }
-  note.rh = c.Empty({tokens, branches});
-  note.rk = c.Empty({tokens, branches});
-  note.s = c.Empty({tokens, branches});
-  note.alpha = c.Empty({tokens, branches});
+  note.rh = c.EmptyAccurate({tokens, branches});
+  note.rk = c.EmptyAccurate({tokens, branches});
+  note.s = c.EmptyAccurate({tokens, branches});
+  note.alpha = c.EmptyAccurate({tokens, branches});
   note.u = c.Empty({tokens, branches, width});
   const Tensor w_h = gated() ? norm_h->value : Tensor();
   const Tensor w_k = gated() ? norm_k->value : Tensor();

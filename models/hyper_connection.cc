@@ -16,7 +16,7 @@ Parameter* DeclareVector(ParameterStore& store, const std::string& name, int64_t
   piece.cols = n;
   piece.init = std::move(init);
   piece.decays = false;
-  return store.Declare(name, {n}, View::kDense, UpdateKind::kAdamW, {piece});
+  return store.Declare(name, {n}, View::kDense, UpdateKind::kAdamW, {piece}, Reading::kAccurate);
 }
 
 // Identity: h is the mean of the streams, y goes to each with weight 1, H_res is close to 1.
@@ -51,8 +51,9 @@ HyperMixes HyperMixes::Declare(ParameterStore& store, const std::string& prefix,
   const int64_t mixes = n * n + 2 * n;
   HyperMixes hyper;
   hyper.options = HyperOptionsOf(model);
-  hyper.phi =
-      Linear::Declare(store, prefix + ".phi", n * model.hidden, mixes, model.init_std).weight;
+  hyper.phi = Linear::Declare(store, prefix + ".phi", n * model.hidden, mixes, model.init_std,
+                              Reading::kAccurate)
+                  .weight;
   hyper.alpha = DeclareVector(store, prefix + ".alpha", 3, Init::Constant(model.mhc.alpha_init));
   hyper.bias =
       DeclareVector(store, prefix + ".bias", mixes, MixBiases(n, model.mhc.init == "identity"));
@@ -62,11 +63,11 @@ HyperMixes HyperMixes::Declare(ParameterStore& store, const std::string& prefix,
 Tensor HyperMixes::Enter(Context& c, const Tensor& x, Saved& note) const {
   const int64_t tokens = x.dim(0);
   const int64_t n = x.dim(1);
-  note.r = c.Empty({tokens});
-  note.m = c.Empty({tokens, n * n + 2 * n});
-  note.pre = c.Empty({tokens, n});
-  note.post = c.Empty({tokens, n});
-  note.res = c.Empty({tokens, n, n});
+  note.r = c.EmptyAccurate({tokens});
+  note.m = c.EmptyAccurate({tokens, n * n + 2 * n});
+  note.pre = c.EmptyAccurate({tokens, n});
+  note.post = c.EmptyAccurate({tokens, n});
+  note.res = c.EmptyAccurate({tokens, n, n});
   Tensor h = c.Empty({tokens, x.dim(2)});
   c.kernels.hyper_enter(c.stream, options, x, phi->value, alpha->value, bias->value, note.r, note.m,
                         note.pre, note.post, note.res, h);
@@ -81,7 +82,8 @@ Tensor HyperMixes::Leave(Context& c, const Tensor& x, const Saved& note, const T
 
 HyperMixes::LeaveGrad HyperMixes::BackwardLeave(Context& c, const Tensor& dout, const Tensor& x,
                                                 const Saved& note, const Tensor& y) const {
-  LeaveGrad grad{c.Empty(note.res.shape()), c.Empty(note.post.shape()), c.Empty(y.shape())};
+  LeaveGrad grad{c.EmptyAccurate(note.res.shape()), c.EmptyAccurate(note.post.shape()),
+                 c.Empty(y.shape())};
   c.kernels.hyper_leave_grad(c.stream, dout, x, note.post, y, grad.dres, grad.dpost, grad.dy);
   return grad;
 }
@@ -101,7 +103,9 @@ Readout Readout::Declare(ParameterStore& store, const ModelConfig& model) {
   readout.options = HyperOptionsOf(model);
   if (model.mhc.readout == "mean") readout.factor = 1.0 / static_cast<double>(n);
   if (n == 1 || model.mhc.readout != "learned") return readout;
-  readout.fn = Linear::Declare(store, "readout.fn", n, n * model.hidden, model.init_std).weight;
+  readout.fn =
+      Linear::Declare(store, "readout.fn", n, n * model.hidden, model.init_std, Reading::kAccurate)
+          .weight;
   readout.scale = DeclareVector(store, "readout.scale", 1, Init::Constant(0.01));
   readout.base = DeclareVector(store, "readout.base", n,
                                Init::Constant(-std::log(static_cast<double>(n - 1))));
@@ -117,7 +121,8 @@ Tensor Readout::Forward(Context& c, const Tensor& x, Saved* saved) const {
     c.kernels.hyper_reduce(c.stream, x, factor, h);
     return h;
   }
-  Saved note{x, c.Empty({tokens}), c.Empty({tokens, n}), c.Empty({tokens, n})};
+  Saved note{x, c.EmptyAccurate({tokens}), c.EmptyAccurate({tokens, n}),
+             c.EmptyAccurate({tokens, n})};
   c.kernels.hyper_read(c.stream, options, x, fn->value, scale->value, base->value, note.r,
                        note.logit, note.w, h);
   if (saved != nullptr) *saved = std::move(note);

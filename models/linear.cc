@@ -19,6 +19,12 @@ Tensor Project(Context& c, const Tensor& x, const Tensor& w) {
   return y;
 }
 
+Tensor ProjectAccurate(Context& c, const Tensor& x, const Tensor& w) {
+  Tensor y = c.EmptyAccurate({x.dim(0), w.dim(0)});
+  c.kernels.matmul(c.stream, x, Trans::kNo, w, Trans::kYes, false, y);
+  return y;
+}
+
 void ProjectGrad(Context& c, const Tensor& dy, const Tensor& x, const Tensor& w, bool accumulate,
                  Tensor& dw, Tensor& dx) {
   c.kernels.matmul(c.stream, dy, Trans::kNo, w, Trans::kNo, accumulate, dx);
@@ -26,9 +32,9 @@ void ProjectGrad(Context& c, const Tensor& dy, const Tensor& x, const Tensor& w,
 }
 
 Linear Linear::Declare(ParameterStore& store, const std::string& name, int64_t out, int64_t in,
-                       double std) {
+                       double std, Reading reading) {
   return {store.Declare(name, {out, in}, View::kDense, UpdateKind::kMuon,
-                        {MatrixPiece(name, out, in, std)})};
+                        {MatrixPiece(name, out, in, std)}, reading)};
 }
 
 Tensor Linear::Backward(Context& c, const Tensor& dy, const Tensor& x) const {

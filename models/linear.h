@@ -13,6 +13,8 @@ Piece MatrixPiece(std::string name, int64_t rows, int64_t cols, double std);
 
 // y [T, out] = x [T, in] · wᵀ, w [out, in].
 Tensor Project(Context& c, const Tensor& x, const Tensor& w);
+// The same, y accurate: scores and logits that something is decided on.
+Tensor ProjectAccurate(Context& c, const Tensor& x, const Tensor& w);
 // Gradient: dw += dyᵀ · x; dx assigned, or += where `accumulate`.
 void ProjectGrad(Context& c, const Tensor& dy, const Tensor& x, const Tensor& w, bool accumulate,
                  Tensor& dw, Tensor& dx);
@@ -22,7 +24,7 @@ struct Linear {
 
   // One piece of the parameter's own name.
   static Linear Declare(ParameterStore& store, const std::string& name, int64_t out, int64_t in,
-                        double std);
+                        double std, Reading reading = Reading::kRounded);
 
   Tensor Forward(Context& c, const Tensor& x) const { return Project(c, x, weight->value); }
   // x is the input of Forward. Returns dx.

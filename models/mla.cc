@@ -80,7 +80,7 @@ Tensor Mla::Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved)
   ForwardQuery(c, pass, note);
   ForwardKeyValue(c, pass, note);
   note.out = c.Empty({tokens, config.heads, config.v_head});
-  note.lse = c.Empty({tokens, config.heads});
+  note.lse = c.EmptyAccurate({tokens, config.heads});
   c.kernels.attention(c.stream, ShapeOf(config, pass.batch), Scale(pass), note.q, note.kv,
                       note.k_pe, pass.batch.doc_start, note.out, note.lse);
   Tensor y = o.Forward(c, note.out.Reshape({tokens, config.heads * config.v_head}));

@@ -34,7 +34,7 @@ ExpertParameters DeclareExperts(ParameterStore& store, const std::string& prefix
 
 RouterState MakeRouterState(Context& c, const std::string& prefix, int64_t experts) {
   return {prefix + ".router_bias",
-          Tensor::Zeros(c.stream, c.dtype, {experts}, MemoryTag::kParameters),
+          Tensor::Zeros(c.stream, Accurate(c.dtype), {experts}, MemoryTag::kParameters),
           Tensor::Zeros(c.stream, DType::kI64, {experts}, MemoryTag::kOther)};
 }
 
@@ -73,15 +73,15 @@ RouteOptions Moe::Options() const {
 
 void Moe::ForwardRoute(Context& c, const Pass& pass, Saved& note, bool training) const {
   const int64_t tokens = note.x.dim(0);
-  const Tensor logits = router.Forward(c, note.x);
-  note.scores = c.Empty({tokens, config.experts});
+  const Tensor logits = ProjectAccurate(c, note.x, router.weight->value);
+  note.scores = c.EmptyAccurate({tokens, config.experts});
   note.experts = Tensor::Empty(c.stream, DType::kI32, {tokens, config.top_k});
-  note.weights = c.Empty({tokens, config.top_k});
+  note.weights = c.EmptyAccurate({tokens, config.top_k});
   Tensor load = training ? state->load : Tensor::Zeros(c.stream, DType::kI64, {config.experts});
   c.kernels.route(c.stream, Options(), logits, state->bias, note.scores, note.experts, note.weights,
                   load);
   if (!training || config.sequence_balance == 0.0) return;
-  note.balance = c.Empty({pass.batch.rows, config.experts});
+  note.balance = c.EmptyAccurate({pass.batch.rows, config.experts});
   Tensor sum = pass.balance_sum;
   c.kernels.balance_loss(c.stream, Options(), pass.batch.length, note.scores, note.experts,
                          pass.balance_scale, note.balance, sum);
@@ -126,7 +126,7 @@ Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved
   if (recompute) ForwardExperts(c, saved.routed, saved.local);
   const Tensor dy_here = returning.Wait(c.stream);
   Tensor dx_here = c.Empty(saved.routed.x.shape());
-  Tensor dweights_here = c.Empty(saved.routed.weights.shape());
+  Tensor dweights_here = c.EmptyAccurate(saved.routed.weights.shape());
   c.kernels.experts_grad(c.stream, dy_here, saved.routed.x, saved.routed.weights, gate_up->value,
                          down->value, saved.local, dx_here, dweights_here, gate_up->grad,
                          down->grad);

@@ -17,7 +17,7 @@ namespace mneme {
 // Running state of one MoE block that no gradient reaches.
 struct RouterState {
   std::string name;  // "blocks.3.moe.router_bias"
-  Tensor bias;       // run dtype [E]
+  Tensor bias;       // accurate [E]
   Tensor load;       // i64 [E] tokens chosen in this step, this rank
 };
 

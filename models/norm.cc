@@ -9,12 +9,14 @@ Norm Norm::Declare(ParameterStore& store, const std::string& name, int64_t branc
   piece.rows = branches;
   piece.cols = width;
   piece.init = Init::Constant(1.0);
-  return {store.Declare(name, {branches, width}, View::kDense, UpdateKind::kAdamW, {piece}), eps};
+  return {store.Declare(name, {branches, width}, View::kDense, UpdateKind::kAdamW, {piece},
+                        Reading::kAccurate),
+          eps};
 }
 
 Tensor Norm::Forward(Context& c, const Tensor& x, Saved* saved) const {
   Tensor y = c.Empty({x.dim(0), x.dim(1)});
-  Tensor rstd = c.Empty({x.dim(0)});
+  Tensor rstd = c.EmptyAccurate({x.dim(0)});
   c.kernels.rms_norm(c.stream, x, gain->value, eps, y, rstd);
   if (saved != nullptr) saved->rstd = rstd;
   return y;

@@ -44,8 +44,8 @@ Rotary MakeRotary(Context& context, int64_t length, const MlaConfig& mla, const 
   Rotary rotary;
   rotary.score_scale = YarnScoreScale(yarn);
   rotary.table =
-      Tensor::Empty(context.stream, context.dtype, {length, pairs, 2}, MemoryTag::kOther);
-  DispatchReal(context.dtype, [&](auto zero) {
+      Tensor::Empty(context.stream, Accurate(context.dtype), {length, pairs, 2}, MemoryTag::kOther);
+  DispatchReal(Accurate(context.dtype), [&](auto zero) {
     using T = decltype(zero);
     std::vector<T> host;
     host.reserve(static_cast<size_t>(length * pairs * 2));

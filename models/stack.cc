@@ -21,7 +21,7 @@ RowTableSpec TableSpec(const Context& c, const EngramConfig& engram, const Ngram
   spec.name = prefix + ".table";
   spec.rows = TableRows(hash);
   spec.width = engram.d_mem / static_cast<int64_t>(hash.primes.size());
-  spec.dtype = c.dtype;
+  spec.dtype = Accurate(c.dtype);
   spec.init = {MakeKey(seed, spec.name), table.init_std};
   spec.adam.beta1 = table.beta1;
   spec.adam.beta2 = table.beta2;
@@ -50,15 +50,6 @@ absl::Status CheckWidths(const ModelConfig& model) {
         " is not a multiple of orders x heads = " + std::to_string(heads) + "; make it one");
   }
   return absl::OkStatus();
-}
-
-// sum [1] += Σ x, on the device.
-void AddSum(Context& c, const Tensor& x, const Tensor& sum) {
-  Tensor ones = c.Empty({x.elements(), 1});
-  c.kernels.fill(c.stream, 1.0, ones);
-  Tensor total = sum.Reshape({1, 1});
-  c.kernels.matmul(c.stream, x.Reshape({1, x.elements()}), Trans::kNo, ones, Trans::kNo, true,
-                   total);
 }
 
 }  // namespace
@@ -173,7 +164,7 @@ Tensor Stack::State::Forward(Context& c, const Pass& pass, bool memory_off, Save
     if (gates != nullptr && blocks[b].engram.has_value()) {
       gate = &gates->emplace_back();
       if (memory_off) {
-        *gate = Tensor::Zeros(c.stream, c.dtype, {tokens, blocks[b].engram->branches});
+        *gate = Tensor::Zeros(c.stream, Accurate(c.dtype), {tokens, blocks[b].engram->branches});
       }
     }
     x = blocks[b].Forward(c, pass, x, rows[b].has_value() ? &*rows[b] : nullptr,
@@ -222,11 +213,11 @@ void Stack::TrainStep(Context& context, const MicroBatch& batch, const Tensor& l
   pass.balance_sum = balance_sum;
   State::Saved saved;
   const Tensor y = state_->Forward(context, pass, false, &saved, nullptr);
-  Tensor losses = context.Empty({batch.tokens_count()});
+  Tensor losses = context.EmptyAccurate({batch.tokens_count()});
   Tensor dy = context.Empty(y.shape());
   context.kernels.head_loss(context.stream, y, state_->head->value, batch.targets, loss_scale,
                             losses, dy, state_->head->grad);
-  AddSum(context, losses, loss_sum);
+  context.kernels.sum(context.stream, losses, loss_sum);
   state_->Backward(context, pass, dy, std::move(saved));
 }
 
@@ -234,7 +225,7 @@ Scores Stack::Score(Context& context, const MicroBatch& batch, bool memory_off, 
   Scores scores;
   const Tensor y = state_->Forward(context, state_->MakePass(batch), memory_off, nullptr,
                                    with_gates ? &scores.gates : nullptr);
-  scores.losses = context.Empty({batch.tokens_count()});
+  scores.losses = context.EmptyAccurate({batch.tokens_count()});
   Tensor none;
   context.kernels.head_loss(context.stream, y, state_->head->value, batch.targets, none,
                             scores.losses, none, none);
@@ -252,7 +243,7 @@ Tensor Stack::LastLogits(Context& context, const MicroBatch& batch, bool memory_
   Upload(context.stream, last.data(), ids.bytes(), ids);
   Tensor rows = context.Empty({batch.rows, y.dim(1)});
   context.kernels.gather_rows(context.stream, y, ids, rows);
-  return Project(context, rows, state_->head->value);
+  return ProjectAccurate(context, rows, state_->head->value);
 }
 
 std::vector<RouterState>& Stack::routers() { return state_->routers; }

@@ -48,9 +48,9 @@ class Stack {
   void SetPositions(Context& context, int64_t length, const YarnConfig& yarn);
 
   // One micro-batch: loss and gradients. loss_scale [1] = 1 / counted targets of the global batch;
-  // balance_scale [1] = weight / sequences of the global batch. Adds Σ losses to loss_sum (run
-  // dtype [1]) and the scaled balance loss to balance_sum [1]; adds into gradients, router loads
-  // and table gradients. Collective over the mesh's axes.
+  // balance_scale [1] = weight / sequences of the global batch. Adds Σ losses to loss_sum (f64
+  // [1]) and the scaled balance loss to balance_sum (accurate [1]); adds into gradients, router
+  // loads and table gradients. Collective over the mesh's axes.
   void TrainStep(Context& context, const MicroBatch& batch, const Tensor& loss_scale,
                  const Tensor& balance_scale, Tensor& loss_sum, Tensor& balance_sum);
 

@@ -1,7 +1,6 @@
 #include "parallel/parameter.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "kernels/core/check.h"
@@ -74,12 +73,13 @@ std::vector<Region::Slice> Region::Slices(Range range) const {
 }
 
 Parameter* ParameterStore::Declare(std::string name, Shape shape, View view, UpdateKind kind,
-                                   std::vector<Piece> pieces) {
+                                   std::vector<Piece> pieces, Reading reading) {
   auto parameter = std::make_unique<Parameter>();
   parameter->name = std::move(name);
   parameter->shape = shape;
   parameter->view = view;
   parameter->kind = kind;
+  parameter->reading = reading;
   parameter->pieces = std::move(pieces);
   int64_t offset = 0;
   for (Piece& piece : parameter->pieces) {
@@ -94,6 +94,7 @@ Parameter* ParameterStore::Declare(std::string name, Shape shape, View view, Upd
 
 void ParameterStore::Allocate(Stream& stream, DType dtype, const Layout& layout, int rank) {
   dtype_ = dtype;
+  const DType accurate = Accurate(dtype);
   int64_t totals[kRegions] = {};
   for (Region& region : regions_) region = Region();
   for (const auto& parameter : parameters_) {
@@ -111,8 +112,12 @@ void ParameterStore::Allocate(Stream& stream, DType dtype, const Layout& layout,
       Region& region = regions_[index];
       region.view = view;
       region.kind = kind;
-      region.value = Tensor::Zeros(stream, dtype, {totals[index]}, MemoryTag::kParameters);
-      region.grad = Tensor::Zeros(stream, dtype, {totals[index]}, MemoryTag::kGradients);
+      const Shape shape = {totals[index]};
+      region.value = Tensor::Zeros(stream, accurate, shape, MemoryTag::kParameters);
+      region.grad = Tensor::Zeros(stream, accurate, shape, MemoryTag::kGradients);
+      if (dtype != accurate) {
+        region.copy = Tensor::Zeros(stream, dtype, shape, MemoryTag::kParameters);
+      }
       region.counts = Cut(region, totals[index], members);
       for (size_t r = 0; r < me; ++r) region.owned.begin += region.counts[r];
       region.owned.end = region.owned.begin + region.counts[me];
@@ -122,28 +127,38 @@ void ParameterStore::Allocate(Stream& stream, DType dtype, const Layout& layout,
     Region& region = regions_[RegionIndex(parameter->view, parameter->kind)];
     const int64_t begin = parameter->region_offset;
     const int64_t end = begin + parameter->shape.elements();
-    parameter->value = region.value.Flat(begin, end).Reshape(parameter->shape);
+    const bool rounded = region.copy.defined() && parameter->reading == Reading::kRounded;
+    const Tensor& value = rounded ? region.copy : region.value;
+    parameter->value = value.Flat(begin, end).Reshape(parameter->shape);
     parameter->grad = region.grad.Flat(begin, end).Reshape(parameter->shape);
   }
 }
 
-void ParameterStore::Initialize(uint64_t seed) {
-  DispatchReal(dtype_, [&](auto zero) {
+void ParameterStore::Initialize(Stream& stream, const Kernels& kernels, uint64_t seed) {
+  DispatchReal(Accurate(dtype_), [&](auto zero) {
     using T = decltype(zero);
+    std::vector<T> host;
     for (const auto& parameter : parameters_) {
-      for (const Piece& piece : parameter->pieces) {
-        Fill(piece, seed, parameter->value.template data<T>() + piece.offset);
-      }
+      Region& region = regions_[RegionIndex(parameter->view, parameter->kind)];
+      host.resize(static_cast<size_t>(parameter->shape.elements()));
+      for (const Piece& piece : parameter->pieces) Fill(piece, seed, host.data() + piece.offset);
+      const int64_t begin = parameter->region_offset;
+      Tensor to = region.value.Flat(begin, begin + parameter->shape.elements());
+      Upload(stream, host.data(), to.bytes(), to);
     }
   });
+  RoundCopies(stream, kernels);
 }
 
-void ParameterStore::ZeroGradients() {
+void ParameterStore::RoundCopies(Stream& stream, const Kernels& kernels) {
   for (Region& region : regions_) {
-    if (region.grad.elements() > 0) {
-      std::memset(region.grad.raw(), 0, static_cast<size_t>(region.grad.bytes()));
-    }
+    if (region.copy.defined() && region.copy.elements() > 0)
+      kernels.cast(stream, region.value, region.copy);
   }
+}
+
+void ParameterStore::ZeroGradients(Stream& stream) {
+  for (Region& region : regions_) Zero(stream, region.grad);
 }
 
 Region& ParameterStore::region(View view, UpdateKind kind) {

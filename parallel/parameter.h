@@ -19,6 +19,7 @@
 
 #include "kernels/core/random.h"
 #include "kernels/core/tensor.h"
+#include "kernels/kernels.h"
 #include "parallel/layout.h"
 
 namespace mneme {
@@ -28,6 +29,9 @@ enum class View {
   kExpert
 };  // replicated over all ranks | over the replicas of the expert axis
 enum class UpdateKind { kMuon, kAdamW };
+// What kernels read of a parameter: a copy in the run's dtype (operands of matrix products and
+// lookups), or the accurate value itself (gains, scales, biases, taps).
+enum class Reading { kRounded, kAccurate };
 inline constexpr int64_t kParameterAlignment = 16;  // elements
 inline constexpr int kRegions = 4;                  // View x UpdateKind
 
@@ -58,11 +62,12 @@ struct Parameter {
   Shape shape;
   View view = View::kDense;
   UpdateKind kind = UpdateKind::kAdamW;
+  Reading reading = Reading::kRounded;
   std::vector<Piece> pieces;
 
   // Valid after Allocate().
-  Tensor value;  // the run's dtype
-  Tensor grad;   // f32 (f64 where the run is f64); layers add into it
+  Tensor value;  // what kernels read: the run's dtype, or accurate
+  Tensor grad;   // accurate (f32, or f64 where the run is f64); layers add into it
   int64_t region_offset = 0;
 };
 
@@ -71,8 +76,9 @@ struct Region {
   View view = View::kDense;
   UpdateKind kind = UpdateKind::kAdamW;
   std::vector<Parameter*> parameters;  // in order
-  Tensor value;                        // [n]
-  Tensor grad;                         // [n]
+  Tensor value;                        // [n] accurate: what the optimizer moves
+  Tensor copy;                         // [n] the run's dtype; undefined where that is accurate
+  Tensor grad;                         // [n] accurate
   std::vector<int64_t> counts;  // elements owned by each member of the replica group; sums to n
   Range owned;                  // this rank's range
 
@@ -95,18 +101,20 @@ class ParameterStore {
   // Called by layers, before Allocate. Piece offsets are filled in here; their elements must sum to
   // the shape's.
   Parameter* Declare(std::string name, Shape shape, View view, UpdateKind kind,
-                     std::vector<Piece> pieces);
+                     std::vector<Piece> pieces, Reading reading = Reading::kRounded);
 
   // Lays out and allocates values and gradients (zeroed), cuts the regions for `rank` of `layout`.
   void Allocate(Stream& stream, DType dtype, const Layout& layout, int rank);
   // Every piece from its name: draw i of MakeKey(seed, name). The same weights on every layout.
-  void Initialize(uint64_t seed);
-  void ZeroGradients();
+  void Initialize(Stream& stream, const Kernels& kernels, uint64_t seed);
+  // copy <- value rounded, where there are copies: after values came from elsewhere.
+  void RoundCopies(Stream& stream, const Kernels& kernels);
+  void ZeroGradients(Stream& stream);
 
   const std::vector<std::unique_ptr<Parameter>>& parameters() const { return parameters_; }
   Region& region(View view, UpdateKind kind);
-  std::vector<Region*> regions();  // the four, some may be empty
-  DType dtype() const { return dtype_; }
+  std::vector<Region*> regions();         // the four, some may be empty
+  DType dtype() const { return dtype_; }  // the run's
 
  private:
   std::vector<std::unique_ptr<Parameter>> parameters_;

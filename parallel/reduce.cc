@@ -23,8 +23,11 @@ void GatherValues(Stream& stream, Mesh& mesh, ParameterStore& store) {
   for (Region* region : store.regions()) {
     Comm& replicas = ReplicasOf(mesh, *region);
     if (replicas.size() == 1 || region->value.elements() == 0) continue;
-    const Tensor owned = region->value.Flat(region->owned.begin, region->owned.end);
-    replicas.AllGather(stream, owned, region->counts, region->value);
+    for (Tensor* whole : {&region->value, &region->copy}) {
+      if (!whole->defined()) continue;
+      const Tensor owned = whole->Flat(region->owned.begin, region->owned.end);
+      replicas.AllGather(stream, owned, region->counts, *whole);
+    }
   }
 }
 

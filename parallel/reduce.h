@@ -10,7 +10,7 @@ namespace mneme {
 // rank order; after it this rank's owned range of region.grad holds the sum (other ranges are
 // unspecified).
 void ReduceGradients(Stream& stream, Mesh& mesh, ParameterStore& store);
-// Every rank's owned range of region.value to all members of the group.
+// Every rank's owned range of region.value, and of its rounded copy, to all members of the group.
 void GatherValues(Stream& stream, Mesh& mesh, ParameterStore& store);
 
 }  // namespace mneme

@@ -22,6 +22,7 @@
 #include "engine/optimizer.h"
 #include "kernels/core/random.h"
 #include "models/count.h"
+#include "tests/engine/host_step.h"
 
 namespace mneme {
 namespace {
@@ -201,7 +202,8 @@ absl::Status Run(World& world, const RunConfig& config, int64_t steps) {
                    BuildModel(world, machine, config, PlainVocabulary(config.model.vocab_size)));
   const Kernels kernels = TimedKernels();
   Context context{kernels, machine.stream, machine.mesh, DType::kF32};
-  Optimizer optimizer(context, config.optim, config.model, model->store, *model->stack);
+  Optimizer optimizer(context, config.optim, config.model, config.train.skip, model->store,
+                      *model->stack);
   const int64_t length = config.train.sequence_length;
   const int64_t rows = config.train.batch_sequences / world.size();
   model->stack->SetPositions(context, length, {});
@@ -210,7 +212,7 @@ absl::Status Run(World& world, const RunConfig& config, int64_t steps) {
   Tensor scale = Tensor::Empty(machine.stream, DType::kF32, {1});
   kernels.fill(machine.stream, 1.0 / static_cast<double>(config.train.batch_sequences * length),
                scale);
-  Tensor loss = Tensor::Zeros(machine.stream, DType::kF32, {1});
+  Tensor loss = Tensor::Zeros(machine.stream, DType::kF64, {1});
   Tensor balance = Tensor::Zeros(machine.stream, DType::kF32, {1});
   Seconds best{1e30, 1e30};
   for (int64_t step = 0; step <= steps; ++step) {
@@ -220,7 +222,7 @@ absl::Status Run(World& world, const RunConfig& config, int64_t steps) {
     world.Barrier();
     const Seconds begin = Now();
     model->stack->TrainStep(context, batch, scale, scale, loss, balance);
-    optimizer.Step(context, step + 1, config.optim.lr, true, true);
+    test::HostStep(optimizer, context, step + 1, config.optim.lr);
     const Seconds spent = Now() - begin;
     if (step > 0) best = {std::min(best.wall, spent.wall), std::min(best.cpu, spent.cpu)};
   }

@@ -31,8 +31,8 @@ TEST(Footprint, PredictsWhatIsAllocated) {
     Machine machine(world, *MakeLayout(config.parallel, 2), DType::kF32);
     auto model = BuildModel(world, machine, config, Bytes258());
     ASSERT_TRUE(model.ok()) << model.status();
-    Optimizer optimizer(machine.context, config.optim, config.model, (*model)->store,
-                        *(*model)->stack);
+    Optimizer optimizer(machine.context, config.optim, config.model, config.train.skip,
+                        (*model)->store, *(*model)->stack);
     const auto live = [&](MemoryTag tag) {
       return static_cast<double>(machine.allocator.use(tag).live);
     };

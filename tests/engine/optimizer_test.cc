@@ -12,6 +12,7 @@
 #include "engine/machine.h"
 #include "kernels/core/random.h"
 #include "parallel/world.h"
+#include "tests/engine/host_step.h"
 
 namespace mneme {
 namespace {
@@ -161,7 +162,8 @@ struct Rig {
   Rig(World& world, const RunConfig& config)
       : machine(world, *MakeLayout(config.parallel, world.size()), DType::kF64),
         model(*BuildModel(world, machine, config, SmallVocabulary())),
-        optimizer(machine.context, config.optim, config.model, model->store, *model->stack) {}
+        optimizer(machine.context, config.optim, config.model, config.train.skip, model->store,
+                  *model->stack) {}
 
   template <class F>
   void ForEachPiece(F f) {
@@ -233,8 +235,8 @@ void CompareOn(int ranks, int expert, const std::string& matrices) {
     Rig rig(world, config);
     for (uint64_t step = 1; step <= 3; ++step) {
       SetGradients(rig, step);
-      const UpdateReport report =
-          rig.optimizer.Step(rig.machine.context, static_cast<int64_t>(step), 0.01, true, true);
+      const test::UpdateReport report =
+          test::HostStep(rig.optimizer, rig.machine.context, static_cast<int64_t>(step), 0.01);
       EXPECT_FALSE(report.skipped);
       EXPECT_NEAR(report.grad_norm, norms[step - 1], 1e-12 * norms[step - 1]);
       ExpectEqualPieces(rig, after[step - 1],
@@ -309,12 +311,12 @@ TEST(Optimizer, ASkippedStepTouchesNothing) {
     Rig rig(world, SmallConfig());
     Context& context = rig.machine.context;
     SetGradients(rig, 1);
-    rig.optimizer.Step(context, 1, 0.01, true, true);
+    test::HostStep(rig.optimizer, context, 1, 0.01);
     const Values before = AllState(rig);
     const auto expect_skip = [&](bool loss_ok) {
       SetLoads(rig, {9, 1, 1, 1});
       PushRows(rig, {3, 5}, 1.0);
-      EXPECT_TRUE(rig.optimizer.Step(context, 2, 0.01, loss_ok, true).skipped);
+      EXPECT_TRUE(test::HostStep(rig.optimizer, context, 2, 0.01, loss_ok).skipped);
       EXPECT_EQ(AllState(rig), before);
       EXPECT_EQ(rig.model->stack->tables().front()->store().materialised(false), 0);
     };
@@ -325,7 +327,7 @@ TEST(Optimizer, ASkippedStepTouchesNothing) {
         std::numeric_limits<double>::quiet_NaN();
     expect_skip(true);
     // And nothing of a skipped step is left for the next: loads and table gradients are gone.
-    rig.optimizer.Step(context, 2, 0.0, true, true);
+    test::HostStep(rig.optimizer, context, 2, 0.0);
     EXPECT_EQ(rig.model->stack->tables().front()->store().materialised(false), 0);
     for (RouterState& router : rig.model->stack->routers()) {
       for (int64_t e = 0; e < 4; ++e) EXPECT_EQ(router.bias.data<double>()[e], 0.0);
@@ -338,7 +340,7 @@ TEST(Optimizer, RouterBiasFollowsTheLoadOfAllRanks) {
     Rig rig(world, SmallConfig());
     SetLoads(rig, world.rank() == 0 ? std::vector<int64_t>{4, 0, 1, 3}
                                     : std::vector<int64_t>{0, 2, 3, 1});
-    const UpdateReport report = rig.optimizer.Step(rig.machine.context, 1, 0.01, true, true);
+    const test::UpdateReport report = test::HostStep(rig.optimizer, rig.machine.context, 1, 0.01);
     EXPECT_DOUBLE_EQ(report.load_imbalance, 4.0 / 3.5);  // loads 4, 2, 4, 4 of mean 3.5
     for (RouterState& router : rig.model->stack->routers()) {
       const double* b = router.bias.data<double>();
@@ -358,11 +360,11 @@ TEST(Optimizer, TablesTakeAdamAtTheirOwnRate) {
     Context& context = rig.machine.context;
     const Values first = ReadRow(rig, 7);
     PushRows(rig, {7, 7}, 0.25);  // a row asked for twice: 0.5 in all
-    const UpdateReport report = rig.optimizer.Step(context, 1, 0.01, true, true);
+    const test::UpdateReport report = test::HostStep(rig.optimizer, context, 1, 0.01);
     const double width = static_cast<double>(first.size());
     EXPECT_NEAR(report.table_grad_norm, 0.5 * std::sqrt(width), 1e-14);
     EXPECT_NEAR(report.grad_norm, report.table_grad_norm, 1e-14);
-    rig.optimizer.Step(context, 2, 0.01, true, true);  // no gradient: the moments still move it
+    test::HostStep(rig.optimizer, context, 2, 0.01);  // no gradient: the moments still move it
     double m = 0, v = 0;
     Values want = first;
     for (int t = 1; t <= 2; ++t) {
@@ -385,7 +387,7 @@ TEST(Optimizer, TheClipNormCountsTablesUnlessToldNot) {
     ThreadWorld::Run(1, [&](World& world) {
       Rig rig(world, config);
       PushRows(rig, {1}, 3.0);
-      const UpdateReport report = rig.optimizer.Step(rig.machine.context, 1, 0.01, true, true);
+      const test::UpdateReport report = test::HostStep(rig.optimizer, rig.machine.context, 1, 0.01);
       EXPECT_EQ(report.grad_norm, counts ? report.table_grad_norm : 0.0);
       EXPECT_GT(report.table_grad_norm, 1.0);
     });

@@ -13,6 +13,7 @@
 #include "engine/machine.h"
 #include "engine/optimizer.h"
 #include "parallel/world.h"
+#include "tests/engine/host_step.h"
 
 namespace mneme {
 namespace {
@@ -122,7 +123,8 @@ TEST(OracleSteps, ThreeUpdatesOfEverything) {
       ASSERT_EQ(static_cast<int64_t>(start.size()), n) << name;
       std::copy(start.begin(), start.end(), values);
     });
-    Optimizer optimizer(machine.context, config->optim, config->model, (*model)->store, stack);
+    Optimizer optimizer(machine.context, config->optim, config->model, config->train.skip,
+                        (*model)->store, stack);
     const MicroBatch batch = BatchOf(golden, machine.stream);
     stack.SetPositions(machine.context, batch.length, {});
     const std::vector<int32_t> targets = golden.Ids("targets");
@@ -140,8 +142,8 @@ TEST(OracleSteps, ThreeUpdatesOfEverything) {
       const double weight = config->model.moe.sequence_balance / static_cast<double>(batch.rows);
       stack.TrainStep(machine.context, batch, scalar(1.0 / counted), scalar(weight), loss, balance);
       EXPECT_NEAR(loss.data<double>()[0] / counted / golden.Reals(step + "loss")[0], 1.0, 1e-9);
-      const UpdateReport report =
-          optimizer.Step(machine.context, update, golden.Reals(step + "rate")[0], true, true);
+      const test::UpdateReport report =
+          test::HostStep(optimizer, machine.context, update, golden.Reals(step + "rate")[0]);
       EXPECT_NEAR(report.grad_norm / golden.Reals(step + "grad_norm")[0], 1.0, 1e-9);
       ForEachValue(machine, **model, false,
                    [&](const std::string& name, const double* values, int64_t n) {

@@ -68,7 +68,7 @@ struct Memory {
                              MakeHostExchange(rank.mesh, rank.context.kernels, std::move(owned)));
     rank.store.Allocate(rank.stream, DType::kF64, rank.mesh.layout, 0);
     Randomise(rank.store);
-    rank.store.ZeroGradients();
+    rank.store.ZeroGradients(rank.stream);
   }
 
   Tensor Forward(Context& c, const Tensor& x, Engram::Saved* saved, Tensor* gates) const {
@@ -155,7 +155,7 @@ TEST(Engram, ZeroConvolutionIsTheSkip) {
   OnOneRank(DType::kF64, [](Rank& rank) {
     const ModelConfig model = TinyModel();
     Memory memory(rank, model, true);
-    rank.store.Initialize(3);
+    rank.store.Initialize(rank.stream, rank.context.kernels, 3);
     const int64_t n = model.mhc.streams;
     const Tensor x = RandomTensor(rank.context, {kRows * kLength, n, model.hidden}, "x");
     Engram::Saved saved;

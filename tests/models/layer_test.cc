@@ -34,7 +34,7 @@ struct Stage {
 void Prepare(Rank& rank) {
   rank.store.Allocate(rank.stream, rank.context.dtype, rank.mesh.layout, 0);
   Randomise(rank.store);
-  rank.store.ZeroGradients();
+  rank.store.ZeroGradients(rank.stream);
 }
 
 double Dot(const Tensor& a, const Tensor& b) {
@@ -191,7 +191,7 @@ TEST(HyperConnection, StartsAsMeanAndResidual) {
     const int64_t n = model.mhc.streams;
     const HyperMixes mixes = HyperMixes::Declare(rank.store, "hyper", model);
     rank.store.Allocate(rank.stream, DType::kF64, rank.mesh.layout, 0);
-    rank.store.Initialize(1);
+    rank.store.Initialize(rank.stream, rank.context.kernels, 1);
     const Tensor x = RandomTensor(rank.context, {5, n, model.hidden}, "x");
     HyperMixes::Saved note;
     const Tensor h = mixes.Enter(rank.context, x, note);

@@ -20,14 +20,14 @@ ModelRun::ModelRun(Rank& r, ModelConfig model, const Vocabulary& vocabulary,
   stack = *std::move(made);
   rank.store.Allocate(rank.stream, rank.context.dtype, rank.mesh.layout, rank.mesh.world->rank());
   Randomise(rank.store);
-  rank.store.ZeroGradients();
+  rank.store.ZeroGradients(rank.stream);
   for (RouterState& router : stack->routers()) {
     for (int64_t e = 0; e < router.bias.elements(); ++e) {
       SetValue(router.bias, e, 0.1 * static_cast<double>(e % 3));
     }
   }
   stack->SetPositions(rank.context, 16, {});
-  loss_sum = MakeTensor(rank.context, {1}, {0.0});
+  loss_sum = Tensor::Zeros(rank.stream, DType::kF64, {1});
   balance_sum = MakeTensor(rank.context, {1}, {0.0});
 }
 

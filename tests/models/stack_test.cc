@@ -267,7 +267,7 @@ TEST(Stack, SeedDecidesTheStart) {
       model.init_std = 0.5;
       auto stack = Stack::Make(rank.context, model, PlainVocabulary(23), {}, seed, rank.store);
       rank.store.Allocate(rank.stream, DType::kF32, rank.mesh.layout, 0);
-      rank.store.Initialize(seed);
+      rank.store.Initialize(rank.stream, rank.context.kernels, seed);
       (*stack)->SetPositions(rank.context, kLength, {});
       const MicroBatch batch = RandomBatch(1, kLength, 23, true).Slice(rank.context, 0, 1);
       for (const double l : Values((*stack)->Score(rank.context, batch).losses)) loss += l;

@@ -72,7 +72,7 @@ TEST(ParameterStore, InitialValuesDependOnNamesOnly) {
   ParameterStore whole;
   DeclareModel(whole, {1, 1, 1}, 0);
   whole.Allocate(t.stream, DType::kF32, {1, 1, 1}, 0);
-  whole.Initialize(17);
+  whole.Initialize(t.stream, CpuKernels(), 17);
   const Values want = ValuesByName(whole);
   EXPECT_EQ(want.at("norm"), std::vector<float>(11, 1.0f));
   EXPECT_EQ(want.at("scale"), (std::vector<float>{1.5f, -2.5f, 0.25f}));
@@ -86,7 +86,7 @@ TEST(ParameterStore, InitialValuesDependOnNamesOnly) {
       ParameterStore store;
       DeclareModel(store, layout, rank);
       store.Allocate(t.stream, DType::kF32, layout, rank);
-      store.Initialize(17);
+      store.Initialize(t.stream, CpuKernels(), 17);
       for (auto& [name, values] : ValuesByName(store)) {
         EXPECT_EQ(values, want.at(name)) << name;
         got[name] = values;
@@ -109,7 +109,7 @@ TEST(ParameterStore, ParametersAreViewsOfTheirRegion) {
     parameter->grad.data<double>()[0] = 3.0;
     EXPECT_EQ(region.grad.data<double>()[parameter->region_offset], 3.0);
   }
-  store.ZeroGradients();
+  store.ZeroGradients(t.stream);
   for (Region* region : store.regions()) {
     for (int64_t i = 0; i < region->grad.elements(); ++i) {
       EXPECT_EQ(region->grad.data<double>()[i], 0.0);

@@ -1,0 +1,111 @@
+#include "engine/device.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine/footprint.h"
+#include "kernels/core/driver.h"
+
+namespace mneme {
+namespace {
+
+absl::Status NoGpu(const RunConfig& config, const std::string& why) {
+  return absl::FailedPreconditionError("device: " + config.device + " is asked for, but " + why +
+                                       "; device=cpu, or device=auto, computes on the CPU");
+}
+
+// This rank's number among those of its host.
+int LocalRank(World& world) {
+  const std::vector<std::string> hosts = world.AllGather(world.host());
+  int before = 0;
+  for (int r = 0; r < world.rank(); ++r) before += hosts[static_cast<size_t>(r)] == world.host();
+  return before;
+}
+
+// The GPU of this rank; the CPU where `auto` finds none.
+absl::StatusOr<Device> Mine(const RunConfig& config, int local_rank) {
+  const bool insists = config.device != "auto";
+  if (config.train.precision == "f64") {
+    if (!insists) return Device{};
+    return absl::InvalidArgumentError("device: " + config.device +
+                                      ": train.precision f64 is for CPUs; use f32 or bf16");
+  }
+  std::string why = "this program was built without CUDA";
+  const Driver* driver = GpuDriver();
+  const int count = driver == nullptr ? 0 : driver->count(&why);
+  if (count == 0) {
+    if (insists) return NoGpu(config, why);
+    return Device{};
+  }
+  if (count > 1 && local_rank >= count) {
+    return absl::FailedPreconditionError(
+        "device: rank " + std::to_string(local_rank) + " of this host has no GPU: it has " +
+        std::to_string(count) + "; start at most that many ranks a host");
+  }
+  const int index = count == 1 ? 0 : local_rank;
+  const std::string unsupported = driver->unsupported(index);
+  if (!unsupported.empty()) {
+    if (insists) return NoGpu(config, unsupported);
+    return Device{};
+  }
+  return Device{Device::Kind::kGpu, index};
+}
+
+// Refuses what cannot work: ranks that differ, ranks that share. `places` is "" for a CPU, else
+// "host pci-id", one a rank.
+absl::Status CheckPlaces(const RunConfig& config, const std::vector<std::string>& places) {
+  std::map<std::string, size_t> first;
+  for (size_t r = 0; r < places.size(); ++r) {
+    if (places[r].empty() != places[0].empty()) {
+      return absl::FailedPreconditionError(
+          "device: rank 0 has " + (places[0].empty() ? "no GPU" : "GPU " + places[0]) +
+          " and rank " + std::to_string(r) + (places[r].empty() ? " has none" : " has one") +
+          "; set device=cpu, or give every rank a GPU");
+    }
+    if (places[r].empty()) continue;
+    const auto [at, fresh] = first.emplace(places[r], r);
+    if (!fresh && !config.parallel.share_device) {
+      return absl::FailedPreconditionError(
+          "device: ranks " + std::to_string(at->second) + " and " + std::to_string(r) +
+          " would share GPU " + places[r] +
+          "; start fewer ranks, or set parallel.share_device=true");
+    }
+  }
+  if (!places[0].empty() && places.size() > 1) {
+    return absl::UnimplementedError(
+        "device: " + std::to_string(places.size()) +
+        " ranks on GPUs cannot reach each other yet; start one rank, or set device=cpu");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config) {
+  const absl::StatusOr<Device> mine = Mine(config, LocalRank(world));
+  RETURN_IF_ERROR(world.Agree(mine.status()));
+  const std::string place =
+      mine->is_cpu() ? std::string() : world.host() + " " + GpuDriver()->info(mine->index).id;
+  RETURN_IF_ERROR(CheckPlaces(config, world.AllGather(place)));
+  if (mine->is_cpu() && config.train.precision == "bf16") {
+    return absl::InvalidArgumentError(
+        "train.precision: bf16 needs a GPU, and this run computes on the CPU; use f32");
+  }
+  if (!mine->is_cpu() && !config.model.engram.blocks.empty() &&
+      config.model.engram.table.store != "resident") {
+    return absl::InvalidArgumentError(
+        "model.engram.table.store: " + config.model.engram.table.store +
+        " has no GPU half; use resident, or device=cpu");
+  }
+  return *mine;
+}
+
+std::string DescribeDevice(const Device& device) {
+  if (device.is_cpu()) return "cpu";
+  const GpuInfo info = GpuDriver()->info(device.index);
+  return info.name + ", " + FormatBytes(info.free_bytes) + " free of " +
+         FormatBytes(info.total_bytes);
+}
+
+}  // namespace mneme

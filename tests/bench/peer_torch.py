@@ -402,6 +402,8 @@ class Optimizer:
             if w.muon:
                 self.muon.setdefault((w.rows, w.cols), []).append(w)
         self.adamw = torch.compile(adamw, dynamic=True) if run.compiled else adamw
+        self.counted = torch.tensor([float(not w.table or self.tables["in_clip_norm"]) for w in weights],
+                                    dtype=torch.float64, device=run.device)
         self.scalars, self.table_scalars = (torch.zeros(4, device=run.device) for _ in range(2))
 
     def set_scalars(self, rate, update):
@@ -411,9 +413,7 @@ class Optimizer:
 
     def clip(self):
         norms = torch.stack(torch._foreach_norm([w.leaf.grad for w in self.weights], 2, dtype=torch.float32))
-        counted = torch.tensor([not w.table or self.tables["in_clip_norm"] for w in self.weights])
-        total = (norms.double().square() * counted.to(norms.device)).sum().sqrt() if not all(counted) else (
-            norms.double().square().sum().sqrt())
+        total = (norms.double().square() * self.counted).sum().sqrt()
         limit = self.config["clip"]
         factor = (limit / total).clamp_max(1.0) if limit > 0 else torch.ones_like(total)
         for s in (self.scalars, self.table_scalars):

@@ -51,7 +51,7 @@ class Runs:
         out = self.folder / "peer.jsonl"
         if not out.exists() or len(out.read_text().splitlines()) != STEPS + 1:
             text = self.call("peer", [sys.executable, str(ROOT / "tests/bench/peer_torch.py"), str(self.folder / "bf16/config.yaml"),
-                                      "--checkpoint", str(start), "--precision", "bf16", "--steps", str(STEPS)])
+                                      "--checkpoint", str(start), "--precision", "bf16", "--graph", "--steps", str(STEPS)])
             out.write_text(text)
         return [json.loads(line)["loss"] for line in out.read_text().splitlines()[:STEPS]]
 

@@ -15,6 +15,7 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 import mneme_files
 import peer_torch
+import peer_weights
 
 
 def shape_of(m, length, vocabulary):
@@ -65,10 +66,10 @@ def main():
         return loss.detach()
 
     batches = [torch.from_numpy(corpus.batch(i * rows, rows)[0]).to(device) for i in range(o.steps)]
-    weights = peer_torch.declare(m, vocabulary, [], types.SimpleNamespace(config=config, dtype=torch.bfloat16))
+    weights = peer_weights.declare(m, vocabulary, [], types.SimpleNamespace(config=config, dtype=torch.bfloat16))
 
     def report(windows, seconds, last):
-        return peer_torch.summary(windows, seconds, peer_torch.flops_per_token(m, weights, length),
+        return peer_torch.summary(windows, seconds, peer_weights.flops_per_token(m, weights, length),
                                   sum(p.numel() for p in model.parameters()), last.item())
 
     with peer_torch.attention_backends(torch.device(device)):

@@ -105,7 +105,11 @@ Tensor GpuTimer::Zeros(DType dtype, Shape shape) { return Tensor::Zeros(stream_,
 Tensor GpuTimer::Empty(DType dtype, Shape shape) { return Tensor::Empty(stream_, dtype, shape); }
 
 double GpuTimer::Seconds(const std::function<void()>& run) {
-  run();  // plans are made, the pool is filled
+  // Until plans are made and the pool has what the work asks for.
+  for (int64_t before = -1; before != allocator_.driver_allocations();) {
+    before = allocator_.driver_allocations();
+    run();
+  }
   Graph graph = Graph::Record(stream_, run);
   graph.Replay();
   cudaStream_t stream = gpu::QueueOf(stream_).stream;

@@ -340,32 +340,44 @@ void Forward(Stream& stream, const AttentionShape&, const AttentionArgs<float>& 
 }
 
 void Forward(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args) {
+  if (AttentionHopperServes(stream, args)) return AttentionHopper(stream, args, n.documents);
   if (!n.documents && AttentionCudnnServes(stream, args, false))
     return AttentionCudnn(stream, args);
   if (AttentionMmaServes(n)) return AttentionMma(stream, args);
   AttentionPlain(stream, args);
 }
 
-void OwnBackward(Stream& stream, const AttentionShape&, const AttentionArgs<float>& args) {
+// delta [T · H] = Σ dout · out, for versions that want it so.
+template <class T>
+void Deltas(Stream& stream, AttentionArgs<T>& args, Tensor& delta) {
+  const int64_t pairs = args.tokens() * args.heads;
+  delta = Tensor::Empty(stream, DType::kF32, {pairs}, MemoryTag::kWorkspace);
+  args.delta = Data<float>(delta);
+  Launch(stream, OutputDots<T>, dim3(static_cast<unsigned>(CeilDiv(pairs * kWarp, kThreads))),
+         kThreads, 0, args.dout, args.saved_out, pairs, args.value, args.delta);
+}
+
+void OwnBackward(Stream& stream, const AttentionShape&, AttentionArgs<float> args) {
+  Tensor delta;
+  Deltas(stream, args, delta);
   AttentionGradPlain(stream, args);
 }
 
-void OwnBackward(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args) {
+void OwnBackward(Stream& stream, const AttentionShape& n, AttentionArgs<bf16> args) {
+  if (AttentionHopperServes(stream, args)) return AttentionGradHopper(stream, args, n.documents);
+  Tensor delta;
+  Deltas(stream, args, delta);
   if (AttentionMmaServes(n)) return AttentionGradMma(stream, args);
   AttentionGradPlain(stream, args);
 }
 
-// Our own kernels: between what each output row needs and the sum over heads of what they share.
+// Our own kernels, then the sum over heads of what they share.
 template <class T>
 void Backward(Stream& stream, const AttentionShape& n, AttentionArgs<T> args, T* dk_pe) {
-  const int64_t pairs = args.tokens() * n.heads;
   const int64_t shared = args.tokens() * n.rope;
-  Tensor delta = Tensor::Empty(stream, DType::kF32, {pairs}, MemoryTag::kWorkspace);
-  Tensor shares = Tensor::Empty(stream, DType::kF32, {pairs, n.rope}, MemoryTag::kWorkspace);
-  args.delta = Data<float>(delta);
+  Tensor shares =
+      Tensor::Empty(stream, DType::kF32, {args.tokens(), n.heads, n.rope}, MemoryTag::kWorkspace);
   args.dk_pe_head = Data<float>(shares);
-  Launch(stream, OutputDots<T>, dim3(static_cast<unsigned>(CeilDiv(pairs * kWarp, kThreads))),
-         kThreads, 0, args.dout, args.saved_out, pairs, args.value, args.delta);
   OwnBackward(stream, n, args);
   Launch(stream, SumHeads<T>, dim3(static_cast<unsigned>(CeilDiv(shared, kThreads))), kThreads, 0,
          args.dk_pe_head, args.heads, args.rope, shared, dk_pe);
@@ -377,7 +389,8 @@ bool CudnnGrad(Stream&, const AttentionShape&, const AttentionArgs<float>&, floa
 
 bool CudnnGrad(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args,
                bf16* dk_pe) {
-  if (n.documents || !AttentionCudnnServes(stream, args, true)) return false;
+  if (n.documents || AttentionHopperServes(stream, args)) return false;
+  if (!AttentionCudnnServes(stream, args, true)) return false;
   AttentionGradCudnn(stream, args, dk_pe);
   return true;
 }

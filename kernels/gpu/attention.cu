@@ -364,7 +364,6 @@ void OwnBackward(Stream& stream, const AttentionShape&, AttentionArgs<float> arg
 }
 
 void OwnBackward(Stream& stream, const AttentionShape& n, AttentionArgs<bf16> args) {
-  if (AttentionHopperServes(stream, args)) return AttentionGradHopper(stream, args, n.documents);
   Tensor delta;
   Deltas(stream, args, delta);
   if (AttentionMmaServes(n)) return AttentionGradMma(stream, args);
@@ -389,8 +388,7 @@ bool CudnnGrad(Stream&, const AttentionShape&, const AttentionArgs<float>&, floa
 
 bool CudnnGrad(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args,
                bf16* dk_pe) {
-  if (n.documents || AttentionHopperServes(stream, args)) return false;
-  if (!AttentionCudnnServes(stream, args, true)) return false;
+  if (n.documents || !AttentionCudnnServes(stream, args, true)) return false;
   AttentionGradCudnn(stream, args, dk_pe);
   return true;
 }

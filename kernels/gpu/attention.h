@@ -76,6 +76,15 @@ struct AttentionHead {
   }
 };
 
+// Whether every tensor at hand begins on 16 bytes.
+inline bool OnSixteenBytes(const AttentionArgs<bf16>& n) {
+  const auto at = [](const void* p) { return reinterpret_cast<uintptr_t>(p); };
+  return (at(n.q) | at(n.kv) | at(n.k_pe) | at(n.out) | at(n.saved_out) | at(n.dout) | at(n.dq) |
+          at(n.dkv)) %
+             16 ==
+         0;
+}
+
 // attention.cu: any width, plain fp32 arithmetic.
 template <class T>
 void AttentionPlain(Stream& stream, const AttentionArgs<T>& n);

@@ -115,6 +115,7 @@ Tensor Packed(Stream& stream, const AttentionArgs<bf16>& n) {
 
 bool AttentionCudnnServes(Stream& stream, const AttentionArgs<bf16>& n, bool backward) {
   if (n.nope % 8 != 0 || n.rope % 8 != 0 || n.value % 8 != 0 || n.rope == 0) return false;
+  if (!OnSixteenBytes(n)) return false;
   if (n.width() > 256 || n.value > 256 || n.length < kShortest) return false;
   const Sdpa p = Problem(n);
   return SdpaServes(stream, backward ? BackwardGroup(p) : p, backward);

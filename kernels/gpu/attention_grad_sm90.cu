@@ -321,7 +321,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) InitBarriers(bars);
   __syncthreads();
   if (Uniform(threadIdx.x / 128) == 0) {
-    RegistersDown<32>();
+    RegistersDown<24>();
     if (threadIdx.x == 0) LoadForQueries<W>(job, maps, bars, works, own, ring);
   } else {
     RegistersUp<240>();
@@ -547,7 +547,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   const int group = Uniform(threadIdx.x / 128);
   if (group == 0) {
-    RegistersDown<32>();
+    RegistersDown<24>();
     if (Uniform(threadIdx.x / 32) == 0) {
       LoadForKeys<W>(job, maps, bars, works, own, ring, notes);
     }

@@ -411,11 +411,8 @@ void DispatchWidths(int width, int value, F&& f) {
   f(Widths<256, 256>{});
 }
 
-bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
 bool Vectors(const AttentionArgs<bf16>& n) {
-  return n.nope % 8 == 0 && n.rope % 8 == 0 && n.value % 8 == 0 && Aligned(n.q) && Aligned(n.kv) &&
-         Aligned(n.k_pe) && Aligned(n.out) && Aligned(n.dout) && Aligned(n.dq) && Aligned(n.dkv);
+  return n.nope % 8 == 0 && n.rope % 8 == 0 && n.value % 8 == 0 && OnSixteenBytes(n);
 }
 
 dim3 Grid(const AttentionArgs<bf16>& n, int passes) {

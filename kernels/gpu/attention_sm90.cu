@@ -311,17 +311,14 @@ void Run(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
          pe, job);
 }
 
-bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
 }  // namespace
 
 bool AttentionHopperServes(Stream& stream, const AttentionArgs<bf16>& n) {
   const auto is = [&](int nope, int rope, int value) {
     return n.nope == nope && n.rope == rope && n.value == value;
   };
-  return QueueOf(stream).hopper() && (is(128, 64, 128) || is(64, 32, 64)) && Aligned(n.q) &&
-         Aligned(n.kv) && Aligned(n.k_pe) && Aligned(n.out) && Aligned(n.dout) && Aligned(n.dq) &&
-         Aligned(n.dkv) && n.length * n.rows * n.heads < int64_t{1} << 31;
+  return QueueOf(stream).hopper() && (is(128, 64, 128) || is(64, 32, 64)) && OnSixteenBytes(n) &&
+         n.length * n.rows * n.heads < int64_t{1} << 31;
 }
 
 void AttentionHopper(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/core/random.h"
 #include "tests/naive.h"
@@ -21,10 +22,9 @@ std::vector<int64_t> Starts(const AttentionShape& n, int64_t every) {
   return starts;
 }
 
-OpCase Case(AttentionShape n, int64_t document) {
+OpCase Case(AttentionShape n, int64_t document, double scale = 0.37) {
   OpCase c("attention");
   const int64_t tokens = n.rows * n.length;
-  const double scale = 0.37;
   c.Activation("q", {tokens, n.heads, n.nope + n.rope});
   c.Activation("kv", {tokens, n.heads, n.nope + n.value});
   c.Activation("k_pe", {tokens, n.rope});
@@ -66,6 +66,28 @@ TEST(AttentionTest, AnswersAllAcrossBlocks) {
   c = Case(Sizes(1, 300, 1, 3, 2, 2), 290);
   c.elements_checked = 6;
   CheckOp(c);
+}
+
+// The widths that a GPU has kernels of its own for, those of a library, and some of neither;
+// lengths that end inside a tile, documents that begin inside one.
+TEST(AttentionTest, AnswersAllInTheWidthsOfModels) {
+  for (const int64_t document : {0, 61, 200}) {
+    for (const AttentionShape n : {Sizes(2, 333, 2, 128, 64, 128), Sizes(3, 260, 3, 64, 32, 64),
+                                   Sizes(1, 517, 1, 128, 64, 128), Sizes(1, 391, 2, 48, 16, 80),
+                                   Sizes(1, 200, 2, 192, 64, 256), Sizes(1, 131, 1, 200, 100, 300),
+                                   Sizes(2, 100, 2, 20, 12, 30)}) {
+      CheckOpOnGpu(Case(n, document, 1.0 / std::sqrt(static_cast<double>(n.nope + n.rope))));
+    }
+  }
+}
+
+// The host knows that there are no documents: other versions may run.
+TEST(AttentionTest, AnswersAllWithoutDocuments) {
+  for (AttentionShape n : {Sizes(2, 333, 2, 128, 64, 128), Sizes(1, 300, 3, 64, 32, 64),
+                           Sizes(2, 391, 2, 48, 16, 80), Sizes(1, 40, 2, 48, 16, 80)}) {
+    n.documents = false;
+    CheckOpOnGpu(Case(n, 0, 1.0 / std::sqrt(static_cast<double>(n.nope + n.rope))));
+  }
 }
 
 TEST(AttentionTest, AgreesWithThreeLoops) {

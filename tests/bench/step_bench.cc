@@ -22,6 +22,7 @@
 #include "engine/optimizer.h"
 #include "kernels/core/random.h"
 #include "models/count.h"
+#include "tests/bench/timed_kernels.h"
 #include "tests/engine/host_step.h"
 
 namespace mneme {
@@ -54,51 +55,18 @@ std::map<std::string, OpTime>& OpTimes() {
   return times;
 }
 
-// An entry of the op table with a clock around it.
-template <auto Field>
-struct Timed;
-template <class... Args, void (*Kernels::*Field)(Args...)>
-struct Timed<Field> {
-  static inline OpTime* time = nullptr;
-  static void Call(Args... args) {
-    const Seconds begin = Now();
-    (CpuKernels().*Field)(args...);
+// The clock of TimedKernels: an op on the CPU has run when it returns.
+struct OpClock {
+  static inline Seconds begin;
+  static void Begin(Stream&) { begin = Now(); }
+  static void End(Stream&, const char* op) {
     const Seconds spent = Now() - begin;
-    time->total.wall += spent.wall;
-    time->total.cpu += spent.cpu;
-    ++time->calls;
+    OpTime& time = OpTimes()[op];
+    time.total.wall += spent.wall;
+    time.total.cpu += spent.cpu;
+    ++time.calls;
   }
 };
-
-template <auto Field>
-void Time(const char* name, Kernels& kernels) {
-  Timed<Field>::time = &OpTimes()[name];
-  kernels.*Field = Timed<Field>::Call;
-}
-
-Kernels TimedKernels() {
-  Kernels k = CpuKernels();
-  Time<&Kernels::matmul>("matmul", k);
-  Time<&Kernels::rms_norm>("rms_norm", k);
-  Time<&Kernels::rms_norm_grad>("rms_norm_grad", k);
-  Time<&Kernels::rope>("rope", k);
-  Time<&Kernels::attention>("attention", k);
-  Time<&Kernels::attention_grad>("attention_grad", k);
-  Time<&Kernels::swiglu>("swiglu", k);
-  Time<&Kernels::swiglu_grad>("swiglu_grad", k);
-  Time<&Kernels::gather_rows>("gather_rows", k);
-  Time<&Kernels::scatter_add_rows>("scatter_add_rows", k);
-  Time<&Kernels::head_loss>("head_loss", k);
-  Time<&Kernels::experts>("experts", k);
-  Time<&Kernels::experts_grad>("experts_grad", k);
-  Time<&Kernels::adamw>("adamw", k);
-  Time<&Kernels::newton_schulz>("newton_schulz", k);
-  Time<&Kernels::sum_squares>("sum_squares", k);
-  Time<&Kernels::fill>("fill", k);
-  Time<&Kernels::copy>("copy", k);
-  Time<&Kernels::add>("add", k);
-  return k;
-}
 
 struct Product {
   int64_t out, in, count;  // y [T, out] = x [T, in] wᵀ
@@ -200,7 +168,7 @@ absl::Status Run(World& world, const RunConfig& config, int64_t steps) {
   Machine machine(world, layout, DType::kF32);
   ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                    BuildModel(world, machine, config, PlainVocabulary(config.model.vocab_size)));
-  const Kernels kernels = TimedKernels();
+  const Kernels kernels = bench::TimedKernels<OpClock>::Of(CpuKernels());
   Context context{kernels, machine.stream, machine.mesh, DType::kF32};
   Optimizer optimizer(context, config.optim, config.model, config.train.skip, model->store,
                       *model->stack);

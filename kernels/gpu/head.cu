@@ -192,7 +192,7 @@ void CrossEntropy(Stream& stream, int64_t vocab, bool gradient, const Tensor& ta
   const auto kernel = gradient ? CrossEntropyKernel<T, true> : CrossEntropyKernel<T, false>;
   Launch(stream, kernel, dim3(static_cast<unsigned>(targets.elements())), kThreads,
          static_cast<size_t>(row.kept_batches * kBatchBytes), row, Data<int32_t>(targets),
-         Data<float>(scale), Data<T>(logits), Data<float>(losses));
+         gradient ? Data<float>(scale) : nullptr, Data<T>(logits), Data<float>(losses));
 }
 
 // Tokens of a chunk: equal chunks of whole tiles that keep the budget.

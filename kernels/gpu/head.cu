@@ -28,14 +28,20 @@
 namespace mneme::gpu {
 namespace {
 
-constexpr int64_t kLogitsBytes = int64_t{1} << 30;  // of one chunk
-constexpr int64_t kChunkStep = 256;                 // tokens: whole tiles of a product
-constexpr int kThreads = 512;
-constexpr int kBlocksPerMultiprocessor = 2;
-constexpr int kUnroll = 2;  // vectors that a thread has in flight
+constexpr int64_t kLogitsBytes = int64_t{2} << 30;   // of one chunk
+constexpr int64_t kChunkStep = 256;                  // tokens: whole tiles of a product
+constexpr int64_t kCachedBytes = int64_t{36} << 20;  // of logits that stay in L2
+constexpr int64_t kLeastCached = 512;                // tokens
+constexpr int kUnroll = 4;                           // vectors that a thread has in flight
+constexpr int64_t kReservedShared = 2048;            // a block's own and the system's
+// Two blocks of 512 threads a multiprocessor where each can keep its row, else one of 1,024.
+constexpr int kSmallBlock = 512;
+constexpr int kLargeBlock = 1024;
+constexpr int kThreadsPerMultiprocessor = 1024;
 // Bytes of a row that a block takes at a time.
-constexpr int64_t kBatchBytes = int64_t{kThreads} * kUnroll * 16;
-constexpr int64_t kReservedShared = 2048;  // a block's own and the system's
+template <int kThreads>
+inline constexpr int64_t kBatchBytes = int64_t{kThreads} * kUnroll * 16;
+constexpr int64_t kSmallBlockRow = 3 * kBatchBytes<kSmallBlock>;
 
 // Stands for no maximum yet: low, and yet safe to multiply.
 constexpr float kLowest = -1e30f;
@@ -88,7 +94,7 @@ __device__ __forceinline__ void Unpack(const uint4& raw, int64_t vector, int64_t
   }
 }
 
-template <class T>
+template <int kThreads, class T>
 __device__ Softmax FirstPass(const Row& row, const uint4* logits, uint4* kept) {
   constexpr int kN = kVec<T>;
   Softmax softmax;
@@ -115,7 +121,7 @@ __device__ Softmax FirstPass(const Row& row, const uint4* logits, uint4* kept) {
 }
 
 // scale · (exp(x − most) / sum − [target]) in place of x. `inverse` is scale / sum.
-template <class T>
+template <int kThreads, class T>
 __device__ void SecondPass(const Row& row, float most, float inverse, float scale, int target,
                            const uint4* kept, uint4* logits) {
   constexpr int kN = kVec<T>;
@@ -149,8 +155,8 @@ __device__ void SecondPass(const Row& row, float most, float inverse, float scal
   }
 }
 
-template <class T, bool kGradient>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+template <int kThreads, class T, bool kGradient>
+__global__ void __launch_bounds__(kThreads, kThreadsPerMultiprocessor / kThreads)
     CrossEntropyKernel(Row row, const int32_t* targets, const float* scale, T* logits,
                        float* losses) {
   extern __shared__ uint4 kept[];
@@ -166,33 +172,44 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   }
   if (target >= row.vocab) __trap();
   const float at_target = ToFloat(logits[token * row.vectors * kVec<T> + target]);
-  const Softmax softmax = FirstPass<T>(row, mine, kept);
+  const Softmax softmax = FirstPass<kThreads, T>(row, mine, kept);
   const float most = BlockReduce(softmax.most, kLowest, Larger{});
   const float sum = BlockReduce(softmax.sum * ExpAbove(softmax.most, most, T{}));
   if (threadIdx.x == 0) losses[token] = most - at_target + logf(sum);
   if constexpr (kGradient) {
-    SecondPass<T>(row, most, *scale / sum, *scale, target, kept, mine);
+    SecondPass<kThreads, T>(row, most, *scale / sum, *scale, target, kept, mine);
   }
 }
 
-// Shared memory of a block: as many batches of the row as fit beside the other block.
-int64_t KeptBatches(Stream& stream, int64_t row_bytes) {
+// Batches of a row that shared memory holds: as many as fit beside the other blocks.
+int64_t KeptBatches(Stream& stream, int64_t row_bytes, int64_t batch_bytes, int64_t blocks) {
   int all = 0;
   Check(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
                                QueueOf(stream).device));
-  const int64_t room = all / kBlocksPerMultiprocessor - kReservedShared;
-  return std::min(CeilDiv(row_bytes, kBatchBytes), room / kBatchBytes);
+  return std::min(CeilDiv(row_bytes, batch_bytes), (all / blocks - kReservedShared) / batch_bytes);
+}
+
+template <int kThreads, class T>
+void CrossEntropyOf(Stream& stream, Row row, bool gradient, const Tensor& targets,
+                    const Tensor& scale, Tensor& logits, Tensor& losses) {
+  if (gradient) {
+    row.kept_batches = KeptBatches(stream, row.vectors * 16, kBatchBytes<kThreads>,
+                                   kThreadsPerMultiprocessor / kThreads);
+  }
+  const auto kernel =
+      gradient ? CrossEntropyKernel<kThreads, T, true> : CrossEntropyKernel<kThreads, T, false>;
+  Launch(stream, kernel, dim3(static_cast<unsigned>(targets.elements())), kThreads,
+         static_cast<size_t>(row.kept_batches * kBatchBytes<kThreads>), row, Data<int32_t>(targets),
+         gradient ? Data<float>(scale) : nullptr, Data<T>(logits), Data<float>(losses));
 }
 
 template <class T>
 void CrossEntropy(Stream& stream, int64_t vocab, bool gradient, const Tensor& targets,
                   const Tensor& scale, Tensor& logits, Tensor& losses) {
-  Row row = {vocab, logits.dim(1) / kVec<T>, 0};
-  if (gradient) row.kept_batches = KeptBatches(stream, row.vectors * 16);
-  const auto kernel = gradient ? CrossEntropyKernel<T, true> : CrossEntropyKernel<T, false>;
-  Launch(stream, kernel, dim3(static_cast<unsigned>(targets.elements())), kThreads,
-         static_cast<size_t>(row.kept_batches * kBatchBytes), row, Data<int32_t>(targets),
-         gradient ? Data<float>(scale) : nullptr, Data<T>(logits), Data<float>(losses));
+  const Row row = {vocab, logits.dim(1) / kVec<T>, 0};
+  const auto run = row.vectors * 16 <= kSmallBlockRow ? CrossEntropyOf<kSmallBlock, T>
+                                                      : CrossEntropyOf<kLargeBlock, T>;
+  run(stream, row, gradient, targets, scale, logits, losses);
 }
 
 // Tokens of a chunk: equal chunks of whole tiles that keep the budget.
@@ -202,69 +219,93 @@ int64_t ChunkTokens(int64_t tokens, int64_t row_bytes) {
   return CeilDiv(CeilDiv(tokens, chunks), kChunkStep) * kChunkStep;
 }
 
+// Tokens whose logits are made and turned into gradients while they are still in L2; the whole
+// chunk where that would make thin products.
+int64_t CachedTokens(int64_t chunk, int64_t row_bytes) {
+  const int64_t fit = kCachedBytes / row_bytes / kChunkStep * kChunkStep;
+  return fit >= kLeastCached ? fit : chunk;
+}
+
+// logits = x · wᵀ. Rows of logits are dim(1) apart.
+void Project(Stream& stream, const Tensor& x, const Tensor& w, Tensor& logits) {
+  Multiply(stream, {.tb = Trans::kYes,
+                    .m = x.dim(0),
+                    .n = w.dim(0),
+                    .k = x.dim(1),
+                    .in = x.dtype(),
+                    .out = logits.dtype(),
+                    .a = x.raw(),
+                    .b = w.raw(),
+                    .c = logits.raw(),
+                    .lda = x.dim(1),
+                    .ldb = x.dim(1),
+                    .ldc = logits.dim(1)});
+}
+
+// dx = d · w.
+void InputGradient(Stream& stream, const Tensor& d, const Tensor& w, Tensor& dx) {
+  Multiply(stream, {.m = dx.dim(0),
+                    .n = dx.dim(1),
+                    .k = w.dim(0),
+                    .in = d.dtype(),
+                    .out = dx.dtype(),
+                    .a = d.raw(),
+                    .b = w.raw(),
+                    .c = dx.raw(),
+                    .lda = d.dim(1),
+                    .ldb = dx.dim(1),
+                    .ldc = dx.dim(1)});
+}
+
+// dw += dᵀ · x.
+void WeightGradient(Stream& stream, const Tensor& d, const Tensor& x, Tensor& dw) {
+  Multiply(stream, {.ta = Trans::kYes,
+                    .m = dw.dim(0),
+                    .n = dw.dim(1),
+                    .k = x.dim(0),
+                    .in = d.dtype(),
+                    .out = dw.dtype(),
+                    .a = d.raw(),
+                    .b = x.raw(),
+                    .c = dw.raw(),
+                    .lda = d.dim(1),
+                    .ldb = x.dim(1),
+                    .ldc = dw.dim(1),
+                    .beta = 1.0f});
+}
+
 }  // namespace
 
 void HeadLoss(Stream& stream, const Tensor& x, const Tensor& w, const Tensor& targets,
               const Tensor& scale, Tensor& losses, Tensor& dx, Tensor& dw) {
   const int64_t tokens = x.dim(0);
-  const int64_t width = x.dim(1);
   const int64_t vocab = w.dim(0);
-  CHECK_EQ(w.dim(1), width);
+  CHECK_EQ(w.dim(1), x.dim(1));
   CHECK_EQ(targets.elements(), tokens);
   CHECK_EQ(losses.elements(), tokens);
   const bool gradient = dx.defined();
-  const DType dtype = x.dtype();
-  const int64_t vector = 16 / SizeOf(dtype);
-  const int64_t pitch = CeilDiv(vocab, vector) * vector;
-  const int64_t chunk = std::min(ChunkTokens(tokens, pitch * SizeOf(dtype)), tokens);
-  Tensor buffer = Tensor::Empty(stream, dtype, {chunk, pitch}, MemoryTag::kWorkspace);
+  const int64_t size = SizeOf(x.dtype());
+  const int64_t row_bytes = CeilDiv(vocab * size, 16) * 16;
+  const int64_t chunk = std::min(ChunkTokens(tokens, row_bytes), tokens);
+  const int64_t cached = CachedTokens(chunk, row_bytes);
+  Tensor buffer =
+      Tensor::Empty(stream, x.dtype(), {chunk, row_bytes / size}, MemoryTag::kWorkspace);
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t end = std::min(tokens, begin + chunk);
-    const Tensor rows = x.Rows(begin, end);
-    Tensor logits = buffer.Rows(0, end - begin);
-    Tensor loss = losses.Flat(begin, end);
-    Multiply(stream, {.tb = Trans::kYes,
-                      .m = end - begin,
-                      .n = vocab,
-                      .k = width,
-                      .in = dtype,
-                      .out = dtype,
-                      .a = rows.raw(),
-                      .b = w.raw(),
-                      .c = logits.raw(),
-                      .lda = width,
-                      .ldb = width,
-                      .ldc = pitch});
-    DispatchActivation(dtype, [&](auto real) {
-      CrossEntropy<decltype(real)>(stream, vocab, gradient, targets.Flat(begin, end), scale, logits,
-                                   loss);
-    });
+    for (int64_t first = begin; first < end; first += cached) {
+      const int64_t last = std::min(end, first + cached);
+      Tensor logits = buffer.Rows(first - begin, last - begin);
+      Tensor loss = losses.Flat(first, last);
+      Project(stream, x.Rows(first, last), w, logits);
+      DispatchActivation(x.dtype(), [&](auto real) {
+        CrossEntropy<decltype(real)>(stream, vocab, gradient, targets.Flat(first, last), scale,
+                                     logits, loss);
+      });
+    }
     if (!gradient) continue;
-    Tensor d_rows = dx.Rows(begin, end);
-    Multiply(stream, {.m = end - begin,
-                      .n = width,
-                      .k = vocab,
-                      .in = dtype,
-                      .out = dx.dtype(),
-                      .a = logits.raw(),
-                      .b = w.raw(),
-                      .c = d_rows.raw(),
-                      .lda = pitch,
-                      .ldb = width,
-                      .ldc = width});
-    Multiply(stream, {.ta = Trans::kYes,
-                      .m = vocab,
-                      .n = width,
-                      .k = end - begin,
-                      .in = dtype,
-                      .out = dw.dtype(),
-                      .a = logits.raw(),
-                      .b = rows.raw(),
-                      .c = dw.raw(),
-                      .lda = pitch,
-                      .ldb = width,
-                      .ldc = width,
-                      .beta = 1.0f});
+    Tensor dx_rows = dx.Rows(begin, end);
+    InputGradient(stream, buffer, w, dx_rows);
+    WeightGradient(stream, buffer, x.Rows(begin, end), dw);
   }
 }
 

@@ -320,13 +320,15 @@ __global__ void __launch_bounds__(kThreads) Mirror(int64_t n, int64_t strip, T* 
 
 constexpr int64_t kWorkspaceBytes = int64_t{1} << 30;  // of the matrices in work at a time
 constexpr int64_t kMostMatrices = 32768;               // a grid has no more in y
-constexpr int64_t kStrips = 3;
-constexpr int64_t kLeastStrip = 256;
+constexpr int64_t kMostStrips = 8;
+constexpr int64_t kLeastStrip = 384;  // rows: thinner products lose more than they save
 
 // Rows of a strip of a symmetric product of size n; n where strips do not pay.
 int64_t StripRows(int64_t n) {
-  const bool even = n % (kStrips * kTile) == 0;
-  return even && n / kStrips >= kLeastStrip ? n / kStrips : n;
+  for (int64_t strips = kMostStrips; strips > 1; --strips) {
+    if (n % (strips * kTile) == 0 && n / strips >= kLeastStrip) return n / strips;
+  }
+  return n;
 }
 
 // One batch of matrices x [batch, rows, cols] in work.

@@ -48,7 +48,7 @@ OpCase Adam(int64_t n, double apply) {
     options.rate_mult = 5;
     r.kernels.adamw(r.stream, options, r["step"], r["g"], r["m"], r["v"], r["p"], r["copy"]);
   };
-  c.gpu_alignment = 4;  // a range of a region begins at any number
+  c.gpu_alignment = 8;  // a range of a region begins anywhere
   return c;
 }
 
@@ -232,7 +232,7 @@ OpCase Momentum(bool nesterov, double apply) {
     r.kernels.copy(r.stream, r["buf0"], r["buf"]);
     r.kernels.muon_momentum(r.stream, 0.95, nesterov, r["step"], r["g"], r["buf"], r["u"]);
   };
-  c.gpu_alignment = 4;
+  c.gpu_alignment = 8;
   return c;
 }
 
@@ -391,7 +391,7 @@ OpCase Total(bool squares, int64_t n) {
     (squares ? r.kernels.sum_squares : r.kernels.sum)(r.stream, r["x"], r["total"]);
   };
   c.same_bits_on_teams = true;
-  c.gpu_alignment = 4;
+  c.gpu_alignment = 8;
   return c;
 }
 

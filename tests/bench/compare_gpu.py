@@ -3,44 +3,54 @@
 
     compare_gpu.py CONFIG --peer torch|transformers [--mneme build/mneme] [--turns 2] [--keep] [--steps 66] [key=value]...
 
-Prints every turn's windows (10 steps each, the first 6 steps of a turn left out), then the medians over all turns and their ratio.
+Prints every turn's windows (10 steps each, warm-up left out), then the medians over all turns and their ratio.
 --keep: the peer stays alive between its turns, so that it compiles once; both programs' memory must fit then. Without it each turn
 is a process of its own, and from the second on the peer finds its compiled kernels on disk. --peer none measures Mneme alone.
 """
 import argparse
 import json
 import pathlib
+import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+
+import mneme_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WARMUP, WINDOW = 6, 10
 
 
 def ours(a, scratch, turn):
-    """Tokens/s of the windows of one run."""
-    folder = scratch / f"turn-{turn}"
-    command = [a.mneme, "train", a.config, f"run.dir={folder}", f"train.steps={a.steps}", "device=gpu", "train.precision=bf16", *a.overrides]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-800:]}")
-    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    tokens = steps[0]["tokens"]
-    seconds = [s["seconds"] for s in steps[WARMUP:]]
-    note = {k: v for k, v in steps[-1].items() if k.startswith("memory/")}
-    subprocess.run(["rm", "-rf", folder], check=True)
-    return [WINDOW * tokens / sum(seconds[i:i + WINDOW]) for i in range(0, len(seconds) - WINDOW + 1, WINDOW)], {
-        "last_loss": steps[-1]["loss"], **note}
+    """Tokens/s of the windows of one run, by the clock at which the program's log lines of every WINDOW-th step arrive."""
+    command = [a.mneme, "train", a.config, f"run.dir={scratch}/turn-{turn}", "train.steps=1000000", f"train.log_every={WINDOW}",
+               "device=gpu", "train.precision=bf16", *a.overrides]
+    program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    marks, log, note = [], [], {}
+    for line in program.stderr:
+        log.append(line)
+        if line.startswith("memory"):
+            note["memory"] = line.split(None, 1)[1].strip()
+        step = re.match(r"step (\d+)/.* loss ([\d.]+)", line)
+        if step and int(step[1]) % WINDOW == 0:
+            marks.append(time.perf_counter())
+            note["last_loss"] = float(step[2])
+            if int(step[1]) >= a.steps:
+                break
+    program.kill()  # a checkpoint at the end would take longer than the measurement
+    program.wait()
+    if len(marks) < 2:
+        raise SystemExit(f"{' '.join(command)}: exit {program.returncode}\n{''.join(log)[-1500:]}")
+    shutil.rmtree(scratch / f"turn-{turn}", ignore_errors=True)
+    return [WINDOW * a.tokens / (end - begin) for begin, end in zip(marks, marks[1:])], note
 
 
 class Peer:
     def __init__(self, a, scratch):
-        resolved = scratch / "resolved.yaml"
-        text = subprocess.run([a.mneme, "config", "resolve", a.config, *a.overrides], check=True, capture_output=True, text=True).stdout
-        resolved.write_text(text)
-        program = [sys.executable, str(ROOT / f"tests/bench/peer_{a.peer}.py"), str(resolved)]
+        program = [sys.executable, str(ROOT / f"tests/bench/peer_{a.peer}.py"), str(scratch / "resolved.yaml")]
         program += ["--precision", "bf16", "--compile", "--graph", "--quiet"] if a.peer == "torch" else []
         self.command = program + ["--warmup", str(WARMUP), "--window", str(WINDOW), *a.peer_option]
         self.steps, self.keep, self.process = a.steps, a.keep, None
@@ -83,9 +93,13 @@ def main():
     p.add_argument("--keep", action="store_true")
     p.add_argument("--peer-option", action="append", default=[], help="one more argument of the peer, e.g. --peer-option=--eager")
     p.add_argument("overrides", nargs="*")
-    a = p.parse_args()
+    a = p.parse_intermixed_args()
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
         scratch = pathlib.Path(name)
+        text = subprocess.run([a.mneme, "config", "resolve", a.config, *a.overrides], check=True, capture_output=True, text=True).stdout
+        (scratch / "resolved.yaml").write_text(text)
+        train = mneme_files.read_config(scratch / "resolved.yaml")["train"]
+        a.tokens = train["batch_sequences"] * train["sequence_length"]
         peer = Peer(a, scratch) if a.peer != "none" else None
         if peer and a.keep:
             peer.start()  # compiles before anything is timed

@@ -31,7 +31,7 @@ def main():
     p.add_argument("--mneme", default="build/mneme")
     p.add_argument("--times", type=int, default=5)
     p.add_argument("overrides", nargs="*")
-    a = p.parse_args()
+    a = p.parse_intermixed_args()
     command = [a.mneme, "train", a.config, "train.steps=1", "train.log_every=1", *a.overrides]
     seconds = [once(command) for _ in range(a.times)]
     print(json.dumps({"median": round(statistics.median(seconds), 3), "all": [round(s, 3) for s in seconds]}))

@@ -134,7 +134,7 @@ def main():
     p.add_argument("--band", type=float, default=1e-2)
     p.add_argument("--svg")
     p.add_argument("overrides", nargs="*")
-    a = p.parse_args()
+    a = p.parse_intermixed_args()
     panels, bad = {}, 0
     for model in a.runs:
         for optimizer in a.optimizers:

@@ -13,7 +13,9 @@
 namespace mneme {
 namespace {
 
-constexpr int64_t kTokensAtOnce = 4096;  // of a micro-batch that nobody chose
+// Tokens of a micro-batch that nobody chose.
+constexpr int64_t kTokensAtOnceCpu = 4096;
+constexpr int64_t kTokensAtOnceGpu = 32768;
 
 int64_t DivideUp(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
@@ -89,22 +91,26 @@ int64_t GroupLeaves() {
 
 }  // namespace
 
-int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length) {
+int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device) {
   if (train.micro_batch > 0) return train.micro_batch;
-  return std::max<int64_t>(1, kTokensAtOnce / std::max<int64_t>(1, sequence_length));
+  const int64_t tokens = device.is_cpu() ? kTokensAtOnceCpu : kTokensAtOnceGpu;
+  return std::max<int64_t>(1, tokens / std::max<int64_t>(1, sequence_length));
 }
 
-Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_t vocabulary) {
+Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_t vocabulary,
+                           const Device& device) {
   ModelConfig model = config.model;
   model.vocab_size = vocabulary;
   const Counts counts = Count(model);
-  const int64_t size = SizeOf(PrecisionOf(config));
+  const DType dtype = PrecisionOf(config);
+  const int64_t size = SizeOf(Accurate(dtype));
+  const int64_t copy = dtype == Accurate(dtype) ? 0 : SizeOf(dtype);
   const int64_t experts = DivideUp(counts.routed_experts, layout.expert);
   const int64_t dense = counts.total() - counts.routed_experts - counts.tables;
 
   Footprint f;
-  f.parameters = (dense + experts) * size;
-  f.gradients = f.parameters;
+  f.parameters = (dense + experts) * (size + copy);
+  f.gradients = (dense + experts) * size;
   // Muon keeps one moment, AdamW two: two is the most.
   f.optimizer =
       2 * size * (DivideUp(dense, layout.world) + DivideUp(experts, layout.expert_replicas()));
@@ -114,11 +120,12 @@ Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_
   }
   for (const StageConfig& stage : config.stages) {
     const int64_t length = stage.sequence_length;
-    const auto plan =
-        PlanBatch(stage.batch_sequences, WantedMicroBatch(config.train, length), layout.world);
+    const auto plan = PlanBatch(stage.batch_sequences,
+                                WantedMicroBatch(config.train, length, device), layout.world);
     if (!plan.ok()) continue;  // refused elsewhere, with the legal values
     const int64_t tokens = plan->micro * length;
-    f.activations = std::max(f.activations, tokens * ActivationValuesPerToken(config) * size);
+    f.activations =
+        std::max(f.activations, tokens * ActivationValuesPerToken(config) * SizeOf(dtype));
   }
   return f;
 }

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "configs/run.h"
+#include "kernels/core/device.h"
 #include "parallel/layout.h"
 
 namespace mneme {
@@ -22,7 +23,8 @@ struct Footprint {
 
 // Of the fullest rank. `vocabulary`: ids of the model. The stage with the largest micro-batch
 // counts.
-Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_t vocabulary);
+Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_t vocabulary,
+                           const Device& device = {});
 // "weights 12.3 MiB, gradients …, together 61.2 MiB a rank".
 std::string Describe(const Footprint& footprint);
 // "1.5 GiB".
@@ -35,7 +37,8 @@ int64_t AvailableMemory();
 // fit.
 absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t available);
 
-// Sequences that a rank computes at once: train.micro_batch, or a choice of about 4,096 tokens.
-int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length);
+// Sequences that a rank computes at once: train.micro_batch, or a choice of about 4,096 tokens on a
+// CPU and 32,768 on a GPU, whose matrix products want many rows.
+int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device);
 
 }  // namespace mneme

@@ -19,14 +19,15 @@ absl::Status CheckVocabulary(const VocabularyInfo& first, const VocabularyInfo& 
       first.tokenizer + "): prepare both with the same tokenizer");
 }
 
-absl::StatusOr<Stage> OpenStage(const RunConfig& run, const StageConfig& config, int world) {
+absl::StatusOr<Stage> OpenStage(const RunConfig& run, const StageConfig& config, int world,
+                                const Device& device) {
   Stage stage;
   stage.config = config;
   stage.steps = StageSteps(config);
   stage.peak_rate = config.lr > 0.0 ? config.lr : run.optim.lr;
   ASSIGN_OR_RETURN(stage.plan,
                    PlanBatch(config.batch_sequences,
-                             WantedMicroBatch(run.train, config.sequence_length), world));
+                             WantedMicroBatch(run.train, config.sequence_length, device), world));
   ASSIGN_OR_RETURN(stage.loader, Loader::Open(config.data, config.sequence_length));
   stage.set_configs = run.evaluate.sets;
   for (const HeldOutConfig& set : stage.set_configs) {
@@ -41,10 +42,11 @@ absl::StatusOr<Stage> OpenStage(const RunConfig& run, const StageConfig& config,
 
 }  // namespace
 
-absl::StatusOr<std::vector<Stage>> OpenStages(const RunConfig& config, int world) {
+absl::StatusOr<std::vector<Stage>> OpenStages(const RunConfig& config, int world,
+                                              const Device& device) {
   std::vector<Stage> stages;
   for (const StageConfig& stage_config : config.stages) {
-    ASSIGN_OR_RETURN(Stage stage, OpenStage(config, stage_config, world));
+    ASSIGN_OR_RETURN(Stage stage, OpenStage(config, stage_config, world, device));
     if (!stages.empty()) {
       RETURN_IF_ERROR(CheckVocabulary(stages.front().loader->vocabulary(),
                                       stage.loader->vocabulary(), "stage " + stage_config.name));

@@ -30,7 +30,8 @@ struct Stage {
 // Opens data and plans the batch of every stage, so that what is wrong shows before anything is
 // allocated. Errors: data that cannot be read; vocabularies that differ between stages or from the
 // held-out sets'; a batch that cannot be dealt to `world` ranks. For each rank; the caller agrees.
-absl::StatusOr<std::vector<Stage>> OpenStages(const RunConfig& config, int world);
+absl::StatusOr<std::vector<Stage>> OpenStages(const RunConfig& config, int world,
+                                              const Device& device);
 
 // Names the data of all stages whatever its paths.
 std::string DataDigest(const std::vector<Stage>& stages);

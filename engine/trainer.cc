@@ -46,7 +46,7 @@ class Trainer {
 
   absl::StatusOr<bool> OpenFolder();  // true: the run is finished already
   absl::Status Build();
-  absl::Status CheckFitsDevice(const Footprint& footprint, const Device& device);
+  absl::Status CheckFitsDevice(const Device& device);
   absl::Status Resume();
   absl::Status Begin();
   absl::Status StartFrom(const std::string& path);
@@ -69,6 +69,7 @@ class Trainer {
   RunFolder folder_;
   std::optional<FolderLock> lock_;
   std::vector<Stage> stages_;
+  Footprint footprint_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
@@ -112,17 +113,18 @@ absl::StatusOr<bool> Trainer::OpenFolder() {
   return world_.Max(finished ? 1 : 0) == 1;
 }
 
-absl::Status Trainer::CheckFitsDevice(const Footprint& footprint, const Device& device) {
+absl::Status Trainer::CheckFitsDevice(const Device& device) {
   if (!device.is_cpu()) {
-    return CheckFits(footprint, 1, GpuDriver()->info(device.index).free_bytes);
+    return CheckFits(footprint_, 1, GpuDriver()->info(device.index).free_bytes);
   }
   const std::vector<std::string> hosts = world_.AllGather(world_.host());
   const int here = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
-  return CheckFits(footprint, here, AvailableMemory());
+  return CheckFits(footprint_, here, AvailableMemory());
 }
 
 absl::Status Trainer::Build() {
-  absl::StatusOr<std::vector<Stage>> stages = OpenStages(config_, world_.size());
+  ASSIGN_OR_RETURN(const Device device, ChooseDevice(world_, config_));
+  absl::StatusOr<std::vector<Stage>> stages = OpenStages(config_, world_.size(), device);
   RETURN_IF_ERROR(world_.Agree(stages.status()));
   stages_ = std::move(stages).value();
   meta_.vocabulary = stages_.front().loader->vocabulary();
@@ -133,11 +135,10 @@ absl::Status Trainer::Build() {
   absl::StatusOr<Layout> layout = MakeLayout(config_.parallel, world_.size());
   RETURN_IF_ERROR(world_.Agree(vocabulary.ok() ? layout.status() : vocabulary.status()));
   config_.model.vocab_size = *vocabulary;
-  ASSIGN_OR_RETURN(const Device device, ChooseDevice(world_, config_));
-  const Footprint footprint = PredictFootprint(config_, *layout, *vocabulary);
-  RETURN_IF_ERROR(world_.Agree(CheckFitsDevice(footprint, device)));
+  footprint_ = PredictFootprint(config_, *layout, *vocabulary, device);
+  RETURN_IF_ERROR(world_.Agree(CheckFitsDevice(device)));
   if (first()) {
-    Say(Banner(config_, Count(config_.model), *layout, stages_, footprint, folder_,
+    Say(Banner(config_, Count(config_.model), *layout, stages_, footprint_, folder_,
                DescribeDevice(device)));
   }
 
@@ -352,8 +353,10 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
     status = WriteResult(folder_.result(), result);
   }
   RETURN_IF_ERROR(world_.Agree(status));
-  return TrainResult{
-      0, "finished " + std::to_string(position_.step) + " steps; results in " + folder_.result()};
+  return TrainResult{0, "finished " + std::to_string(position_.step) + " steps; memory at most " +
+                            FormatBytes(result.peak_memory) + " a rank, " +
+                            FormatBytes(footprint_.total()) + " predicted; results in " +
+                            folder_.result()};
 }
 
 // A folder that was made for a run that could not begin is taken away again, if nothing is in it.

@@ -34,21 +34,20 @@ std::vector<int64_t> Cut(const Region& region, int64_t total, int parts) {
                                           : CutByElements(stretches, total, parts);
 }
 
-template <class T>
-void Fill(const Piece& piece, uint64_t seed, T* out) {
-  const int64_t n = piece.elements();
+void Fill(Stream& stream, const Kernels& kernels, const Piece& piece, uint64_t seed, Tensor to) {
   switch (piece.init.kind) {
     case Init::Kind::kConstant:
-      std::fill(out, out + n, static_cast<T>(piece.init.value));
+      kernels.fill(stream, piece.init.value, to);
       return;
     case Init::Kind::kNormal:
-      FillNormal(MakeKey(seed, piece.name), 0, n, piece.init.value, out);
+      kernels.normal_rows(stream, MakeKey(seed, piece.name), 0, piece.init.value, to);
       return;
     case Init::Kind::kValues:
-      CHECK_EQ(static_cast<int64_t>(piece.init.values.size()), n);
-      for (int64_t i = 0; i < n; ++i) {
-        out[i] = static_cast<T>(piece.init.values[static_cast<size_t>(i)]);
-      }
+      CHECK_EQ(static_cast<int64_t>(piece.init.values.size()), piece.elements());
+      DispatchReal(to.dtype(), [&](auto zero) {
+        const std::vector<decltype(zero)> host(piece.init.values.begin(), piece.init.values.end());
+        Upload(stream, host.data(), to.bytes(), to);
+      });
       return;
   }
 }
@@ -135,18 +134,13 @@ void ParameterStore::Allocate(Stream& stream, DType dtype, const Layout& layout,
 }
 
 void ParameterStore::Initialize(Stream& stream, const Kernels& kernels, uint64_t seed) {
-  DispatchReal(Accurate(dtype_), [&](auto zero) {
-    using T = decltype(zero);
-    std::vector<T> host;
-    for (const auto& parameter : parameters_) {
-      Region& region = regions_[RegionIndex(parameter->view, parameter->kind)];
-      host.resize(static_cast<size_t>(parameter->shape.elements()));
-      for (const Piece& piece : parameter->pieces) Fill(piece, seed, host.data() + piece.offset);
-      const int64_t begin = parameter->region_offset;
-      Tensor to = region.value.Flat(begin, begin + parameter->shape.elements());
-      Upload(stream, host.data(), to.bytes(), to);
+  for (const auto& parameter : parameters_) {
+    Region& region = regions_[RegionIndex(parameter->view, parameter->kind)];
+    for (const Piece& piece : parameter->pieces) {
+      const int64_t begin = parameter->region_offset + piece.offset;
+      Fill(stream, kernels, piece, seed, region.value.Flat(begin, begin + piece.elements()));
     }
-  });
+  }
   RoundCopies(stream, kernels);
 }
 

@@ -293,15 +293,22 @@ __global__ void OutputDots(const T* dout, const T* out, int64_t rows, int width,
   if (threadIdx.x % kWarp == 0) delta[row] = sum;
 }
 
-// dk_pe [T, rope] = Σ over heads of their shares, in order.
-template <class T>
-__global__ void SumHeads(const float* shares, int64_t heads, int rope, int64_t elements, T* dk_pe) {
+// dk_pe [T, rope] = Σ over heads of their shares, in order. A thread N columns of a token.
+template <class T, int N>
+__global__ void SumHeads(const float* shares, int64_t heads, int rope, int64_t pieces, T* dk_pe) {
   const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
-  if (i >= elements) return;
-  const float* share = shares + i / rope * heads * rope + i % rope;
-  float sum = 0;
-  for (int64_t h = 0; h < heads; ++h) sum += share[h * rope];
-  dk_pe[i] = FromFloat<T>(sum);
+  if (i >= pieces) return;
+  const int64_t at = i * N;
+  const float* share = shares + at / rope * heads * rope + at % rope;
+  float sum[N] = {};
+#pragma unroll 8
+  for (int64_t h = 0; h < heads; ++h) {
+    float x[N];
+    LoadFloats(share + h * rope, x);
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum[j] += x[j];
+  }
+  StoreFloats(dk_pe + at, sum);
 }
 
 template <class T>
@@ -364,6 +371,7 @@ void OwnBackward(Stream& stream, const AttentionShape&, AttentionArgs<float> arg
 }
 
 void OwnBackward(Stream& stream, const AttentionShape& n, AttentionArgs<bf16> args) {
+  if (AttentionHopperServes(stream, args)) return AttentionGradHopper(stream, args, n.documents);
   Tensor delta;
   Deltas(stream, args, delta);
   if (AttentionMmaServes(n)) return AttentionGradMma(stream, args);
@@ -378,8 +386,16 @@ void Backward(Stream& stream, const AttentionShape& n, AttentionArgs<T> args, T*
       Tensor::Empty(stream, DType::kF32, {args.tokens(), n.heads, n.rope}, MemoryTag::kWorkspace);
   args.dk_pe_head = Data<float>(shares);
   OwnBackward(stream, n, args);
-  Launch(stream, SumHeads<T>, dim3(static_cast<unsigned>(CeilDiv(shared, kThreads))), kThreads, 0,
-         args.dk_pe_head, args.heads, args.rope, shared, dk_pe);
+  const auto sum = [&](auto kernel, int columns) {
+    const int64_t pieces = shared / columns;
+    Launch(stream, kernel, dim3(static_cast<unsigned>(CeilDiv(pieces, kThreads))), kThreads, 0,
+           args.dk_pe_head, args.heads, args.rope, pieces, dk_pe);
+  };
+  if (n.rope % 4 == 0 && reinterpret_cast<uintptr_t>(dk_pe) % 16 == 0) {
+    sum(SumHeads<T, 4>, 4);
+  } else {
+    sum(SumHeads<T, 1>, 1);
+  }
 }
 
 bool CudnnGrad(Stream&, const AttentionShape&, const AttentionArgs<float>&, float*) {
@@ -388,7 +404,8 @@ bool CudnnGrad(Stream&, const AttentionShape&, const AttentionArgs<float>&, floa
 
 bool CudnnGrad(Stream& stream, const AttentionShape& n, const AttentionArgs<bf16>& args,
                bf16* dk_pe) {
-  if (n.documents || !AttentionCudnnServes(stream, args, true)) return false;
+  if (n.documents || AttentionHopperServes(stream, args)) return false;
+  if (!AttentionCudnnServes(stream, args, true)) return false;
   AttentionGradCudnn(stream, args, dk_pe);
   return true;
 }

@@ -587,7 +587,10 @@ __global__ void LayOutNotes(AttentionArgs<bf16> n, int64_t padded, float* lse, f
   const int64_t to = (row * n.heads + head) * padded + t;
   lse[to] = inside ? n.lse[at] * kLog2E : INFINITY;
   delta[to] = sum;
-  if (head == 0) start[row * padded + t] = inside ? n.start[row * n.length + t] : 0;
+  // Beyond the sample the first key goes on not falling.
+  if (head == 0) {
+    start[row * padded + t] = inside ? n.start[row * n.length + t] : static_cast<int32_t>(n.length);
+  }
 }
 
 Maps MapsOf(const AttentionArgs<bf16>& n, uint32_t query_rows, uint32_t key_rows) {

@@ -25,6 +25,7 @@ int LocalRank(World& world) {
 
 // The GPU of this rank; the CPU where `auto` finds none.
 absl::StatusOr<Device> Mine(const RunConfig& config, int local_rank) {
+  if (config.device == "cpu") return Device{};
   const bool insists = config.device != "auto";
   if (config.train.precision == "f64") {
     if (!insists) return Device{};

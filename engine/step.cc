@@ -93,9 +93,15 @@ Stepper::Stepper(World& world, Context& context, const RunConfig& config, const 
   optimizer.SetHistory(context, position.updates, position.recent_losses);
 }
 
+void Stepper::Read(int64_t sample) {
+  if (read_sample_ == sample) return;
+  read_counted_ = staging_.Fill(stage_, sample, world_.rank());
+  read_sample_ = sample;
+}
+
 int64_t Stepper::Prepare(const RunPosition& position, double rate) {
-  const int64_t mine = staging_.Fill(stage_, position.stage_sample, world_.rank());
-  const int64_t counted = world_.Sum(mine);
+  Read(position.stage_sample);
+  const int64_t counted = world_.Sum(read_counted_);
   staging_.Lift(context_);
   Put(context_.stream, counted > 0 ? 1.0 / static_cast<double>(counted) : 0.0, loss_scale_);
   std::array<double, kPlanScalars> plan{};
@@ -191,6 +197,9 @@ StepReport Stepper::Step(RunPosition& position) {
   const int64_t counted = Prepare(position, rate);
   const Clock::time_point filled = Clock::now();
   Run();
+  // The next step's samples, while a device computes.
+  const bool last = position.stage_step + 1 == stage_.steps;
+  if (!last) Read(position.stage_sample + stage_.plan.sequences);
   std::vector<double> told(kStepReportScalars);
   Download(context_.stream, report_, told.data(), report_.bytes());
   const Clock::time_point updated = Clock::now();

@@ -52,6 +52,8 @@ class Stepper {
   StepReport Step(RunPosition& position);
 
  private:
+  // Reads the samples of the update that begins at `sample` into host memory, once.
+  void Read(int64_t sample);
   // Loads the device with what this step is made of; returns the targets that count everywhere.
   int64_t Prepare(const RunPosition& position, double rate);
   void Run();
@@ -70,6 +72,8 @@ class Stepper {
   Tensor plan_;                                      // f64 [kPlanScalars]
   Tensor sums_;                                      // f64 [kSumScalars]
   Tensor report_;                                    // f64 [kStepReportScalars]
+  int64_t read_sample_ = -1;                         // whose samples are in host memory
+  int64_t read_counted_ = 0;                         // targets of them that count here
   Graph recorded_;
   int64_t steps_run_ = 0;
   double forward_backward_seconds_ = 0.0;  // of the last step; where ops run at once

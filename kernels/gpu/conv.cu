@@ -25,7 +25,8 @@ namespace {
 
 constexpr int kLanes = 32;  // threads of a block across channels
 constexpr int kWalks = 8;   // and along tokens
-constexpr int kSteps = 32;  // of a walk
+constexpr int kSteps = 64;  // of a walk
+constexpr int kAhead = 4;   // steps whose numbers are on their way together
 constexpr int kThreads = kLanes * kWalks;
 constexpr int kMostTaps = 4;  // of the walking kernels
 
@@ -62,37 +63,62 @@ __device__ __forceinline__ void LoadTaps(const float* w, int channel, float (&to
   }
 }
 
-// This thread's channels and the first token of its walk.
+// This thread's channels, and its walk through the tokens.
 struct Walk {
   int channel;
-  int64_t first;
+  int64_t token;
+  int place;  // of the token in its row
 
   __device__ __forceinline__ Walk(const Geometry& g, int columns)
       : channel((static_cast<int>(blockIdx.x) * kLanes + static_cast<int>(threadIdx.x)) * columns) {
     const int64_t walk = static_cast<int64_t>(blockIdx.y) * kWalks + threadIdx.y;
-    first = walk / g.dilation * kSteps * g.dilation + walk % g.dilation;
+    token = walk / g.dilation * kSteps * g.dilation + walk % g.dilation;
+    place = static_cast<int>(token % g.length);
+  }
+  __device__ __forceinline__ void Step(const Geometry& g) {
+    token += g.dilation;
+    place += g.dilation;
+    if (place >= g.length) place %= g.length;
   }
 };
 
-template <int N, class T>
-__device__ __forceinline__ Vec<T, N> LoadToken(const T* x, int64_t t, const Geometry& g,
-                                               int channel) {
-  return *reinterpret_cast<const Vec<T, N>*>(x + t * g.channels + channel);
-}
+// Steps of a walk that are read before any of them is computed.
+template <class T, int N>
+struct Batch {
+  Vec<T, N> n[kAhead], other[kAhead];  // other: u, or dy
+  int history[kAhead];                 // tokens before, in the document; −1: no such token
+
+  __device__ __forceinline__ void Load(const Geometry& g, const T* n_at, const T* other_at,
+                                       Walk& walk) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      history[i] = -1;
+      n[i] = {};
+      other[i] = {};
+      if (walk.token < g.tokens) {
+        const int64_t at = walk.token * g.channels + walk.channel;
+        n[i] = *reinterpret_cast<const Vec<T, N>*>(n_at + at);
+        other[i] = *reinterpret_cast<const Vec<T, N>*>(other_at + at);
+        history[i] = walk.place - g.doc_start[walk.token];
+      }
+      walk.Step(g);
+    }
+  }
+};
 
 // c of one token from the window of n: window[k] stands k steps back. A tap outside the document
 // reads 0.
 template <int N, int kTaps, class T>
-__device__ __forceinline__ void Convolve(const float (&w)[N][kTaps],
-                                         const Vec<T, N> (&window)[kTaps], int reach,
+__device__ __forceinline__ void Convolve(const Geometry& g, const float (&w)[N][kTaps],
+                                         const Vec<T, N> (&window)[kTaps], int history,
                                          float (&c)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) c[i] = 0;
 #pragma unroll
-  for (int j = 0; j < kTaps; ++j) {
-    if (kTaps - 1 - j > reach) continue;
+  for (int k = kTaps - 1; k >= 0; --k) {
+    if (k * g.dilation > history) continue;
 #pragma unroll
-    for (int i = 0; i < N; ++i) c[i] += w[i][j] * ToFloat(window[kTaps - 1 - j].v[i]);
+    for (int i = 0; i < N; ++i) c[i] += w[i][kTaps - 1 - k] * ToFloat(window[k].v[i]);
   }
 }
 
@@ -102,104 +128,159 @@ __device__ __forceinline__ void Shift(V (&window)[kTaps]) {
   for (int k = kTaps - 1; k > 0; --k) window[k] = window[k - 1];
 }
 
-// The window as it stands before the step at token t.
+__device__ __forceinline__ float Sigmoid(float x) { return __fdividef(1, 1 + __expf(-x)); }
+
+// The window as it stands before the walk's first step.
 template <int N, int kTaps, class T>
-__device__ __forceinline__ void StartWindow(const T* n, int64_t t, const Geometry& g, int channel,
+__device__ __forceinline__ void StartWindow(const T* n, const Walk& walk, const Geometry& g,
                                             Vec<T, N> (&window)[kTaps]) {
 #pragma unroll
   for (int k = 0; k < kTaps; ++k) {
     window[k] = {};
-    const int64_t from = t - static_cast<int64_t>(k + 1) * g.dilation;
-    if (k + 1 < kTaps && from >= 0 && from < g.tokens)
-      window[k] = LoadToken<N>(n, from, g, channel);
+    const int64_t from = walk.token - static_cast<int64_t>(k + 1) * g.dilation;
+    if (k + 1 < kTaps && from >= 0 && from < g.tokens) {
+      window[k] = *reinterpret_cast<const Vec<T, N>*>(n + from * g.channels + walk.channel);
+    }
   }
 }
 
 template <class T, int N, int kTaps>
-__global__ void __launch_bounds__(kThreads) WalkForward(Geometry g, ConvTensors<T> x) {
-  const Walk walk(g, N);
+__global__ void __launch_bounds__(kThreads, 3) WalkForward(Geometry g, ConvTensors<T> x) {
+  Walk walk(g, N);
   if (walk.channel >= g.channels) return;
   float w[N][kTaps];
   LoadTaps<N, kTaps>(x.w, walk.channel, w);
   Vec<T, N> window[kTaps];
-  StartWindow<N, kTaps>(x.n, walk.first, g, walk.channel, window);
-#pragma unroll 4
-  for (int step = 0; step < kSteps; ++step) {
-    const int64_t t = walk.first + static_cast<int64_t>(step) * g.dilation;
-    if (t >= g.tokens) break;
-    Shift(window);
-    window[0] = LoadToken<N>(x.n, t, g, walk.channel);
-    const Vec<T, N> u = LoadToken<N>(x.u, t, g, walk.channel);
-    float c[N];
-    Convolve<N, kTaps>(w, window, g.History(t) / g.dilation, c);
+  StartWindow<N, kTaps>(x.n, walk, g, window);
+  int64_t out = walk.token * g.channels + walk.channel;
+  const int64_t stride = static_cast<int64_t>(g.dilation) * g.channels;
+  for (int step = 0; step < kSteps && walk.token < g.tokens; step += kAhead) {
+    Batch<T, N> batch;
+    batch.Load(g, x.n, x.u, walk);
 #pragma unroll
-    for (int i = 0; i < N; ++i) c[i] = ToFloat(u.v[i]) + c[i] / (1 + __expf(-c[i]));
-    StoreFloats<N>(x.y + t * g.channels + walk.channel, c);
+    for (int i = 0; i < kAhead; ++i, out += stride) {
+      if (batch.history[i] < 0) continue;
+      Shift(window);
+      window[0] = batch.n[i];
+      float c[N];
+      Convolve<N, kTaps>(g, w, window, batch.history[i], c);
+#pragma unroll
+      for (int j = 0; j < N; ++j) c[j] = ToFloat(batch.other[i].v[j]) + c[j] * Sigmoid(c[j]);
+      StoreFloats<N>(x.y + out, c);
+    }
   }
 }
 
+// What the walk back keeps of its last steps.
+template <int N, int kTaps>
+struct Backlog {
+  float n[kTaps][N];      // k steps back
+  float slope[kTaps][N];  // dc, likewise
+  int history[kTaps];     // tokens before, in the document; −1: no such token
+  int whole = 0;          // steps in a row in which no tap left the document
+
+  // One step: c and dc of the new token, its part of dw, dn of the token kTaps − 1 steps back.
+  // kAll: no tap of any step in here leaves the document.
+  template <bool kAll>
+  __device__ __forceinline__ void Compute(const Geometry& g, const float (&w)[N][kTaps],
+                                          const float (&dy)[N], bool own, float (&dw)[N][kTaps],
+                                          float (&dn)[N]) {
+    const auto inside = [&](int step, int k) { return kAll || k * g.dilation <= history[step]; };
+    if (kAll || history[0] >= 0) {
+      float c[N] = {};
+#pragma unroll
+      for (int k = kTaps - 1; k >= 0; --k) {
+        if (!inside(0, k)) continue;
+#pragma unroll
+        for (int i = 0; i < N; ++i) c[i] += w[i][kTaps - 1 - k] * n[k][i];
+      }
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        const float sigma = Sigmoid(c[i]);
+        slope[0][i] = dy[i] * (sigma + c[i] * (sigma - sigma * sigma));
+      }
+      if (own) {
+#pragma unroll
+        for (int k = 0; k < kTaps; ++k) {
+          if (!inside(0, k)) continue;
+#pragma unroll
+          for (int i = 0; i < N; ++i) dw[i][kTaps - 1 - k] += slope[0][i] * n[k][i];
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) dn[i] = 0;
+#pragma unroll
+    for (int j = kTaps - 1; j >= 0; --j) {
+      // Its reader by tap j stands j steps back from here.
+      if (!inside(j, kTaps - 1 - j)) continue;
+#pragma unroll
+      for (int i = 0; i < N; ++i) dn[i] += w[i][j] * slope[j][i];
+    }
+  }
+};
+
 // partial [gridDim.y, C, taps].
 template <class T, int N, int kTaps>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     WalkBackward(Geometry g, ConvTensors<T> x, float* partial) {
   __shared__ float sums[kWalks][kLanes * N * kTaps];
-  const Walk walk(g, N);
-  const bool active = walk.channel < g.channels;
+  Walk walk(g, N);
   float dw[N][kTaps] = {};
-  if (active) {
+  if (walk.channel < g.channels) {
     float w[N][kTaps];
     LoadTaps<N, kTaps>(x.w, walk.channel, w);
-    Vec<T, N> window[kTaps];
-    StartWindow<N, kTaps>(x.n, walk.first, g, walk.channel, window);
-    float slopes[kTaps][N] = {};  // dc, k steps back
-    int reaches[kTaps];           // taps that stay in the document, k steps back
+    Backlog<N, kTaps> log;
+    {
+      Vec<T, N> window[kTaps];
+      StartWindow<N, kTaps>(x.n, walk, g, window);
 #pragma unroll
-    for (int k = 0; k < kTaps; ++k) reaches[k] = -1;
-#pragma unroll 4
-    for (int step = 0; step < kSteps + kTaps - 1; ++step) {
-      const int64_t t = walk.first + static_cast<int64_t>(step) * g.dilation;
-      Shift(window);
-#pragma unroll
-      for (int k = kTaps - 1; k > 0; --k) {
-        reaches[k] = reaches[k - 1];
-#pragma unroll
-        for (int i = 0; i < N; ++i) slopes[k][i] = slopes[k - 1][i];
-      }
-      reaches[0] = -1;
-      if (t < g.tokens) {
-        window[0] = LoadToken<N>(x.n, t, g, walk.channel);
-        const Vec<T, N> dy = LoadToken<N>(x.dy, t, g, walk.channel);
-        reaches[0] = g.History(t) / g.dilation;
-        float c[N];
-        Convolve<N, kTaps>(w, window, reaches[0], c);
+      for (int k = 0; k < kTaps; ++k) {
+        log.history[k] = -1;
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-          const float sigma = 1 / (1 + __expf(-c[i]));
-          slopes[0][i] = ToFloat(dy.v[i]) * sigma * (1 + c[i] * (1 - sigma));
+          log.n[k][i] = ToFloat(window[k].v[i]);
+          log.slope[k][i] = 0;
         }
-        if (step < kSteps) {
+      }
+    }
+    const int reach = (kTaps - 1) * g.dilation;
+    const int64_t stride = static_cast<int64_t>(g.dilation) * g.channels;
+    // The token that tap 0 of a step reads has all its readers then.
+    int64_t read = walk.token - reach;
+    int64_t out = read * g.channels + walk.channel;
+    for (int first = 0; first < kSteps + kTaps - 1 && read < g.tokens; first += kAhead) {
+      Batch<T, N> batch;
+      batch.Load(g, x.n, x.dy, walk);
 #pragma unroll
-          for (int j = 0; j < kTaps; ++j) {
-            if (kTaps - 1 - j > reaches[0]) continue;
+      for (int b = 0; b < kAhead; ++b, read += g.dilation, out += stride) {
+        const int step = first + b;
 #pragma unroll
-            for (int i = 0; i < N; ++i) {
-              dw[i][j] += slopes[0][i] * ToFloat(window[kTaps - 1 - j].v[i]);
-            }
+        for (int k = kTaps - 1; k > 0; --k) {
+          log.history[k] = log.history[k - 1];
+#pragma unroll
+          for (int i = 0; i < N; ++i) {
+            log.n[k][i] = log.n[k - 1][i];
+            log.slope[k][i] = log.slope[k - 1][i];
           }
         }
-      }
-      // The token that tap 0 of this step reads has all its readers now.
-      const int64_t read = t - static_cast<int64_t>(kTaps - 1) * g.dilation;
-      if (step < kTaps - 1 || read >= g.tokens) continue;
-      float dn[N] = {};
+        log.history[0] = batch.history[b];
+        log.whole = log.history[0] >= reach ? log.whole + 1 : 0;
+        float dy[N], dn[N];
 #pragma unroll
-      for (int j = kTaps - 1; j >= 0; --j) {
-        // Its reader by tap j stands j steps back from here.
-        if (kTaps - 1 - j > reaches[j]) continue;
-#pragma unroll
-        for (int i = 0; i < N; ++i) dn[i] += w[i][j] * slopes[j][i];
+        for (int i = 0; i < N; ++i) {
+          log.n[0][i] = ToFloat(batch.n[b].v[i]);
+          dy[i] = ToFloat(batch.other[b].v[i]);
+        }
+        if (log.whole >= kTaps) {
+          log.template Compute<true>(g, w, dy, step < kSteps, dw, dn);
+        } else {
+          log.template Compute<false>(g, w, dy, step < kSteps, dw, dn);
+        }
+        if (step >= kTaps - 1 && step < kSteps + kTaps - 1 && read < g.tokens) {
+          StoreFloats<N>(x.dn + out, dn);
+        }
       }
-      StoreFloats<N>(x.dn + read * g.channels + walk.channel, dn);
     }
   }
 #pragma unroll
@@ -403,8 +484,8 @@ void ShortConv(Stream& stream, const Tensor& n, const Tensor& u, const Tensor& w
     x.u = Data<T>(u);
     x.w = Data<float>(w);
     x.y = Data<T>(y);
-    if (g.channels % kVec<T> == 0) {
-      Forward<T, kVec<T>>(stream, g, x);
+    if (g.channels % 4 == 0) {
+      Forward<T, 4>(stream, g, x);
     } else {
       Forward<T, 1>(stream, g, x);
     }

@@ -25,10 +25,8 @@ namespace mneme::gpu {
 namespace {
 
 constexpr int kThreads = 256;
-// Threads of a block of the gradient: two such blocks share a multiprocessor, one loads while the
-// other waits; wider rows take one larger block.
-constexpr int kGradThreads = 320;
-constexpr int kMostGradThreads = 1024;
+constexpr int kGradColumns = 4;        // of a thread of the gradient
+constexpr int kMostGradThreads = 640;  // of a block, and about as many a multiprocessor
 
 __global__ void __launch_bounds__(kThreads)
     HashRows(const __grid_constant__ HashTables constants, HashedText text, int64_t n,
@@ -93,6 +91,10 @@ struct GateTensors {
   T *u, *dh, *dkv;
 };
 
+__device__ __forceinline__ void Prefetch(const void* at) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
 // A warp a (token, branch).
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
@@ -111,6 +113,10 @@ __global__ void __launch_bounds__(kThreads)
     const float* w_h = x.w_h + m * n.width;
     const float* w_k = x.w_k + m * n.width;
     float hh = 0, kk = 0, hk = 0;
+    // The value is on its way while the sums are made: the branches of a token share it.
+    for (int j = m; (j * kWarp + lane) * N < n.width; j += n.branches) {
+      Prefetch(value + (j * kWarp + lane) * N);
+    }
 #pragma unroll 4
     for (int d = lane * N; d < n.width; d += kWarp * N) {
       float a[N], b[N], p[N], q[N];
@@ -173,101 +179,121 @@ __global__ void __launch_bounds__(kThreads) UngatedBackward(GateShape n, GateTen
   }
 }
 
-// Sums of M numbers over the block; every thread gets them. `parts` is used by turns.
-template <int M>
-__device__ __forceinline__ void SumOverBlock(float (&x)[M], float (*parts)[M]) {
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-#pragma unroll
-  for (int m = 0; m < M; ++m) x[m] = WarpReduce(x[m]);
-  if (warps == 1) return;
-  if (threadIdx.x % kWarp == 0) {
-#pragma unroll
-    for (int m = 0; m < M; ++m) parts[threadIdx.x / kWarp][m] = x[m];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int m = 0; m < M; ++m) x[m] = parts[0][m];
-  for (int w = 1; w < warps; ++w) {
-#pragma unroll
-    for (int m = 0; m < M; ++m) x[m] += parts[w][m];
-  }
+// What one token's branch gives its gradients, once ⟨du, v⟩ is known: c = dot · c, and so on.
+struct BranchScales {
+  float c, shrink_h, shrink_k, alpha;
+};
+
+__device__ __forceinline__ BranchScales ScalesOf(const GateForm& form, float width, float s,
+                                                 float rh, float rk, float alpha) {
+  const float slope = form.Slope(s, alpha);
+  return {slope * (rh * rk * rsqrtf(width)), slope * s * rh * rh / width,
+          slope * s * rk * rk / width, alpha};
 }
 
-// partial [gridDim.x, M, D] = Σ over the block's tokens of c h k. blockDim.x · N covers D.
-template <class T, int N, int M, int kMost>
-__global__ void __launch_bounds__(kMost, kMost <= kGradThreads ? 2 : 1)
+// partial [gridDim.x, M, D] = Σ over the block's tokens of c h k. blockDim.x · N covers D. What is
+// used is loaded again at once for the next token, so that every number has a token's time to come.
+// Dynamic shared memory: w_h w_k of the block's columns.
+template <class T, int N, int M>
+__global__ void __launch_bounds__(kMostGradThreads)
     GateBackward(GateForm form, GateShape n, GateTensors<T> x, int tokens_of_block,
                  float* partial) {
-  __shared__ float parts[2][kMost / kWarp][M];
+  __shared__ float parts[2][kMostGradThreads / kWarp][M];
+  __shared__ BranchScales
+      scales[3][M];                 // of this token, the next, and one that slow warps may read
+  extern __shared__ float gains[];  // [M, blockDim.x · N]
+  const int lane_columns = static_cast<int>(blockDim.x) * N;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int d = static_cast<int>(threadIdx.x) * N;
   const bool active = d < n.width;
   const auto width = static_cast<float>(n.width);
-  const float root = rsqrtf(width);
-  float sums[M][N] = {};
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * tokens_of_block;
   const int64_t end = min(begin + tokens_of_block, n.tokens);
+  const auto prepare = [&](int64_t t) {
+    if (t >= end || threadIdx.x >= M) return;
+    const int64_t i = t * M + threadIdx.x;
+    scales[t % 3][threadIdx.x] = ScalesOf(form, width, x.s[i], x.rh[i], x.rk[i], x.alpha[i]);
+  };
+  Vec<T, N> du[M], h[M], k[M], v;
+  const auto at = [&](const T* from) { return *reinterpret_cast<const Vec<T, N>*>(from + d); };
+  const auto load_outer = [&](int64_t t) {
+    if (t >= end) return;
+    v = at(x.kv + t * n.kv_width + M * n.width);
+#pragma unroll
+    for (int m = 0; m < M; ++m) du[m] = at(x.du + (t * M + m) * n.width);
+  };
+  const auto load_inner = [&](int64_t t, int m) {
+    if (t >= end) return;
+    h[m] = at(x.h + (t * M + m) * n.width);
+    k[m] = at(x.kv + t * n.kv_width + m * n.width);
+  };
+  if (active) {
+    load_outer(begin);
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      load_inner(begin, m);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        gains[m * lane_columns + d + j] = x.w_h[m * n.width + d + j] * x.w_k[m * n.width + d + j];
+      }
+    }
+  }
+  prepare(begin);
+  __syncthreads();
+  float sums[M][N] = {};
   for (int64_t t = begin; t < end; ++t) {
-    const T* keys = x.kv + t * n.kv_width;
-    const int64_t row = t * M;
-    Vec<T, N> h[M], k[M];
+    prepare(t + 1);
     float dots[M] = {};
     if (active) {
-      Vec<T, N> g[M];
-      const Vec<T, N> v = *reinterpret_cast<const Vec<T, N>*>(keys + M * n.width + d);
-#pragma unroll
-      for (int m = 0; m < M; ++m) {
-        g[m] = *reinterpret_cast<const Vec<T, N>*>(x.du + (row + m) * n.width + d);
-      }
       float dv[N] = {};
 #pragma unroll
       for (int m = 0; m < M; ++m) {
-        const float alpha = x.alpha[row + m];
+        const float alpha = scales[t % 3][m].alpha;
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-          const float du = ToFloat(g[m].v[j]);
-          dots[m] += du * ToFloat(v.v[j]);
-          dv[j] += alpha * du;
+          const float g = ToFloat(du[m].v[j]);
+          dots[m] += g * ToFloat(v.v[j]);
+          dv[j] += alpha * g;
         }
       }
       StoreFloats<N>(x.dkv + t * n.kv_width + M * n.width + d, dv);
-      // On their way while the block adds up its dots.
-#pragma unroll
-      for (int m = 0; m < M; ++m) {
-        h[m] = *reinterpret_cast<const Vec<T, N>*>(x.h + (row + m) * n.width + d);
-        k[m] = *reinterpret_cast<const Vec<T, N>*>(keys + m * n.width + d);
-      }
+      load_outer(t + 1);
     }
-    SumOverBlock<M>(dots, parts[t & 1]);
+#pragma unroll
+    for (int m = 0; m < M; ++m) dots[m] = WarpReduce(dots[m]);
+    if (threadIdx.x % kWarp == 0) {
+#pragma unroll
+      for (int m = 0; m < M; ++m) parts[t & 1][threadIdx.x / kWarp][m] = dots[m];
+    }
+    __syncthreads();
     if (!active) continue;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-      const float s = x.s[row + m], rh = x.rh[row + m], rk = x.rk[row + m];
-      const float ds = dots[m] * form.Slope(s, x.alpha[row + m]);
-      const float c = ds * (rh * rk * root);
-      const float shrink_h = ds * s * rh * rh / width;
-      const float shrink_k = ds * s * rk * rk / width;
-      float dh[N], dk[N];
+      float dot = parts[t & 1][0][m];
+      for (int w = 1; w < warps; ++w) dot += parts[t & 1][w][m];
+      const BranchScales scale = scales[t % 3][m];
+      const float c = dot * scale.c;
+      const float shrink_h = dot * scale.shrink_h;
+      const float shrink_k = dot * scale.shrink_k;
+      float dh[N], dk[N], gain[N];
+      LoadFloats<N>(gains + m * lane_columns + d, gain);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         const float a = ToFloat(h[m].v[j]);
         const float b = ToFloat(k[m].v[j]);
-        const float cw =
-            c * __ldg(x.w_h + m * n.width + d + j) * __ldg(x.w_k + m * n.width + d + j);
-        dh[j] = cw * b - shrink_h * a;
-        dk[j] = cw * a - shrink_k * b;
+        dh[j] = c * gain[j] * b - shrink_h * a;
+        dk[j] = c * gain[j] * a - shrink_k * b;
         sums[m][j] += c * a * b;
       }
-      StoreFloats<N>(x.dh + (row + m) * n.width + d, dh);
+      load_inner(t + 1, m);
+      StoreFloats<N>(x.dh + (t * M + m) * n.width + d, dh);
       StoreFloats<N>(x.dkv + t * n.kv_width + m * n.width + d, dk);
     }
   }
   if (!active) return;
 #pragma unroll
   for (int m = 0; m < M; ++m) {
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-      partial[(static_cast<int64_t>(blockIdx.x) * M + m) * n.width + d + j] = sums[m][j];
-    }
+    StoreFloats<N>(partial + (static_cast<int64_t>(blockIdx.x) * M + m) * n.width + d, sums[m]);
   }
 }
 
@@ -360,26 +386,20 @@ void QueueGains(Stream& stream, const Tensor& partial, int64_t blocks, int64_t c
          Data<float>(dw_k));
 }
 
-template <class T, int N, int M>
+template <class T, int M>
 void BackwardFast(Stream& stream, const GateForm& form, const GateShape& n, const GateTensors<T>& x,
                   const Tensor& w_h, const Tensor& w_k, Tensor& dw_h, Tensor& dw_k) {
-  const int64_t threads = CeilDiv(CeilDiv(n.width, N), kWarp) * kWarp;
-  const int64_t resident = std::max<int64_t>(1, 2 * kGradThreads / threads);
+  const int64_t threads = CeilDiv(CeilDiv(n.width, kGradColumns), kWarp) * kWarp;
+  const int64_t resident = std::max<int64_t>(1, kMostGradThreads / threads);
   const int64_t most = QueueOf(stream).multiprocessors * resident;
   const int64_t tokens_of_block = CeilDiv(n.tokens, most);
   const int64_t blocks = CeilDiv(n.tokens, tokens_of_block);
   const int64_t columns = int64_t{M} * n.width;
   Tensor partial = Tensor::Empty(stream, DType::kF32, {blocks, columns}, MemoryTag::kWorkspace);
-  const auto launch = [&](auto kernel) {
-    Launch(stream, kernel, dim3(static_cast<unsigned>(blocks)),
-           dim3(static_cast<unsigned>(threads)), 0, form, n, x, static_cast<int>(tokens_of_block),
-           Data<float>(partial));
-  };
-  if (threads <= kGradThreads) {
-    launch(GateBackward<T, N, M, kGradThreads>);
-  } else {
-    launch(GateBackward<T, N, M, kMostGradThreads>);
-  }
+  Launch(stream, GateBackward<T, kGradColumns, M>, dim3(static_cast<unsigned>(blocks)),
+         dim3(static_cast<unsigned>(threads)),
+         static_cast<size_t>(threads * kGradColumns * M) * sizeof(float), form, n, x,
+         static_cast<int>(tokens_of_block), Data<float>(partial));
   QueueGains(stream, partial, blocks, columns, w_h, w_k, dw_h, dw_k);
 }
 
@@ -466,10 +486,9 @@ void EngramGateGrad(Stream& stream, const GateOptions& options, const Tensor& du
       return Launch(stream, UngatedBackward<T>, dim3(static_cast<unsigned>(blocks)), kThreads, 0, n,
                     x);
     }
-    constexpr int kN = kVec<T>;
-    const bool fits = n.width % kN == 0 && n.width <= kMostGradThreads * kN;
+    const bool fits = n.width % kGradColumns == 0 && n.width <= kMostGradThreads * kGradColumns;
     const auto with = [&](auto branches) {
-      BackwardFast<T, kN, decltype(branches)::value>(stream, form, n, x, w_h, w_k, dw_h, dw_k);
+      BackwardFast<T, decltype(branches)::value>(stream, form, n, x, w_h, w_k, dw_h, dw_k);
     };
     if (fits && n.branches == 4) return with(std::integral_constant<int, 4>{});
     if (fits && n.branches == 2) return with(std::integral_constant<int, 2>{});

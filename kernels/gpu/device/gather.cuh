@@ -13,7 +13,7 @@
 namespace mneme::gpu {
 
 inline constexpr int kGatherThreads = 256;
-inline constexpr int kGatherRows = 8;  // of a team
+inline constexpr int kGatherRows = 4;  // of a team
 
 struct GatherShape {
   int lanes, teams;
@@ -37,15 +37,21 @@ __device__ __forceinline__ void GatherTile(const X* table, int64_t rows, int64_t
   const int team = static_cast<int>(threadIdx.x) / lanes;
   const int teams = static_cast<int>(blockDim.x) / lanes;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
+  // All numbers before any row: no row waits for another's number.
+  int64_t ids[kGatherRows];
+  bool found = true;
+#pragma unroll
+  for (int r = 0; r < kGatherRows; ++r) {
+    const int j = r * teams + team;
+    ids[r] = first + j < n ? id_of(j) : 0;
+    found = found && ids[r] >= 0 && ids[r] < rows;
+  }
+  if (!found) __trap();
   for (int column = lane * N; column < width; column += lanes * N) {
     Vec<X, N> x[kGatherRows];
 #pragma unroll
     for (int r = 0; r < kGatherRows; ++r) {
-      const int j = r * teams + team;
-      if (first + j >= n) continue;
-      const int64_t id = id_of(j);
-      if (id < 0 || id >= rows) __trap();
-      x[r] = *reinterpret_cast<const Vec<X, N>*>(table + id * width + column);
+      x[r] = *reinterpret_cast<const Vec<X, N>*>(table + ids[r] * width + column);
     }
 #pragma unroll
     for (int r = 0; r < kGatherRows; ++r) {

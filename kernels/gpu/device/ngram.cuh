@@ -73,15 +73,30 @@ __device__ __forceinline__ void KeepTables(const HashTables& from, HashTables& t
 __device__ __forceinline__ int64_t RowOf(const HashTables& hash, const HashedText& text, uint32_t t,
                                          uint32_t k) {
   const int history = static_cast<int>(t % text.length) - text.doc_start[t];
+  const int order = hash.order[k];
+  const int known = min(order - 1, history);  // look-backs that stay in the document
   uint64_t mix = 0;
-  for (int back = 0; back < hash.order[k]; ++back) {
-    int32_t id = hash.pad;
-    if (back <= history) {
-      const int32_t token = text.tokens[t - static_cast<uint32_t>(back)];
-      if (token < 0 || token >= text.vocabulary) __trap();
-      id = text.canonical[token];
+  constexpr int kAtOnce = 4;
+  for (int from = 0; from < order; from += kAtOnce) {
+    int32_t ids[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (from + i <= known) ids[i] = text.tokens[t - static_cast<uint32_t>(from + i)];
     }
-    mix ^= static_cast<uint64_t>(static_cast<int64_t>(id)) * hash.multiplier[back];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (from + i > known) {
+        ids[i] = hash.pad;
+        continue;
+      }
+      if (ids[i] < 0 || ids[i] >= text.vocabulary) __trap();
+      ids[i] = text.canonical[ids[i]];
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (from + i >= order) break;
+      mix ^= static_cast<uint64_t>(static_cast<int64_t>(ids[i])) * hash.multiplier[from + i];
+    }
   }
   const uint64_t prime = hash.prime[k];
   uint64_t rest = mix - __umul64hi(mix, hash.inverse[k]) * prime;

@@ -15,14 +15,15 @@ def once(command):
     with tempfile.TemporaryDirectory(prefix="first-step-") as folder:
         began = time.perf_counter()
         program = subprocess.Popen([*command, f"run.dir={folder}/run"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        seconds, log = None, []
+        log = []
         for line in program.stderr:
             log.append(line)
-            if seconds is None and line.startswith("step 1/"):
+            if line.startswith("step 1/"):
                 seconds = time.perf_counter() - began
-        if program.wait() != 0 or seconds is None:
-            raise SystemExit(f"{' '.join(command)}: exit {program.returncode}\n{''.join(log)[-800:]}")
-        return seconds
+                program.kill()
+                program.wait()
+                return seconds
+        raise SystemExit(f"{' '.join(command)}: exit {program.wait()}\n{''.join(log)[-800:]}")
 
 
 def main():
@@ -32,7 +33,7 @@ def main():
     p.add_argument("--times", type=int, default=5)
     p.add_argument("overrides", nargs="*")
     a = p.parse_intermixed_args()
-    command = [a.mneme, "train", a.config, "train.steps=1", "train.log_every=1", *a.overrides]
+    command = [a.mneme, "train", a.config, "train.steps=100", "train.log_every=1", *a.overrides]
     seconds = [once(command) for _ in range(a.times)]
     print(json.dumps({"median": round(statistics.median(seconds), 3), "all": [round(s, 3) for s in seconds]}))
 

@@ -11,10 +11,12 @@ optimizer it prints, and judges:
   - the two bf16 runs: every loss and every byte of the last checkpoint's arrays the same;
   - the peer against bf16: largest difference of means over 20 steps (--band, 1 %);
   - both ways: the CPU goes on from the last bf16 checkpoint as the GPU does in float (5 steps, 1e-4).
-Losses go to DIR/curves.json and, with --svg FILE, into a picture. Exit code 1 if anything is out of its bounds.
+Losses go to curves.json of --output and, with --svg FILE, into a picture. Exit code 1 if anything is out of its bounds.
 """
 import argparse
+import concurrent.futures
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -23,6 +25,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = {"tiny": "austen", "100m": "bpe"}
+COLOURS = {"cpu f32": "#000000", "gpu f32": "#1f77b4", "gpu bf16": "#2ca02c", "peer bf16": "#d62728"}  # of a panel's curves
 STEPS, FIRST, LAST, BOTH_WAYS = 200, 20, 20, 5
 
 
@@ -79,6 +82,15 @@ def largest(one, other):
     return max(abs(x - y) / abs(x) for x, y in zip(one, other))
 
 
+def outcome(future):
+    """None, and a word on standard error, for a run that failed."""
+    try:
+        return future.result()
+    except SystemExit as e:
+        print(e, file=sys.stderr)
+        return None
+
+
 def means(losses):
     return [statistics.mean(losses[i:i + LAST]) for i in range(0, len(losses), LAST)]
 
@@ -88,26 +100,39 @@ def compare(a, model, optimizer):
     runs = Runs(a, model, optimizer)
     runs.mneme("start", 1, "cpu", "f32")
     start = runs.checkpoint("start", 1)
-    curves = {"cpu f32": runs.mneme("cpu", FIRST, "cpu", "f32", start), "gpu f32": runs.mneme("f32", STEPS, "gpu", "f32", start),
-              "gpu bf16": runs.mneme("bf16", STEPS, "gpu", "bf16", start), "again": runs.mneme("again", STEPS, "gpu", "bf16", start)}
     last = runs.checkpoint("bf16", STEPS)
-    same = curves["gpu bf16"] == curves.pop("again") and same_arrays(last, runs.checkpoint("again", STEPS))
-    curves["peer bf16"] = runs.peer(start)
-    float_end, bf16_end = (statistics.mean(curves[k][-LAST:]) for k in ("gpu f32", "gpu bf16"))
-    on_cpu = runs.mneme("back_cpu", BOTH_WAYS, "cpu", "f32", last)
-    on_gpu = runs.mneme("back_gpu", BOTH_WAYS, "gpu", "f32", last)
-    return curves, [
-        ("GPU float against CPU float, first 20 steps", largest(curves["cpu f32"], curves["gpu f32"]), 1e-4),
-        ("bf16 against float, mean of the last 20", abs(bf16_end - float_end) / float_end, 5e-3),
-        ("two bf16 runs differ", 0.0 if same else 1.0, 0.0),
-        ("peer against bf16, means of 20 steps", largest(means(curves["gpu bf16"]), means(curves["peer bf16"])), a.band),
-        ("CPU and GPU go on from one bf16 checkpoint", largest(on_cpu, on_gpu), 1e-4)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        one = {"cpu f32": pool.submit(runs.mneme, "cpu", FIRST, "cpu", "f32", start),
+               "gpu f32": pool.submit(runs.mneme, "f32", STEPS, "gpu", "f32", start),
+               "gpu bf16": pool.submit(runs.mneme, "bf16", STEPS, "gpu", "bf16", start),
+               "again": pool.submit(runs.mneme, "again", STEPS, "gpu", "bf16", start)}
+        concurrent.futures.wait([one["gpu bf16"]])
+        one["on cpu"] = pool.submit(runs.mneme, "back_cpu", BOTH_WAYS, "cpu", "f32", last)
+        one["on gpu"] = pool.submit(runs.mneme, "back_gpu", BOTH_WAYS, "gpu", "f32", last)
+        one["peer bf16"] = pool.submit(runs.peer, start)
+    losses = {name: outcome(future) for name, future in one.items()}
+
+    def value(compute, *names):
+        return math.inf if any(losses[n] is None for n in names) else compute(*(losses[n] for n in names))
+
+    def end(f32, bf16):
+        return largest([statistics.mean(f32[-LAST:])], [statistics.mean(bf16[-LAST:])])
+
+    def bits(first, second):
+        return 0.0 if first == second and same_arrays(last, runs.checkpoint("again", STEPS)) else 1.0
+
+    judged = [
+        ("GPU float against CPU float, first 20 steps", value(largest, "cpu f32", "gpu f32"), 1e-4),
+        ("bf16 against float, mean of the last 20", value(end, "gpu f32", "gpu bf16"), 5e-3),
+        ("two bf16 runs differ", value(bits, "gpu bf16", "again"), 0.0),
+        ("peer against bf16, means of 20 steps", value(lambda x, y: largest(means(x), means(y)), "gpu bf16", "peer bf16"), a.band),
+        ("CPU and GPU go on from one bf16 checkpoint", value(largest, "on cpu", "on gpu"), 1e-4)]
+    return {name: losses[name] for name in COLOURS if losses[name]}, judged
 
 
 def svg(panels, path):
     """One panel a model and optimizer: loss over steps."""
     width, height, pad = 420, 260, 34
-    colours = {"cpu f32": "#000000", "gpu f32": "#1f77b4", "gpu bf16": "#2ca02c", "peer bf16": "#d62728"}
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(panels)}" height="{height}" font-family="sans-serif" font-size="11">']
     for i, (title, curves) in enumerate(panels.items()):
         low = min(min(c) for c in curves.values())
@@ -119,8 +144,8 @@ def svg(panels, path):
             out.append(f'<text x="{width * i + 2}" y="{at(0, y)[1]:.0f}">{y:.2f}</text>')
         for k, (name, curve) in enumerate(curves.items()):
             points = " ".join("%.1f,%.1f" % at(s + 1, y) for s, y in enumerate(curve))
-            out.append(f'<polyline fill="none" stroke="{colours[name]}" points="{points}"/>')
-            out.append(f'<text x="{width * i + width - 90}" y="{34 + 14 * k}" fill="{colours[name]}">{name}</text>')
+            out.append(f'<polyline fill="none" stroke="{COLOURS[name]}" points="{points}"/>')
+            out.append(f'<text x="{width * i + width - 90}" y="{34 + 14 * k}" fill="{COLOURS[name]}">{name}</text>')
     pathlib.Path(path).write_text("\n".join(out) + "\n</svg>\n")
 
 
@@ -133,13 +158,18 @@ def main():
     p.add_argument("--optimizers", type=lambda text: text.split(","), default=["adamw", "muon"])
     p.add_argument("--band", type=float, default=1e-2)
     p.add_argument("--svg")
+    p.add_argument("--at-once", type=int, default=1, help="models and optimizers compared side by side")
     p.add_argument("overrides", nargs="*")
     a = p.parse_intermixed_args()
-    panels, bad = {}, 0
-    for model in a.runs:
-        for optimizer in a.optimizers:
-            title = f"{model} {optimizer}"
-            panels[title], judged = compare(a, model, optimizer)
+    titles = [(model, optimizer) for model in a.runs for optimizer in a.optimizers]
+    with concurrent.futures.ThreadPoolExecutor(a.at_once) as pool:
+        futures = {f"{m} {o}": pool.submit(compare, a, m, o) for m, o in titles}
+        panels, bad = {}, 0
+        for title, future in futures.items():
+            try:
+                panels[title], judged = future.result()
+            except SystemExit as e:
+                judged = [(str(e), 1.0, 0.0)]
             for what, value, bound in judged:
                 bad += value > bound
                 print(f"{title}: {what}: {value:.2e} (bound {bound:.0e}) {'ok' if value <= bound else 'OUT OF BOUNDS'}", flush=True)

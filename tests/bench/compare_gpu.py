@@ -72,6 +72,8 @@ class Peer:
             last = line
             if self.keep:
                 break
+        if not self.keep:
+            self.process.wait()  # its memory is free then
         if not last or not last.startswith("{"):
             raise SystemExit(f"{' '.join(self.command)}: no result")
         result = json.loads(last)

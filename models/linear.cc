@@ -37,6 +37,10 @@ Linear Linear::Declare(ParameterStore& store, const std::string& name, int64_t o
                         {MatrixPiece(name, out, in, std)}, reading)};
 }
 
+void Linear::AddForward(Context& c, const Tensor& x, Tensor& y) const {
+  c.kernels.matmul(c.stream, x, Trans::kNo, weight->value, Trans::kYes, true, y);
+}
+
 Tensor Linear::Backward(Context& c, const Tensor& dy, const Tensor& x) const {
   Tensor dx = c.Empty({x.dim(0), x.dim(1)});
   ProjectGrad(c, dy, x, weight->value, false, weight->grad, dx);

@@ -27,6 +27,8 @@ struct Linear {
                         double std, Reading reading = Reading::kRounded);
 
   Tensor Forward(Context& c, const Tensor& x) const { return Project(c, x, weight->value); }
+  // The same, added to y.
+  void AddForward(Context& c, const Tensor& x, Tensor& y) const;
   // x is the input of Forward. Returns dx.
   Tensor Backward(Context& c, const Tensor& dy, const Tensor& x) const;
   // The same, added to dx.

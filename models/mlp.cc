@@ -1,7 +1,5 @@
 #include "models/mlp.h"
 
-#include <utility>
-
 namespace mneme {
 
 Mlp Mlp::Declare(ParameterStore& store, const std::string& prefix, int64_t width, int64_t hidden,
@@ -15,19 +13,28 @@ Mlp Mlp::Declare(ParameterStore& store, const std::string& prefix, int64_t width
   return mlp;
 }
 
-Tensor Mlp::Forward(Context& c, const Pass&, const Tensor& x, Saved* saved) const {
+Tensor Mlp::ForwardHidden(Context& c, const Tensor& x, Saved* saved) const {
   const Tensor pre = gate_up.Forward(c, x);
   Tensor h = c.Empty({x.dim(0), pre.dim(1) / 2});
   c.kernels.swiglu(c.stream, pre, h);
   if (saved != nullptr) *saved = {x, pre, h};
-  return down.Forward(c, h);
+  return h;
+}
+
+Tensor Mlp::BackwardHidden(Context& c, const Tensor& dy, const Saved& saved) const {
+  const Tensor dh = down.Backward(c, dy, saved.h);
+  Tensor dpre = c.Empty({dh.dim(0), 2 * dh.dim(1)});
+  c.kernels.swiglu_grad(c.stream, dh, saved.gate_up, dpre);
+  return dpre;
+}
+
+Tensor Mlp::Forward(Context& c, const Pass&, const Tensor& x, Saved* saved) const {
+  return down.Forward(c, ForwardHidden(c, x, saved));
 }
 
 Tensor Mlp::Backward(Context& c, const Pass&, const Tensor& dy, Saved saved) const {
-  const Tensor dh = down.Backward(c, dy, saved.h);
+  const Tensor dpre = BackwardHidden(c, dy, saved);
   saved.h = Tensor();
-  Tensor dpre = c.Empty({dh.dim(0), 2 * dh.dim(1)});
-  c.kernels.swiglu_grad(c.stream, dh, saved.gate_up, dpre);
   return gate_up.Backward(c, dpre, saved.x);
 }
 

@@ -31,6 +31,13 @@ struct Mlp {
 
   Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const;
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
+
+  // In halves, for a caller that adds the result to its own: y += down(h) and dx += gate_up's
+  // gradient of the second half are one product each.
+  // h [T, F] of x; saved may be null.
+  Tensor ForwardHidden(Context& c, const Tensor& x, Saved* saved) const;
+  // Gradient of the pre-activations [T, 2F].
+  Tensor BackwardHidden(Context& c, const Tensor& dy, const Saved& saved) const;
 };
 
 }  // namespace mneme

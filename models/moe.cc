@@ -52,10 +52,8 @@ Moe Moe::Declare(Context& c, ParameterStore& store, const std::string& prefix,
   moe.gate_up = experts.gate_up;
   moe.down = experts.down;
   if (model.moe.shared > 0) {
-    moe.shared =
-        Recomputed<Mlp>{Mlp::Declare(store, prefix + ".shared", model.hidden,
-                                     model.moe.shared * model.moe.expert_width, model.init_std),
-                        recompute};
+    moe.shared = Mlp::Declare(store, prefix + ".shared", model.hidden,
+                              model.moe.shared * model.moe.expert_width, model.init_std);
   }
   return moe;
 }
@@ -100,28 +98,30 @@ Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved)
   ForwardRoute(c, pass, note, saved != nullptr);
   auto leaving = exchange->Dispatch(c.stream, x, note.experts, note.weights);
   // The shared expert computes while tokens are away.
-  Tensor shared_y;
-  if (shared.has_value()) {
-    shared_y = shared->Forward(c, pass, x, saved != nullptr ? &note.shared : nullptr);
-  }
+  Tensor shared_h;
+  if (shared.has_value()) shared_h = shared->ForwardHidden(c, x, &note.shared);
   note.routed = leaving.Wait(c.stream);
   Tensor y_here = ForwardExperts(c, note.routed, note.local);
   Tensor y = exchange->Combine(c.stream, note.routed, y_here, x.dim(0)).Wait(c.stream);
-  if (shared.has_value()) c.kernels.add(c.stream, shared_y, y);
+  if (shared.has_value()) shared->down.AddForward(c, shared_h, y);
   if (saved == nullptr) return y;
   // The shared expert's input is x, which whoever holds this note may drop.
   note.shared.x = Tensor();
-  if (recompute) note.local.gate_up = Tensor();
+  if (recompute) {
+    note.local.gate_up = Tensor();
+    note.shared = {};
+  }
   *saved = std::move(note);
   return y;
 }
 
 Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
   auto returning = exchange->CombineGrad(c.stream, saved.routed, dy);
-  Tensor dx_shared;
+  Tensor dshared;
   if (shared.has_value()) {
-    saved.shared.x = saved.x;
-    dx_shared = shared->Backward(c, pass, dy, std::move(saved.shared));
+    if (recompute) shared->ForwardHidden(c, saved.x, &saved.shared);
+    dshared = shared->BackwardHidden(c, dy, saved.shared);
+    saved.shared = {};
   }
   if (recompute) ForwardExperts(c, saved.routed, saved.local);
   const Tensor dy_here = returning.Wait(c.stream);
@@ -135,7 +135,7 @@ Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved
       exchange->DispatchGrad(c.stream, saved.routed, dx_here, dweights_here, saved.experts)
           .Wait(c.stream);
   Tensor dx = std::move(source.dx);
-  if (shared.has_value()) c.kernels.add(c.stream, dx_shared, dx);
+  if (shared.has_value()) shared->gate_up.AddBackward(c, dshared, saved.x, dx);
   BackwardRoute(c, pass, source.dweights, saved, dx);
   return dx;
 }

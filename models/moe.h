@@ -22,7 +22,8 @@ struct RouterState {
 };
 
 // Tokens leave for the ranks of their experts while the shared expert computes here. Collective
-// over the expert axis; recomputation repeats no exchange and counts no load twice.
+// over the expert axis; recomputation repeats no exchange and counts no load twice. The shared
+// expert adds its second product to what came back.
 struct Moe {
   struct Saved {
     Tensor x;             // [T, D]
@@ -32,7 +33,7 @@ struct Moe {
     Tensor balance;       // [rows, E]; undefined without the balance loss
     RoutedTokens routed;  // what came over the wire
     ExpertsSaved local;   // its gate_up is dropped under `recompute`
-    Recomputed<Mlp>::Saved shared;
+    Mlp::Saved shared;    // empty under `recompute`
 
     template <class F>
     void ForEachTensor(F&& f) const {
@@ -46,10 +47,10 @@ struct Moe {
   };
 
   MoeConfig config;
-  Linear router;                          // [E, D]
-  Parameter* gate_up = nullptr;           // [E here, 2F, D]: gate, then up
-  Parameter* down = nullptr;              // [E here, D, F]
-  std::optional<Recomputed<Mlp>> shared;  // one SwiGLU of shared · F
+  Linear router;                 // [E, D]
+  Parameter* gate_up = nullptr;  // [E here, 2F, D]: gate, then up
+  Parameter* down = nullptr;     // [E here, D, F]
+  std::optional<Mlp> shared;     // one SwiGLU of shared · F
   std::shared_ptr<ExpertExchange> exchange;
   RouterState* state = nullptr;  // owned by the stack
   bool recompute = false;

@@ -2,15 +2,16 @@
 // kernel that turns each row of logits into its loss and, in place, its gradient, then dx = d · w
 // and dw += dᵀ · x (cuBLASLt, dw in f32).
 //
-// Logits are kept in the activations' dtype. In bf16 that is a third of the traffic of f32 logits
-// with bf16 gradients (2 + 2 + 2 bytes an element against 4 + 4 + 2), and their rounding, at most
+// Logits are kept in the activations' dtype. In bf16 they then cross memory with 10 bytes each
+// (made 2, kernel 2 + 2, products 2 + 2) instead of 14 with f32 logits, and their rounding, at most
 // 2⁻⁹ of a logit and without a lean, is of the size of what x and w carry already. All statistics
 // of the softmax are f32.
 //
-// The kernel: one block a row. A first pass keeps a running maximum and sum a thread, a second
-// writes the gradient. Between them the front of the row waits in shared memory, as far as half a
-// multiprocessor's lasts; the rest is read again, last part first, while it is still in L2. So
-// device memory sees one read and one write. Rows that do not count are only zeroed.
+// The kernel: one block a row, two small blocks a multiprocessor where each can keep its row in
+// shared memory, else a large one. A first pass keeps a running maximum and sum a thread, a second
+// writes the gradient. Between them as much of the row as fits waits in shared memory; the rest is
+// read again, last part first, while it is still in L2. So device memory sees one read and one
+// write. Rows that do not count are only zeroed.
 //
 // Floor at the 27B shape (T 16,384, D 2,560, V 129,280): products 3 · 10.8 TFLOP = 41 ms at
 // 790 TFLOP/s; logits 2.1e9: 4 bytes each in the kernel, 8.5 GB = 2.0 ms at 4.3 TB/s; dw is read
@@ -28,12 +29,10 @@
 namespace mneme::gpu {
 namespace {
 
-constexpr int64_t kLogitsBytes = int64_t{2} << 30;   // of one chunk
-constexpr int64_t kChunkStep = 256;                  // tokens: whole tiles of a product
-constexpr int64_t kCachedBytes = int64_t{36} << 20;  // of logits that stay in L2
-constexpr int64_t kLeastCached = 512;                // tokens
-constexpr int kUnroll = 4;                           // vectors that a thread has in flight
-constexpr int64_t kReservedShared = 2048;            // a block's own and the system's
+constexpr int64_t kLogitsBytes = int64_t{2} << 30;  // of one chunk
+constexpr int64_t kChunkStep = 256;                 // tokens: whole tiles of a product
+constexpr int kUnroll = 4;                          // vectors that a thread has in flight
+constexpr int64_t kReservedShared = 2048;           // a block's own and the system's
 // Two blocks of 512 threads a multiprocessor where each can keep its row, else one of 1,024.
 constexpr int kSmallBlock = 512;
 constexpr int kLargeBlock = 1024;
@@ -219,13 +218,6 @@ int64_t ChunkTokens(int64_t tokens, int64_t row_bytes) {
   return CeilDiv(CeilDiv(tokens, chunks), kChunkStep) * kChunkStep;
 }
 
-// Tokens whose logits are made and turned into gradients while they are still in L2; the whole
-// chunk where that would make thin products.
-int64_t CachedTokens(int64_t chunk, int64_t row_bytes) {
-  const int64_t fit = kCachedBytes / row_bytes / kChunkStep * kChunkStep;
-  return fit >= kLeastCached ? fit : chunk;
-}
-
 // logits = x · wᵀ. Rows of logits are dim(1) apart.
 void Project(Stream& stream, const Tensor& x, const Tensor& w, Tensor& logits) {
   Multiply(stream, {.tb = Trans::kYes,
@@ -287,25 +279,22 @@ void HeadLoss(Stream& stream, const Tensor& x, const Tensor& w, const Tensor& ta
   const int64_t size = SizeOf(x.dtype());
   const int64_t row_bytes = CeilDiv(vocab * size, 16) * 16;
   const int64_t chunk = std::min(ChunkTokens(tokens, row_bytes), tokens);
-  const int64_t cached = CachedTokens(chunk, row_bytes);
   Tensor buffer =
       Tensor::Empty(stream, x.dtype(), {chunk, row_bytes / size}, MemoryTag::kWorkspace);
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t end = std::min(tokens, begin + chunk);
-    for (int64_t first = begin; first < end; first += cached) {
-      const int64_t last = std::min(end, first + cached);
-      Tensor logits = buffer.Rows(first - begin, last - begin);
-      Tensor loss = losses.Flat(first, last);
-      Project(stream, x.Rows(first, last), w, logits);
-      DispatchActivation(x.dtype(), [&](auto real) {
-        CrossEntropy<decltype(real)>(stream, vocab, gradient, targets.Flat(first, last), scale,
-                                     logits, loss);
-      });
-    }
+    const Tensor rows = x.Rows(begin, end);
+    Tensor logits = buffer.Rows(0, end - begin);
+    Tensor loss = losses.Flat(begin, end);
+    Project(stream, rows, w, logits);
+    DispatchActivation(x.dtype(), [&](auto real) {
+      CrossEntropy<decltype(real)>(stream, vocab, gradient, targets.Flat(begin, end), scale, logits,
+                                   loss);
+    });
     if (!gradient) continue;
     Tensor dx_rows = dx.Rows(begin, end);
-    InputGradient(stream, buffer, w, dx_rows);
-    WeightGradient(stream, buffer, x.Rows(begin, end), dw);
+    InputGradient(stream, logits, w, dx_rows);
+    WeightGradient(stream, logits, rows, dw);
   }
 }
 

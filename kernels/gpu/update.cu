@@ -72,7 +72,7 @@ struct Deal {
 };
 
 // AdamW in floats; the formula of AdamElement in cpu/update.cc with its divisions by step scalars
-// taken out.
+// taken out. Fused products are written as such, so that all widths give the same bits.
 struct Adam {
   float clip, beta1, rest1, beta2, rest2, inverse1, inverse2, eps, rate, keep;
 
@@ -103,10 +103,10 @@ struct Adam {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const float gradient = clip * g[i];
-      m[i] = beta1 * m[i] + rest1 * gradient;
-      v[i] = beta2 * v[i] + rest2 * gradient * gradient;
+      m[i] = fmaf(beta1, m[i], rest1 * gradient);
+      v[i] = fmaf(rest2 * gradient, gradient, beta2 * v[i]);
       const float root = sqrtf(fmaxf(v[i], FLT_MIN) * inverse2);
-      p[i] = keep * p[i] - rate * (m[i] * inverse1 / (root + eps));
+      p[i] = fmaf(keep, p[i], -rate * (m[i] * inverse1 / (root + eps)));
     }
     StoreFloats<N>(m_at, m);
     StoreFloats<N>(v_at, v);
@@ -160,11 +160,11 @@ __global__ void __launch_bounds__(kThreads)
       LoadFloats<kN>(g + at, x);
       LoadFloats<kN>(buf + at, b);
 #pragma unroll
-      for (int i = 0; i < kN; ++i) b[i] = momentum * b[i] + clip * x[i];
+      for (int i = 0; i < kN; ++i) b[i] = fmaf(momentum, b[i], clip * x[i]);
       StoreFloats<kN>(buf + at, b);
       if (nesterov) {
 #pragma unroll
-        for (int i = 0; i < kN; ++i) b[i] = clip * x[i] + momentum * b[i];
+        for (int i = 0; i < kN; ++i) b[i] = fmaf(momentum, b[i], clip * x[i]);
       }
     }
     StoreFloats<kN>(u + at, b);
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kThreads)
     LoadFloats<kN>(o + at, y);
     LoadFloats<kN>(p + at, x);
 #pragma unroll
-    for (int i = 0; i < kN; ++i) x[i] = keep * x[i] - move * y[i];
+    for (int i = 0; i < kN; ++i) x[i] = fmaf(keep, x[i], -move * y[i]);
     StoreFloats<kN>(p + at, x);
     if (copy != nullptr) StoreFloats<kN>(copy + at, x);
   });

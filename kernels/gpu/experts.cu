@@ -27,6 +27,9 @@ constexpr int kRun = 256;  // slots of a warp
 constexpr int kScanThreads = 256;
 constexpr int kPairWarps = 8;
 constexpr int kRowThreads = 256;  // at most, of a token
+// Up to this width backward gathers inside its products and folds SwiGLU's gradient into one: there
+// memory decides. Beyond it the products do, and run faster on spread rows.
+constexpr int64_t kFusedHidden = 1024;
 
 // Plan ----------------------------------------------------------------------------------------
 
@@ -219,6 +222,18 @@ __global__ void __launch_bounds__(kPairWarps* kWarp)
   if (lane == 0) dweights[slot] = inner;
 }
 
+// dweights of a slot: its pair's parts of ⟨z, act⟩, or 0 where it has no pair.
+__global__ void __launch_bounds__(kRowThreads)
+    SumInnerKernel(const float* inner, const int32_t* place, int64_t slots, int64_t parts,
+                   float* dweights) {
+  const int64_t slot = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
+  if (slot >= slots) return;
+  const int64_t pair = place[slot];
+  float sum = 0;
+  for (int64_t i = 0; pair >= 0 && i < parts; ++i) sum += inner[i * slots + pair];
+  dweights[slot] = sum;
+}
+
 bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Calls f(constant N): how many T move at once, where widths and addresses allow.
@@ -279,6 +294,18 @@ Tensor Workspace(Stream& stream, DType dtype, int64_t rows, int64_t width) {
   return Tensor::Empty(stream, dtype, {rows, width}, MemoryTag::kWorkspace);
 }
 
+// z's product and PairGrad in one.
+void DownGrad(Stream& stream, const Tensor& dy, const Tensor& weights, const Tensor& w_down,
+              const ExpertsSaved& saved, Tensor& d_gate_up, Tensor& act, Tensor& dweights) {
+  const int64_t slots = saved.order.elements(), parts = CeilDiv(act.dim(1), kInnerColumns);
+  Tensor inner = Workspace(stream, DType::kF32, parts, slots);
+  GroupedDownGrad(stream, dy, {&saved.order, weights.dim(1)}, w_down, saved.offsets, saved.gate_up,
+                  weights, d_gate_up, act, inner);
+  Launch(stream, SumInnerKernel, dim3(static_cast<unsigned>(CeilDiv(slots, kRowThreads))),
+         kRowThreads, 0, Data<float>(inner), Data<int32_t>(saved.place), slots, parts,
+         Data<float>(dweights));
+}
+
 }  // namespace
 
 void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor& weights,
@@ -311,12 +338,20 @@ void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor
   Tensor rows = Workspace(stream, x.dtype(), capacity, hidden);
   Tensor d_gate_up = Workspace(stream, x.dtype(), capacity, 2 * width);
   Tensor z = Workspace(stream, x.dtype(), capacity, width);
-  Spread(stream, dy, saved.place, rows);
-  GroupedMatmul(stream, rows, w_down, Trans::kNo, offsets, z);
-  PairGrad(stream, saved.gate_up, weights, saved.place, z, d_gate_up, dweights);
-  GroupedMatmulWeightGrad(stream, rows, z, offsets, d_w_down);
-  Spread(stream, x, saved.place, rows);
-  GroupedMatmulWeightGrad(stream, d_gate_up, rows, offsets, d_w_gate_up);
+  if (hidden <= kFusedHidden &&
+      GroupedGathers(stream, {&w_gate_up, &w_down, &d_w_gate_up, &d_w_down}, {&x, &dy})) {
+    const Gather by_plan{&saved.order, weights.dim(1)};
+    DownGrad(stream, dy, weights, w_down, saved, d_gate_up, z, dweights);
+    GroupedWeightGrad(stream, dy, by_plan, z, {}, offsets, d_w_down);
+    GroupedWeightGrad(stream, d_gate_up, {}, x, by_plan, offsets, d_w_gate_up);
+  } else {
+    Spread(stream, dy, saved.place, rows);
+    GroupedMatmul(stream, rows, w_down, Trans::kNo, offsets, z);
+    PairGrad(stream, saved.gate_up, weights, saved.place, z, d_gate_up, dweights);
+    GroupedMatmulWeightGrad(stream, rows, z, offsets, d_w_down);
+    Spread(stream, x, saved.place, rows);
+    GroupedMatmulWeightGrad(stream, d_gate_up, rows, offsets, d_w_gate_up);
+  }
   GroupedMatmul(stream, d_gate_up, w_gate_up, Trans::kNo, offsets, rows);
   Combine(stream, rows, Tensor(), saved.place, dx);
 }

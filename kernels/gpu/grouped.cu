@@ -276,6 +276,21 @@ void GroupedSwiGlu(Stream& stream, const Tensor& a, Gather of_a, const Tensor& w
   });
 }
 
+void GroupedDownGrad(Stream& stream, const Tensor& dy, Gather of_dy, const Tensor& w,
+                     const Tensor& offsets, const Tensor& gate_up, const Tensor& weights,
+                     Tensor& d_gate_up, Tensor& act, Tensor& inner) {
+  GroupedProblem p = ProblemOf(dy, of_dy, w, {}, offsets, d_gate_up);
+  p.k = dy.dim(1);
+  p.n = act.dim(1);
+  CHECK_EQ(inner.shape(), (Shape{CeilDiv(p.n, kInnerColumns), p.rows}));
+  p.act = act.raw();
+  p.gate_up = gate_up.raw();
+  p.weights = Data<float>(weights);
+  p.inner = Data<float>(inner);
+  if (p.rows == 0) return;
+  CHECK(OnHopper(stream, dy.dtype(), GroupedForm::kDownGrad, p));
+}
+
 void GroupedMatmul(Stream& stream, const Tensor& a, const Tensor& b, Trans tb,
                    const Tensor& offsets, Tensor& c) {
   GroupedProduct(stream, a, {}, b, tb, offsets, c);

@@ -14,6 +14,8 @@ struct Gather {
   int64_t per_row = 1;
 };
 
+inline constexpr int64_t kInnerColumns = 256;
+
 // Whether the products below can gather: for these weights [E, m, n] and rows of these tensors.
 // Elsewhere rows are to be spread first.
 bool GroupedGathers(Stream& stream, std::initializer_list<const Tensor*> weights,
@@ -31,5 +33,13 @@ void GroupedWeightGrad(Stream& stream, const Tensor& a, Gather of_a, const Tenso
 // gate_up [R, 2n], act [R, n]. Rows beyond offsets[E] are left alone. REQUIRES: likewise.
 void GroupedSwiGlu(Stream& stream, const Tensor& a, Gather of_a, const Tensor& w,
                    const Tensor& offsets, Tensor& gate_up, Tensor& act);
+
+// What leads from dy back to the gate and up projections, in one pass. With z = dy rows · w[e], w
+// [E, k, n], h = SwiGLU(gate_up) and c the weight of a row's slot: d_gate_up as the gradient of h
+// is c z, act = c h, and inner [⌈n / kInnerColumns⌉, R] f32: ⟨z, h⟩ over that many columns each.
+// REQUIRES: GroupedGathers.
+void GroupedDownGrad(Stream& stream, const Tensor& dy, Gather of_dy, const Tensor& w,
+                     const Tensor& offsets, const Tensor& gate_up, const Tensor& weights,
+                     Tensor& d_gate_up, Tensor& act, Tensor& inner);
 
 }  // namespace mneme::gpu

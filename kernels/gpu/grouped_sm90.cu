@@ -14,6 +14,7 @@
 // 1.2 and 0.7 ms: bound by arithmetic. Sweep (E 64, D 512, F 256): up 1.03e11 FLOP, 0.13 ms, and
 // 0.5 GB, 0.15 ms: bound by both.
 #include "kernels/gpu/device/hopper.cuh"
+#include "kernels/gpu/grouped.h"
 #include "kernels/gpu/grouped_sm90.h"
 #include "kernels/gpu/launch.cuh"
 #include "kernels/gpu/tensor_map.h"
@@ -24,18 +25,28 @@ namespace {
 using namespace hopper;  // NOLINT: instructions by their names
 
 constexpr int kTileM = 128, kTileN = 256, kTileK = 64;
-constexpr int kStages = 4;
+static_assert(kTileN == kInnerColumns);
 constexpr int kBox = 64 * 128;                               // bytes of a box
 constexpr int kBoxesA = kTileM / 64, kBoxesB = kTileN / 64;  // of 64 x 64
 constexpr int kStageBytes = (kBoxesA + kBoxesB) * kBox;
-constexpr int kOutBoxes = 2;  // a warpgroup, being stored
 constexpr int kComputeWarps = 8;
 constexpr int kThreads = 128 + 32 * kComputeWarps;
 constexpr int kMaxGroups = kGroupedSm90MaxGroups;
-constexpr int kBarrierBytes = 2 * kStages * 8;
-constexpr int kSharedBytes =
-    kStages * kStageBytes + 2 * kOutBoxes * kBox + kBarrierBytes + (kMaxGroups + 1) * 4;
-static_assert(kSharedBytes <= 227 * 1024);
+
+// How a form divides shared memory: stages of the ring, boxes that each warpgroup stores from.
+template <GroupedForm kForm>
+struct Layout {
+  static constexpr bool kDownGrad = kForm == GroupedForm::kDownGrad;
+  static constexpr int kStages = kDownGrad ? 3 : 4;
+  static constexpr int kBoxes = kDownGrad ? 5 : 2;
+  static constexpr int kBarriers = 2 * kStages + (kDownGrad ? 4 : 0);
+  static constexpr int kBoxesAt = kStages * kStageBytes;
+  static constexpr int kBarriersAt = kBoxesAt + 2 * kBoxes * kBox;
+  static constexpr int kOffsetsAt = kBarriersAt + kBarriers * 8;
+  static constexpr int kBytes = kOffsetsAt + (kMaxGroups + 1) * 4;
+  static_assert(kBytes <= 227 * 1024);
+};
+
 constexpr int kBandRows = 4096;  // rows whose tiles are walked before the next rows begin
 
 struct Arguments {
@@ -44,7 +55,10 @@ struct Arguments {
   bf16 *c, *act;
   const bf16* source;    // of the gathered operand
   const int32_t* slots;  // its row p is row slots[p] / per_row of the source
-  int per_row;
+  unsigned by_row;       // 2^31 / per_row, rounded up
+  const float* weights;
+  float* inner;
+  int64_t capacity;
 };
 
 struct Tile {
@@ -102,6 +116,7 @@ class Walk {
 };
 
 // The ring: barriers `full` count bytes, barriers `empty` the warps that are done, of both blocks.
+template <int kStages>
 struct Ring {
   uint32_t stages, barriers;
   int stage = 0;
@@ -117,6 +132,8 @@ struct Ring {
     }
   }
 };
+template <GroupedForm kForm>
+using RingOf = Ring<Layout<kForm>::kStages>;
 
 __device__ int Steps(bool weight_grad, const Tile& t, int k) {
   return ((weight_grad ? t.rows : k) + kTileK - 1) / kTileK;
@@ -134,6 +151,7 @@ __device__ Box BoxOfB(const Tile& t, int step, int i) {
     case GroupedForm::kRows:
       return {step * kTileK, t.n + i * 64, t.group, 0};
     case GroupedForm::kRowsAcross:
+    case GroupedForm::kDownGrad:
       return {t.n + i * 64, step * kTileK, t.group, 0};
     case GroupedForm::kSwiGlu:
       return {step * kTileK, t.n + i % 2 * 64, i / 2, t.group};
@@ -145,7 +163,7 @@ __device__ Box BoxOfB(const Tile& t, int step, int i) {
 // Bulk copies of what is not gathered. Of the shared operand a block loads its half, for both.
 template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
 __device__ void LoadBoxes(const CUtensorMap* map_a, const CUtensorMap* map_b, const Tile& t,
-                          int step, const Ring& ring) {
+                          int step, const RingOf<kForm>& ring) {
   const auto rank = static_cast<int>(ClusterRank());
   constexpr uint16_t kBoth = 3;
   const uint32_t a = ring.Data(), b = a + kBoxesA * kBox;
@@ -171,13 +189,13 @@ __device__ void LoadBoxes(const CUtensorMap* map_a, const CUtensorMap* map_b, co
   }
 }
 
-// Gathers boxes line by line: thread t takes unit t % 8 of lines t / 8 + 16 j.
+// Gathers boxes line by line: thread t takes unit t % 8 of lines t / 8 + 16 j. Where lines run
+// along k they are 64 other rows each step; their slots are asked for two steps ahead.
 template <GroupedForm kForm, GroupedGather kGather>
 class Gatherer {
  public:
   static constexpr bool kAcross = kForm == GroupedForm::kWeightGrad;
   static constexpr int kBoxes = kGather == GroupedGather::kB ? kBoxesB : kBoxesA;
-  // Lines that run along k are a tile's rows, and stay; others are 64 rows of each step.
   static constexpr int kLines = (kAcross ? 64 : 64 * kBoxes) / 16;
 
   __device__ explicit Gatherer(const Arguments& args)
@@ -186,48 +204,65 @@ class Gatherer {
         line_(static_cast<int>(threadIdx.x) / 8),
         to_(line_ * 128 + (unit_ ^ line_ % 8) * 16) {}
 
-  // Finds the source rows of a tile, or of a step's 64 rows.
-  __device__ void Find(const Tile& t, int first) {
-#pragma unroll
-    for (int j = 0; j < kLines; ++j) {
-      const int row = first + line_ + 16 * j;
-      rows_[j] = row < t.rows ? args_.slots[t.start + row] / args_.per_row : -1;
-    }
+  __device__ void Begin(const Tile& t) {
+    Ask(t, kAcross ? 0 : t.m, slots_[0]);
+    if constexpr (kAcross) Ask(t, kTileK, slots_[1]);
   }
 
-  // `to`: the operand's boxes in a stage.
-  __device__ void Copy(const Tile& t, int step, uint32_t to) const {
-    const int width = !kAcross ? args_.k : kGather == GroupedGather::kA ? args_.m : args_.n;
-    const int first = !kAcross ? step * kTileK : kGather == GroupedGather::kA ? t.m : t.n;
-#pragma unroll
-    for (int i = 0; i < (kAcross ? kBoxes : 1); ++i) {
-      const int column = first + 64 * i + 8 * unit_;
-#pragma unroll
-      for (int j = 0; j < kLines; ++j) {
-        const bool there = rows_[j] >= 0 && column < width;
-        const int64_t from = there ? int64_t{rows_[j]} * width + column : 0;
-        CopyUnit(to + i * kBox + to_ + j * 16 * 128, args_.source + from, there);
-      }
+  // `to`: the operand's boxes in a stage. Steps come in order.
+  __device__ void Copy(const Tile& t, int step, uint32_t to) {
+    if constexpr (!kAcross) {
+      Copy(t, step, to, slots_[0]);
+    } else if (step % 2 == 0) {
+      Copy(t, step, to, slots_[0]);
+      Ask(t, (step + 2) * kTileK, slots_[0]);
+    } else {
+      Copy(t, step, to, slots_[1]);
+      Ask(t, (step + 2) * kTileK, slots_[1]);
     }
   }
 
  private:
+  __device__ void Ask(const Tile& t, int first, int (&slots)[kLines]) const {
+#pragma unroll
+    for (int j = 0; j < kLines; ++j) {
+      const int row = first + line_ + 16 * j;
+      slots[j] = row < t.rows ? args_.slots[t.start + row] : -1;
+    }
+  }
+
+  __device__ void Copy(const Tile& t, int step, uint32_t to, const int (&slots)[kLines]) const {
+    const int width = !kAcross ? args_.k : kGather == GroupedGather::kA ? args_.m : args_.n;
+    const int first = !kAcross ? step * kTileK : kGather == GroupedGather::kA ? t.m : t.n;
+#pragma unroll
+    for (int j = 0; j < kLines; ++j) {
+      // slots[j] / per_row, exact below 2^26 slots of at most 32 a row.
+      const auto row = static_cast<int64_t>(static_cast<uint64_t>(slots[j]) * args_.by_row >> 31);
+      const bf16* from = args_.source + row * width + first + 8 * unit_;
+#pragma unroll
+      for (int i = 0; i < (kAcross ? kBoxes : 1); ++i) {
+        const bool there = slots[j] >= 0 && first + 64 * i + 8 * unit_ < width;
+        CopyUnit(to + i * kBox + to_ + j * 16 * 128, there ? from + 64 * i : args_.source, there);
+      }
+    }
+  }
+
   const Arguments& args_;
   const int unit_, line_, to_;
-  int rows_[kLines];
+  int slots_[kAcross ? 2 : 1][kLines];
 };
 
 // Fills the ring: one thread, or a warpgroup where it gathers.
 template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
 __device__ void Bring(const CUtensorMap* map_a, const CUtensorMap* map_b, const Arguments& args,
-                      const int32_t* offsets, Ring ring) {
+                      const int32_t* offsets, RingOf<kForm> ring) {
   constexpr bool kGathers = kGather != GroupedGather::kNone;
   constexpr int kGathered = !kGathers ? 0 : kGather == GroupedGather::kA ? kBoxesA : kBoxesB;
   Gatherer<kForm, kGather> gatherer(args);
   Walk<kForm, kPair> walk(args, offsets);
   for (Tile t; walk.Next(t);) {
     const int steps = Steps(kForm == GroupedForm::kWeightGrad, t, args.k);
-    if constexpr (kGathers) gatherer.Find(t, gatherer.kAcross ? 0 : t.m);
+    if constexpr (kGathers) gatherer.Begin(t);
     for (int step = 0; step < steps; ++step, ring.Advance()) {
       BarrierWait(ring.Empty(ring.stage), ring.phase ^ 1);
       if (threadIdx.x == 0) {
@@ -237,7 +272,6 @@ __device__ void Bring(const CUtensorMap* map_a, const CUtensorMap* map_b, const 
       if constexpr (kGathers) {
         gatherer.Copy(t, step, ring.Data() + (kGather == GroupedGather::kA ? 0 : kBoxesA * kBox));
         BarrierArriveAfterCopies(ring.Full());
-        if (gatherer.kAcross && step + 1 < steps) gatherer.Find(t, (step + 1) * kTileK);
       }
     }
   }
@@ -271,108 +305,142 @@ __device__ float OnePlusExp(float x) {
   return 1.0f + y;
 }
 
-// SiLU(gate) · up of two elements, in bf16. They share one reciprocal: the special function units
-// are what the epilogue waits for.
-__device__ uint32_t SwiGlu(float gate0, float up0, float gate1, float up1) {
-  const float d0 = OnePlusExp(gate0), d1 = OnePlusExp(gate1);
-  const float both = __fdividef(1.0f, d0 * d1);
-  return Pack(gate0 * up0 * (both * d1), gate1 * up1 * (both * d0));
+// The logistic function of two numbers. They share one reciprocal: the special function units are
+// what the epilogues wait for.
+__device__ float2 Sigmoids(float x, float y) {
+  const float dx = OnePlusExp(x), dy = OnePlusExp(y);
+  const float both = __fdividef(1.0f, dx * dy);
+  return {both * dy, both * dx};
 }
 
-// What one warpgroup's thread needs to store its share of a tile.
+// SiLU(gate) · up of two elements, in bf16.
+__device__ uint32_t SwiGlu(float gate0, float up0, float gate1, float up1) {
+  const float2 s = Sigmoids(gate0, gate1);
+  return Pack(gate0 * up0 * s.x, gate1 * up1 * s.y);
+}
+
+__device__ float2 Unpack(uint32_t pair) {
+  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
+}
+
+// Stores the share of a tile that one warpgroup has. Boxes are written by all its threads and then
+// copied out by one, while the next are written.
 struct Store {
-  uint32_t boxes;  // kOutBoxes boxes in shared memory
+  uint32_t boxes;  // in shared memory
   int thread;      // of the warpgroup
-  int barrier;
+  int barrier;     // of the warpgroup
   int next = 0;
 
   __device__ int lane() const { return thread % 32; }
   __device__ int warp() const { return thread / 32; }
+  __device__ bool first() const { return thread == 0; }
+  __device__ void Sync() const { NamedBarrier(barrier, 128); }
+
+  // The next of two boxes, when what it held has been copied out.
   __device__ uint32_t Begin() {
-    if (thread == 0) StoresRead<kOutBoxes - 1>();
-    NamedBarrier(barrier, 128);
+    if (first()) StoresRead<1>();
+    Sync();
     const uint32_t box = boxes + next * kBox;
-    next = (next + 1) % kOutBoxes;
+    next ^= 1;
     return box;
   }
-  __device__ void End() {
+  // All threads have written; copies may begin.
+  __device__ void End() const {
     FenceAsync();
-    NamedBarrier(barrier, 128);
+    Sync();
+  }
+  // Where this lane's line and 16-byte unit (8 columns) of the matrices at columns 8 j stand.
+  __device__ uint32_t At(int j) const {
+    const int line = warp() * 16 + lane() % 16;
+    return line * 128 + ((j + lane() / 16) ^ line % 8) * 16;
   }
 };
 
+// Where 64 rows x 64 columns go: in a tensor map, and in memory for the rows of the last, short
+// part of a group.
+struct Target {
+  const CUtensorMap* map;
+  Box box;
+  bf16* memory;
+  int64_t pitch;
+  int rows, columns;  // that exist
+
+  __device__ bool whole() const { return rows >= 64; }
+};
+
+// The rows of a box that exist, by all threads.
+__device__ void CopyPart(const Store& s, const Target& to, uint32_t box) {
+  for (int i = s.thread; i < 64 * 8; i += 128) {
+    const int line = i / 8, unit = i % 8;
+    if (line >= to.rows || unit * 8 >= to.columns) continue;
+    uint4 value;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "r"(box + line * 128 + (unit ^ line % 8) * 16)
+                 : "memory");
+    *reinterpret_cast<uint4*>(to.memory + line * to.pitch + unit * 8) = value;
+  }
+}
+
+// After End: copies a box out. The caller commits.
+__device__ void CopyOut(const Store& s, const Target& to, uint32_t box) {
+  if (!to.whole()) {
+    CopyPart(s, to, box);
+  } else if (s.first()) {
+    StoreBox(to.map, to.box, box);
+  }
+}
+
 // 64 rows x 64 columns of bf16: the pairs of 32 consecutive accumulators.
-__device__ void StoreBf16(Store& s, const CUtensorMap* map, Box to, const uint32_t (&pairs)[16]) {
+__device__ void StoreBf16(Store& s, const Target& to, const uint32_t (&pairs)[16]) {
   const uint32_t box = s.Begin();
-  const int line = s.warp() * 16 + s.lane() % 16;
-  const uint32_t at = box + line * 128;
 #pragma unroll
-  for (int j = 0; j < 8; j += 2) {
-    const int unit = j + s.lane() / 16;
-    StoreMatrices(at + ((unit ^ line % 8) * 16), pairs[2 * j], pairs[2 * j + 1], pairs[2 * j + 2],
+  for (int j = 0; j < 8; j += 2)
+    StoreMatrices(box + s.At(j), pairs[2 * j], pairs[2 * j + 1], pairs[2 * j + 2],
                   pairs[2 * j + 3]);
-  }
   s.End();
-  if (s.thread == 0) {
-    StoreBox(map, to, box);
-    StoresCommit();
-  }
+  CopyOut(s, to, box);
+  if (s.first()) StoresCommit();
 }
 
-// The same without a box, for the first `rows` of 64 rows only.
-__device__ void StorePart(const Store& s, bf16* to, int64_t pitch, int rows, int columns,
-                          const uint32_t (&pairs)[16]) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const int column = 8 * j + s.lane() % 4 * 2;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = s.warp() * 16 + s.lane() / 4 + 8 * h;
-      if (row < rows && column < columns)
-        *reinterpret_cast<uint32_t*>(to + row * pitch + column) = pairs[2 * j + h];
-    }
-  }
+// Of a [R, 2n] tensor of gates (half 0) and ups (half 1), and of a [R, n] tensor.
+__device__ Target HalfTarget(const CUtensorMap* map, bf16* c, const Arguments& args, int row,
+                             int half, int column, int rows) {
+  const int64_t pitch = 2 * int64_t{args.n};
+  return {map,  {column, half, row, 0}, c + row * pitch + half * args.n + column, pitch,
+          rows, args.n - column};
 }
-
-// Stores 64 columns of the warpgroup's rows; `to` in the map and `c` in memory say where.
-__device__ void StoreColumns(Store& s, const CUtensorMap* map, Box to, bf16* c, int64_t pitch,
-                             int valid, int columns, const uint32_t (&pairs)[16]) {
-  if (valid >= 64) {
-    StoreBf16(s, map, to, pairs);
-  } else {
-    StorePart(s, c, pitch, valid, columns, pairs);
-  }
+__device__ Target WholeTarget(const CUtensorMap* map, bf16* c, const Arguments& args, int row,
+                              int column, int rows) {
+  return {map,  {column, row, 0, 0}, c + int64_t{row} * args.n + column, int64_t{args.n},
+          rows, args.n - column};
 }
 
 template <GroupedForm kForm>
 __device__ void StoreRows(Store& s, const CUtensorMap* map_c, const CUtensorMap* map_act,
                           const Arguments& args, const Tile& t, int first, float (&d)[128]) {
-  const int valid = t.rows - first;
+  const int valid = t.rows - first, row = t.start + first;
   if (valid <= 0) return;
-  const int row = t.start + first;
   constexpr bool kSwiGlu = kForm == GroupedForm::kSwiGlu;
   uint32_t pairs[16];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int half = kSwiGlu ? i / 2 : 0, column = t.n + (kSwiGlu ? i % 2 : i) * 64;
-    const int64_t pitch = kSwiGlu ? 2 * int64_t{args.n} : int64_t{args.n};
 #pragma unroll
     for (int q = 0; q < 16; ++q) pairs[q] = Pack(d[32 * i + 2 * q], d[32 * i + 2 * q + 1]);
-    StoreColumns(s, map_c, kSwiGlu ? Box{column, half, row, 0} : Box{column, row, 0, 0},
-                 args.c + row * pitch + half * args.n + column, pitch, valid, args.n - column,
-                 pairs);
+    StoreBf16(s,
+              kSwiGlu ? HalfTarget(map_c, args.c, args, row, i / 2, t.n + i % 2 * 64, valid)
+                      : WholeTarget(map_c, args.c, args, row, t.n + i * 64, valid),
+              pairs);
   }
   if constexpr (kSwiGlu) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int column = t.n + i * 64;
 #pragma unroll
       for (int q = 0; q < 16; ++q) {
         const int at = 32 * i + 2 * q;
         pairs[q] = SwiGlu(d[at], d[64 + at], d[at + 1], d[64 + at + 1]);
       }
-      StoreColumns(s, map_act, {column, row, 0, 0}, args.act + int64_t{row} * args.n + column,
-                   args.n, valid, args.n - column, pairs);
+      StoreBf16(s, WholeTarget(map_act, args.act, args, row, t.n + i * 64, valid), pairs);
     }
   }
 }
@@ -397,31 +465,146 @@ __device__ void AddGradient(Store& s, const CUtensorMap* map, const Tile& t, int
       }
     }
     s.End();
-    if (s.thread == 0) {
+    if (s.first()) {
       AddBox(map, {t.n + i * 32, first, t.group, 0}, box);
       StoresCommit();
     }
   }
 }
 
+// The epilogue of kDownGrad, 64 columns at a time: gates and ups come into one of two slots of two
+// boxes while the products run, their gradients replace them there and are copied out; a fifth box
+// takes act.
+class DownGrad {
+ public:
+  __device__ DownGrad(const Store& store, uint32_t barriers, const CUtensorMap* map_gate_up,
+                      const Arguments& args)
+      : s_(store), barriers_(barriers), map_gate_up_(map_gate_up), args_(args) {}
+
+  // Before the products of a tile: the weights of this thread's two rows.
+  __device__ void BeginTile(const Tile& t, int first) {
+    valid_ = t.rows - first;
+    row_ = t.start + first;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int line = Line(h);
+      weight_[h] = line < valid_ ? args_.weights[args_.slots[row_ + line]] : 0.0f;
+      inner_[h] = 0;
+    }
+  }
+
+  // While they run: the first two pieces, into boxes that the last tile is done with.
+  __device__ void Request(const Tile& t) const {
+    if (valid_ <= 0 || !s_.first()) return;
+    StoresRead<0>();
+    RequestPiece(t, 0);
+    RequestPiece(t, 1);
+  }
+
+  __device__ void EndTile(const CUtensorMap* map_c, const CUtensorMap* map_act, const Tile& t,
+                          float (&z)[128]) {
+    if (valid_ <= 0) return;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t gates = s_.boxes + i % 2 * 2 * kBox, ups = gates + kBox;
+      const uint32_t acts = s_.boxes + 4 * kBox;
+      BarrierWait(barriers_ + i % 2 * 8, phases_ >> i % 2 & 1);
+      phases_ ^= 1u << i % 2;
+      uint32_t act[16];
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) Piece(j, gates, ups, &z[32 * i + 4 * j], &act[2 * j]);
+      if (s_.first()) StoresRead<0>();
+      s_.Sync();
+      if (i == 1 || i == 2) {
+        if (s_.first()) RequestPiece(t, i + 1);
+      }
+#pragma unroll
+      for (int j = 0; j < 8; j += 2)
+        StoreMatrices(acts + s_.At(j), act[2 * j], act[2 * j + 1], act[2 * j + 2], act[2 * j + 3]);
+      s_.End();
+      const int column = t.n + 64 * i;
+      CopyOut(s_, HalfTarget(map_c, args_.c, args_, row_, 0, column, valid_), gates);
+      CopyOut(s_, HalfTarget(map_c, args_.c, args_, row_, 1, column, valid_), ups);
+      CopyOut(s_, WholeTarget(map_act, args_.act, args_, row_, column, valid_), acts);
+      if (s_.first()) StoresCommit();
+    }
+    if (valid_ < 64) s_.Sync();  // boxes have been read by all before they are filled again
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float sum = inner_[h];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      if (s_.lane() % 4 == 0 && Line(h) < valid_)
+        args_.inner[t.n / kTileN * args_.capacity + row_ + Line(h)] = sum;
+    }
+  }
+
+ private:
+  __device__ int Line(int h) const { return s_.warp() * 16 + s_.lane() / 4 + 8 * h; }
+
+  __device__ void RequestPiece(const Tile& t, int i) const {
+    const uint32_t barrier = barriers_ + i % 2 * 8, box = s_.boxes + i % 2 * 2 * kBox;
+    BarrierExpect(barrier, 2 * kBox);
+    LoadBox(box, map_gate_up_, {t.n + 64 * i, 0, row_, 0}, barrier);
+    LoadBox(box + kBox, map_gate_up_, {t.n + 64 * i, 1, row_, 0}, barrier);
+  }
+
+  // Columns [8 j, 8 (j + 2)): z and act are the accumulators' and pairs of these columns.
+  __device__ void Piece(int j, uint32_t gates, uint32_t ups, const float* z, uint32_t* act) {
+    uint32_t gate[4], up[4];
+    LoadMatrices(gates + s_.At(j), gate);
+    LoadMatrices(ups + s_.At(j), up);
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      const float weight = weight_[m % 2];
+      const float2 g = Unpack(gate[m]), u = Unpack(up[m]), s = Sigmoids(g.x, g.y);
+      const float z0 = z[2 * m], z1 = z[2 * m + 1];
+      const float silu0 = g.x * s.x, silu1 = g.y * s.y;
+      const float h0 = silu0 * u.x, h1 = silu1 * u.y;
+      inner_[m % 2] += z0 * h0 + z1 * h1;
+      act[m] = Pack(weight * h0, weight * h1);
+      const float d0 = weight * z0, d1 = weight * z1;
+      gate[m] = Pack(d0 * u.x * (s.x + silu0 * (1 - s.x)), d1 * u.y * (s.y + silu1 * (1 - s.y)));
+      up[m] = Pack(d0 * silu0, d1 * silu1);
+    }
+    StoreMatrices(gates + s_.At(j), gate[0], gate[1], gate[2], gate[3]);
+    StoreMatrices(ups + s_.At(j), up[0], up[1], up[2], up[3]);
+  }
+
+  const Store& s_;
+  const uint32_t barriers_;  // of the two slots
+  const CUtensorMap* map_gate_up_;
+  const Arguments& args_;
+  uint32_t phases_ = 0;
+  int valid_ = 0, row_ = 0;
+  float weight_[2], inner_[2];
+};
+
+struct Maps {
+  CUtensorMap a, b, c, act, gate_up;
+};
+
 // Eight warps: products of the ring's stages into registers, then out.
 template <GroupedForm kForm, GroupedPair kPair, bool kGathers>
-__device__ void Compute(const CUtensorMap* map_c, const CUtensorMap* map_act, const Arguments& args,
-                        const int32_t* offsets, Ring ring, uint32_t boxes) {
+__device__ void Compute(const Maps& maps, const Arguments& args, const int32_t* offsets,
+                        RingOf<kForm> ring, uint32_t boxes, uint32_t more_barriers) {
   constexpr bool kWeightGrad = kForm == GroupedForm::kWeightGrad;
+  constexpr bool kDownGrad = kForm == GroupedForm::kDownGrad;
   constexpr bool kAcrossA = kWeightGrad;
-  constexpr bool kAcrossB = kWeightGrad || kForm == GroupedForm::kRowsAcross;
+  constexpr bool kAcrossB = kWeightGrad || kDownGrad || kForm == GroupedForm::kRowsAcross;
   // 16 along k: lines of an operand that runs along k are 16 apart, else 32 bytes of a line.
   constexpr int kStepA = kAcrossA ? 16 * 128 : 32, kStepB = kAcrossB ? 16 * 128 : 32;
   const int thread = static_cast<int>(threadIdx.x) - 128, group = thread / 128;
-  Store store{boxes + group * kOutBoxes * kBox, thread % 128, 1 + group};
+  Store store{boxes + group * Layout<kForm>::kBoxes * kBox, thread % 128, 1 + group};
+  DownGrad down_grad(store, more_barriers + group * 16, &maps.gate_up, args);
   const auto release = [&](int stage) {
     if (store.lane() < 2) BarrierArriveAt(ring.Empty(stage), store.lane());
   };
   float d[128];
   Walk<kForm, kPair> walk(args, offsets);
   for (Tile t; walk.Next(t);) {
-    const int steps = Steps(kWeightGrad, t, args.k);
+    const int steps = Steps(kWeightGrad, t, args.k), first = t.m + group * 64;
+    if constexpr (kDownGrad) down_grad.BeginTile(t, first);
     int last = 0;
     for (int step = 0; step < steps; ++step) {
       BarrierWait(ring.Full(), ring.phase);
@@ -439,41 +622,44 @@ __device__ void Compute(const CUtensorMap* map_c, const CUtensorMap* map_act, co
         ProductsWait<1>();
         release(last);
       }
+      if constexpr (kDownGrad) {
+        if (step == min(2, steps - 1)) down_grad.Request(t);
+      }
       last = ring.stage;
       ring.Advance();
     }
     ProductsWait<0>();
     release(last);
-    const int first = t.m + group * 64;
     if constexpr (kWeightGrad) {
-      AddGradient(store, map_c, t, first, d);
+      AddGradient(store, &maps.c, t, first, d);
+    } else if constexpr (kDownGrad) {
+      down_grad.EndTile(&maps.c, &maps.act, t, d);
     } else {
-      StoreRows<kForm>(store, map_c, map_act, args, t, first, d);
+      StoreRows<kForm>(store, &maps.c, &maps.act, args, t, first, d);
     }
   }
-  if (store.thread == 0) StoresDone();
+  if (store.first()) StoresDone();
 }
 
 template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
 __global__ __cluster_dims__(2, 1, 1)
-    __launch_bounds__(kThreads, 1) void Grouped(const __grid_constant__ CUtensorMap map_a,
-                                                const __grid_constant__ CUtensorMap map_b,
-                                                const __grid_constant__ CUtensorMap map_c,
-                                                const __grid_constant__ CUtensorMap map_act,
+    __launch_bounds__(kThreads, 1) void Grouped(const __grid_constant__ Maps maps,
                                                 const __grid_constant__ Arguments args) {
+  using L = Layout<kForm>;
   constexpr bool kGathers = kGather != GroupedGather::kNone;
   extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t base = SharedAddress(shared);
-  const uint32_t boxes = base + kStages * kStageBytes;
-  Ring ring{base, boxes + 2 * kOutBoxes * kBox};
-  auto* offsets = reinterpret_cast<int32_t*>(shared + (ring.barriers + kBarrierBytes - base));
+  RingOf<kForm> ring{base, base + L::kBarriersAt};
+  const uint32_t more_barriers = ring.barriers + 2 * L::kStages * 8;
+  auto* offsets = reinterpret_cast<int32_t*>(shared + L::kOffsetsAt);
   for (int e = static_cast<int>(threadIdx.x); e <= args.groups; e += kThreads)
     offsets[e] = static_cast<int32_t>(args.offsets[e]);
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; ++s) {
+    for (int s = 0; s < L::kStages; ++s) {
       BarrierInit(ring.barriers + s * 8, kGathers ? 129 : 1);
       BarrierInit(ring.Empty(s), 2 * kComputeWarps);
     }
+    for (int i = 0; i < L::kBarriers - 2 * L::kStages; ++i) BarrierInit(more_barriers + i * 8, 1);
     BarrierInitFence();
   }
   __syncthreads();
@@ -481,11 +667,11 @@ __global__ __cluster_dims__(2, 1, 1)
   if (threadIdx.x < 128) {
     RegistersDown<56>();
     if (kGathers || threadIdx.x == 0)
-      Bring<kForm, kPair, kGather>(&map_a, &map_b, args, offsets, ring);
+      Bring<kForm, kPair, kGather>(&maps.a, &maps.b, args, offsets, ring);
     __syncwarp();
   } else {
     RegistersUp<224>();
-    Compute<kForm, kPair, kGathers>(&map_c, &map_act, args, offsets, ring, boxes);
+    Compute<kForm, kPair, kGathers>(maps, args, offsets, ring, base + L::kBoxesAt, more_barriers);
   }
   // The other block may still write here and signal here.
   ClusterSync();
@@ -494,30 +680,38 @@ __global__ __cluster_dims__(2, 1, 1)
 template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
 void QueueOne(Stream& stream, const GroupedProblem& p) {
   constexpr bool kWeightGrad = kForm == GroupedForm::kWeightGrad;
-  CUtensorMap a{}, b{}, c{}, act{};
-  if (kGather != GroupedGather::kA)
-    a = Bf16Map(p.a, {kWeightGrad ? p.m : p.k, p.rows, 1, 1}, {64, 64, 1, 1});
+  constexpr bool kDownGrad = kForm == GroupedForm::kDownGrad;
+  const auto halves = [&](const void* base) {
+    return Bf16Map(base, {p.n, 2, p.rows, 1}, {64, 1, 64, 1});
+  };
+  const auto rows = [&](const void* base, int64_t width) {
+    return Bf16Map(base, {width, p.rows, 1, 1}, {64, 64, 1, 1});
+  };
+  Maps maps{};
+  if (kGather != GroupedGather::kA) maps.a = rows(p.a, kWeightGrad ? p.m : p.k);
   switch (kForm) {
     case GroupedForm::kRows:
-      b = Bf16Map(p.b, {p.k, p.n, p.groups, 1}, {64, 64, 1, 1});
+      maps.b = Bf16Map(p.b, {p.k, p.n, p.groups, 1}, {64, 64, 1, 1});
       break;
     case GroupedForm::kRowsAcross:
-      b = Bf16Map(p.b, {p.n, p.k, p.groups, 1}, {64, 64, 1, 1});
+    case GroupedForm::kDownGrad:
+      maps.b = Bf16Map(p.b, {p.n, p.k, p.groups, 1}, {64, 64, 1, 1});
       break;
     case GroupedForm::kSwiGlu:
-      b = Bf16Map(p.b, {p.k, p.n, 2, p.groups}, {64, 64, 1, 1});
+      maps.b = Bf16Map(p.b, {p.k, p.n, 2, p.groups}, {64, 64, 1, 1});
       break;
     case GroupedForm::kWeightGrad:
-      if (kGather != GroupedGather::kB) b = Bf16Map(p.b, {p.n, p.rows, 1, 1}, {64, 64, 1, 1});
+      if (kGather != GroupedGather::kB) maps.b = rows(p.b, p.n);
       break;
   }
   if (kWeightGrad) {
-    c = F32Map(p.c, {p.n, p.m, p.groups, 1}, {32, 64, 1, 1});
-  } else if (kForm == GroupedForm::kSwiGlu) {
-    c = Bf16Map(p.c, {p.n, 2, p.rows, 1}, {64, 1, 64, 1});
-    act = Bf16Map(p.act, {p.n, p.rows, 1, 1}, {64, 64, 1, 1});
+    maps.c = F32Map(p.c, {p.n, p.m, p.groups, 1}, {32, 64, 1, 1});
+  } else if (kForm == GroupedForm::kSwiGlu || kDownGrad) {
+    maps.c = halves(p.c);
+    maps.act = rows(p.act, p.n);
+    if (kDownGrad) maps.gate_up = halves(p.gate_up);
   } else {
-    c = Bf16Map(p.c, {p.n, p.rows, 1, 1}, {64, 64, 1, 1});
+    maps.c = rows(p.c, p.n);
   }
   const Arguments args{.groups = static_cast<int>(p.groups),
                        .m = static_cast<int>(p.m),
@@ -528,10 +722,13 @@ void QueueOne(Stream& stream, const GroupedProblem& p) {
                        .act = static_cast<bf16*>(p.act),
                        .source = static_cast<const bf16*>(kGather == GroupedGather::kB ? p.b : p.a),
                        .slots = p.slots,
-                       .per_row = static_cast<int>(p.per_row)};
+                       .by_row = static_cast<unsigned>(CeilDiv(int64_t{1} << 31, p.per_row)),
+                       .weights = p.weights,
+                       .inner = p.inner,
+                       .capacity = p.rows};
   const int blocks = QueueOf(stream).multiprocessors / 2 * 2;
   Launch(stream, Grouped<kForm, kPair, kGather>, dim3(static_cast<unsigned>(blocks)), kThreads,
-         kSharedBytes, a, b, c, act, args);
+         Layout<kForm>::kBytes, maps, args);
 }
 
 template <GroupedForm kForm>
@@ -548,6 +745,7 @@ void QueuePlain(Stream& stream, GroupedPair pair, const GroupedProblem& p) {
 bool GroupedSm90Takes(GroupedForm form, const GroupedProblem& p) {
   const int64_t inner = form == GroupedForm::kWeightGrad ? p.m : p.k;
   if (form == GroupedForm::kSwiGlu && p.gather != GroupedGather::kA) return false;
+  if (p.gather != GroupedGather::kNone && (p.rows >= 1 << 26 || p.per_row > 32)) return false;
   return p.groups <= kMaxGroups && p.n % 8 == 0 && inner % 8 == 0 && p.rows < (int64_t{1} << 31);
 }
 
@@ -569,6 +767,9 @@ void GroupedSm90(Stream& stream, GroupedForm form, GroupedPair pair, const Group
       return QueuePlain<GroupedForm::kRowsAcross>(stream, pair, p);
     case GroupedForm::kSwiGlu:
       return QueueOne<GroupedForm::kSwiGlu, kM, kA>(stream, p);
+    case GroupedForm::kDownGrad:
+      if (p.gather == kA) return QueueOne<GroupedForm::kDownGrad, kM, kA>(stream, p);
+      return QueuePlain<GroupedForm::kDownGrad>(stream, pair, p);
     case GroupedForm::kWeightGrad:
       if (p.gather == kA) return QueueOne<GroupedForm::kWeightGrad, kM, kA>(stream, p);
       if (p.gather == kB) return QueueOne<GroupedForm::kWeightGrad, kN, kB>(stream, p);

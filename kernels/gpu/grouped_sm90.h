@@ -11,6 +11,9 @@ enum class GroupedForm {
   kRowsAcross,  // c [R, n] = a [R, k] · b[e], b [E, k, n]
   kSwiGlu,  // c [R, 2n] = a [R, k] · b[e]ᵀ, b [E, 2n, k]; act [R, n] = SiLU(c left) · c right
   kWeightGrad,  // c[e] [m, n] += a_rowsᵀ · b_rows, a [R, m], b [R, n]; c fp32
+  kDownGrad,    // with z [R, n] = a [R, k] · b[e], b [E, k, n], and the weight w of a row's slot:
+                // of h = SwiGLU(gate_up [R, 2n]), c = gradient of gate_up where that of h is w z;
+                // act = w h; inner[i, r] = ⟨z, h⟩ over columns [256 i, 256 (i + 1))
 };
 
 // Two blocks that share one operand: their tiles are neighbours in m or in n.
@@ -35,11 +38,14 @@ struct GroupedProblem {
   GroupedGather gather = GroupedGather::kNone;
   const int32_t* slots = nullptr;  // [R], on the device
   int64_t per_row = 1;
+  const void* gate_up = nullptr;   // of kDownGrad
+  const float* weights = nullptr;  // by slot
+  float* inner = nullptr;
 };
 
 // Whether the Hopper kernel can take this problem: widths in steps of 8, not too many groups, and
-// of gathers those that experts need: a of kSwiGlu (always), kRowsAcross and kWeightGrad, b of
-// kWeightGrad.
+// of gathers those that experts need: a of kSwiGlu (always), kRowsAcross, kDownGrad and
+// kWeightGrad, b of kWeightGrad.
 bool GroupedSm90Takes(GroupedForm form, const GroupedProblem& problem);
 
 // The pairing that measured best for this problem; a gathered operand is not shared.

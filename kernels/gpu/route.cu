@@ -231,40 +231,10 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) loss[0] += static_cast<float>(scale[0] * sum / length);
 }
 
-// The gradient with respect to the scores in d, but for the softmax.
+// d += balance · (f_i − Σ_j f_j s_j / Z) / Z, Z the sum of the scores.
 template <int V>
-__device__ void ScoreGrad(const Choice& o, int64_t t, int experts, const float (&s)[V],
-                          const int32_t* chosen, const float* weights, const float* dweights,
-                          const float* f, float balance, float (&d)[V]) {
-  const bool holds = Lane() < o.top_k;
-  const int64_t slot = t * o.top_k + Lane();
-  const int expert = holds ? chosen[slot] : -1;
-  const float dweight = holds ? dweights[slot] : 0.0f;
-  float sum = 1, inner = 0;
-  if (o.normalize) {
-    float chosen_sum = 0;
-    inner = SumOfChosen(holds ? dweight * weights[slot] : 0.0f, o.top_k);
-    for (int k = 0; k < o.top_k; ++k) {
-      const int e = __shfl_sync(kAll, expert, k);
-      float mine = 0;
-#pragma unroll
-      for (int v = 0; v < V; ++v)
-        if (e / kWarp == v) mine = s[v];
-      chosen_sum += __shfl_sync(kAll, mine, e % kWarp);
-    }
-    sum = chosen_sum + kWeightEps;
-  }
-  const float given = (o.scale * dweight - inner) / sum;
-#pragma unroll
-  for (int v = 0; v < V; ++v) d[v] = 0;
-  for (int k = 0; k < o.top_k; ++k) {
-    const int e = __shfl_sync(kAll, expert, k);
-    const float value = __shfl_sync(kAll, given, k);
-#pragma unroll
-    for (int v = 0; v < V; ++v)
-      if (v * kWarp + Lane() == e) d[v] += value;
-  }
-  if (f == nullptr) return;
+__device__ void AddBalanceGrad(const float (&s)[V], const float* f, int experts, float balance,
+                               float (&d)[V]) {
   float total = 0, weighted = 0, frequency[V];
 #pragma unroll
   for (int v = 0; v < V; ++v) {
@@ -279,11 +249,33 @@ __device__ void ScoreGrad(const Choice& o, int64_t t, int experts, const float (
   for (int v = 0; v < V; ++v) d[v] += balance * (frequency[v] - weighted / total) / total;
 }
 
+// What the weights' gradients give to the scores of the chosen, in `row` [experts] of shared
+// memory; 0 elsewhere. One warp.
+__device__ void ChosenGrad(const Choice& o, int64_t t, int experts, const float* scores,
+                           const int32_t* chosen, const float* weights, const float* dweights,
+                           float* row) {
+  for (int e = Lane(); e < experts; e += kWarp) row[e] = 0;
+  const bool holds = Lane() < o.top_k;
+  const int64_t slot = t * o.top_k + Lane();
+  const int expert = holds ? chosen[slot] : 0;
+  const float dweight = holds ? dweights[slot] : 0.0f;
+  float sum = 1, inner = 0;
+  if (o.normalize) {
+    sum = WarpReduce(holds ? scores[t * experts + expert] : 0.0f) + kWeightEps;
+    inner = WarpReduce(holds ? dweight * weights[slot] : 0.0f);
+  }
+  __syncwarp();
+  if (holds) row[expert] = (o.scale * dweight - inner) / sum;
+  __syncwarp();
+}
+
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
     RouteGradKernel(Choice o, int64_t tokens, int64_t length, int experts, const float* scores,
                     const int32_t* chosen, const float* weights, const float* dweights,
                     const float* f, const float* balance_scale, T* dlogits) {
+  extern __shared__ float shared[];
+  float* row = shared + threadIdx.x / kWarp * experts;  // of this warp
   const float balance = f ? balance_scale[0] / static_cast<float>(length) : 0.0f;
   for (int64_t t = FirstToken(); t < tokens; t += TokenStep()) {
     float s[V], d[V];
@@ -292,8 +284,13 @@ __global__ void __launch_bounds__(kThreads)
       const int e = v * kWarp + Lane();
       s[v] = e < experts ? scores[t * experts + e] : 0.0f;
     }
-    ScoreGrad<V>(o, t, experts, s, chosen, weights, dweights,
-                 f ? f + t / length * experts : nullptr, balance, d);
+    ChosenGrad(o, t, experts, scores, chosen, weights, dweights, row);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const int e = v * kWarp + Lane();
+      d[v] = e < experts ? row[e] : 0.0f;
+    }
+    if (f != nullptr) AddBalanceGrad<V>(s, f + t / length * experts, experts, balance, d);
     float inner = 0;
     if (o.softmax) {
 #pragma unroll
@@ -306,6 +303,7 @@ __global__ void __launch_bounds__(kThreads)
       const float slope = o.softmax ? s[v] * (d[v] - inner) : d[v] * s[v] * (1.0f - s[v]);
       if (e < experts) dlogits[t * experts + e] = FromFloat<T>(slope);
     }
+    __syncwarp();
   }
 }
 
@@ -387,10 +385,10 @@ void RouteGrad(Stream& stream, const RouteOptions& options, int64_t length, cons
   DispatchActivation(dlogits.dtype(), [&](auto real) {
     using T = decltype(real);
     DispatchExperts(count, [&](auto lanes) {
-      Launch(stream, RouteGradKernel<T, lanes()>, Blocks(stream, tokens), kThreads, 0,
-             ChoiceOf(options), tokens, length, static_cast<int>(count), Data<float>(scores),
-             Data<int32_t>(experts), Data<float>(weights), Data<float>(dweights), f, scale,
-             Data<T>(dlogits));
+      Launch(stream, RouteGradKernel<T, lanes()>, Blocks(stream, tokens), kThreads,
+             static_cast<size_t>(kWarps * count) * sizeof(float), ChoiceOf(options), tokens, length,
+             static_cast<int>(count), Data<float>(scores), Data<int32_t>(experts),
+             Data<float>(weights), Data<float>(dweights), f, scale, Data<T>(dlogits));
     });
   });
 }

@@ -246,7 +246,10 @@ class Bench {
     Tensor dup = b_.Zeros(kR, up.shape()), ddown = b_.Zeros(kR, down.shape());
     ExpertsSaved saved;
     if (k_.experts == nullptr) return;
-    const auto forward = [&] { k_.experts(s_, x, chosen, weights, up, down, y, saved); };
+    const auto forward = [&] {
+      saved = {};
+      k_.experts(s_, x, chosen, weights, up, down, y, saved);
+    };
     const double flop = 6 * D(t) * D(n_.top_k) * D(d) * D(f);
     forward();
     b_.Line("experts", k_.experts, {Bytes({x, chosen, weights, up, down, y, saved.gate_up}), flop},
@@ -281,6 +284,7 @@ class Bench {
     ExpertsSaved saved;
     constexpr Trans kNo = Trans::kNo, kYes = Trans::kYes;
     const auto forward = [&] {
+      saved = {};
       k_.matmul(s_, x, kNo, w, kYes, false, logits);
       k_.route(s_, options, logits, bias, scores, chosen, weights, load);
       k_.experts(s_, x, chosen, weights, up, down, y, saved);

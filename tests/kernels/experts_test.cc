@@ -83,6 +83,8 @@ TEST(ExpertsTest, AnswersAllAtWidthsOfTheFastKernels) {
   check(some({300, 64, 32, 5, 2}));
   check(some({1000, 264, 200, 5, 3}));
   check(some({700, 512, 256, 9, 1}));
+  check(some({900, 136, 328, 5, 2}));
+  check(some({300, 1032, 72, 4, 2}));
 }
 
 // Runs of the plan in several blocks, all pairs of one warp on one expert.

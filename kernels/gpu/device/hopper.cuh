@@ -222,4 +222,12 @@ __device__ inline void StoreMatrices(uint32_t line, uint32_t m0, uint32_t m1, ui
                : "memory");
 }
 
+// The same, read.
+__device__ inline void LoadMatrices(uint32_t line, uint32_t (&m)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(line)
+               : "memory");
+}
+
 }  // namespace mneme::gpu::hopper

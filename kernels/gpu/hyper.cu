@@ -3,18 +3,19 @@
 // products with φ are in hyper_project.cu.
 //
 // Passes over the streams, four of them in bf16, at the 27B shape (T 16,384, C 2,560; one pass over
-// x is 336 MB, over h or y 84 MB):
-//   enter       φ's product reads x; the weighted sum reads x, last token first, so that it finds
-//               the end of x in L2, and writes h:                          756 MB
-//   leave       reads x, y, writes out:                                    755 MB
-//   leave_grad  reads dout, x, y, writes dy, keeps the dots:               839 MB
-//   enter_grad  reads dh, x for the dots; then dout, x, dh, writes dx:   1,510 MB
-// against 252 and 252 MB of the plain residual. The mixes themselves (Sinkhorn and its way back)
-// are one thread a token, a few microseconds.
+// x is 336 MB, over h or y 84 MB), and without Hopper's kernels in brackets:
+//   enter       reads x, writes h (hyper_sm90.cu)                          420 MB  [756]
+//   leave       reads x, y, writes out                                     755
+//   leave_grad  reads dout, x, y, writes dy, keeps the dots                839
+//   enter_grad  reads dout, x, dh, writes dx (hyper_grad_sm90.cu)        1,091  [1,510]
+// 3.1 GB a sub-layer, against 0.5 of the plain residual. Elsewhere φ's product and the dots ⟨dh,
+// x_i⟩ are passes of their own; the pass after each begins where it ended, for what is still in L2.
+// The mixes themselves (Sinkhorn and its way back) are one thread a token, a few microseconds.
 #include <algorithm>
 
 #include "kernels/gpu/device/parts.cuh"
 #include "kernels/gpu/device/reduce.cuh"
+#include "kernels/gpu/device/sinkhorn.cuh"
 #include "kernels/gpu/device/vec.cuh"
 #include "kernels/gpu/hyper.h"
 #include "kernels/gpu/launch.cuh"
@@ -42,93 +43,6 @@ struct Mixing {
 };
 
 __device__ __forceinline__ float Sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
-
-// Sinkhorn of n ≤ kN streams; rows and columns from n on stay 0. Half iterations 1, 3, … divide
-// rows (over j), 2, 4, … columns (over i).
-template <int kN>
-struct Sinkhorn {
-  float y[kN][kN];
-  int n;
-  int halves;
-  float eps;
-
-  // y: logits on entry, the softmax over i plus eps on return; softmax[i][j] without it.
-  __device__ __forceinline__ void Softmax(float (&softmax)[kN][kN]) {
-#pragma unroll
-    for (int j = 0; j < kN; ++j) {
-      float top = y[0][j];
-#pragma unroll
-      for (int i = 1; i < kN; ++i) top = i < n ? fmaxf(top, y[i][j]) : top;
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < kN; ++i) {
-        softmax[i][j] = i < n && j < n ? expf(y[i][j] - top) : 0.0f;
-        sum += softmax[i][j];
-      }
-      const float inverse = j < n ? 1.0f / sum : 0.0f;
-#pragma unroll
-      for (int i = 0; i < kN; ++i) {
-        softmax[i][j] *= inverse;
-        y[i][j] = i < n && j < n ? softmax[i][j] + eps : 0.0f;
-      }
-    }
-  }
-
-  // One half iteration; `keep` takes the divisor of each line.
-  template <bool kRows, class Keep>
-  __device__ __forceinline__ void Divide(Keep&& keep) {
-#pragma unroll
-    for (int line = 0; line < kN; ++line) {
-      if (line >= n) break;
-      float sum = eps;
-#pragma unroll
-      for (int k = 0; k < kN; ++k) sum += kRows ? y[line][k] : y[k][line];
-      keep(line, sum);
-      const float inverse = 1.0f / sum;
-#pragma unroll
-      for (int k = 0; k < kN; ++k) (kRows ? y[line][k] : y[k][line]) *= inverse;
-    }
-  }
-
-  // keep(half, line, divisor).
-  template <class Keep>
-  __device__ __forceinline__ void Forward(Keep&& keep) {
-    for (int half = 1; half < halves; half += 2) {
-      Divide<true>([&](int line, float d) { keep(half, line, d); });
-      if (half + 1 < halves) Divide<false>([&](int line, float d) { keep(half + 1, line, d); });
-    }
-  }
-
-  // The gradient through one half iteration, and y as it was before.
-  template <bool kRows, class Divisor>
-  __device__ __forceinline__ void Back(float (&grad)[kN][kN], Divisor&& divisor) {
-#pragma unroll
-    for (int line = 0; line < kN; ++line) {
-      if (line >= n) break;
-      float inner = 0;
-#pragma unroll
-      for (int k = 0; k < kN; ++k) {
-        inner += kRows ? grad[line][k] * y[line][k] : grad[k][line] * y[k][line];
-      }
-      const float d = divisor(line);
-      const float inverse = 1.0f / d;
-#pragma unroll
-      for (int k = 0; k < kN; ++k) {
-        float& g = kRows ? grad[line][k] : grad[k][line];
-        g = (g - inner) * inverse;
-        (kRows ? y[line][k] : y[k][line]) *= d;
-      }
-    }
-  }
-
-  template <class Divisor>
-  __device__ __forceinline__ void Backward(float (&grad)[kN][kN], Divisor&& divisor) {
-    for (int half = halves - 1; half > 0; half -= 2) {
-      Back<true>(grad, [&](int line) { return divisor(half, line); });
-      if (half > 1) Back<false>(grad, [&](int line) { return divisor(half - 1, line); });
-    }
-  }
-};
 
 // The logits of H of a token.
 template <int kN>
@@ -181,13 +95,14 @@ __device__ __forceinline__ void SumTokens(float value, int slot, float* part) {
   if (threadIdx.x == 0) part[slot] = value;
 }
 
-// du, the factor of x̃ in dx̃, and the block's part of (dalpha, db). Divisors of the half iterations
-// stand in shared memory: [half · n + line][thread].
+// du, the factor of x̃ in dx̃, and the block's part of (dalpha, db). Where dpre is null, it comes
+// later: see ProjectGradWithDots, and PreSumsKernel for its part of the sums. Divisors of the half
+// iterations stand in shared memory: [half · n + line][thread].
 template <int kN>
 __global__ void __launch_bounds__(kTokenThreads)
     MixGradKernel(const float* dpre, const float* dpost, const float* dres, const float* m,
                   const float* r, const float* alpha, const float* b, Mixing a, float* du,
-                  float* factor, float* parts) {
+                  float* factor, float* late, float* parts) {
   extern __shared__ float divisors[];
   const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
   const bool valid = t < a.tokens;
@@ -213,7 +128,13 @@ __global__ void __launch_bounds__(kTokenThreads)
   for (int i = 0; i < kN; ++i) {
     if (i >= n) break;
     const float p = Sigmoid(alpha[0] * row[i] + b[i]);
-    finish(i, 0, dpre[at * n + i] * p * (1.0f - p));
+    const float slope = p * (1.0f - p);
+    if (dpre != nullptr) {
+      finish(i, 0, dpre[at * n + i] * slope);
+    } else if (valid) {
+      du[t * columns + i] = slope * alpha[0] * root;
+      late[t * n + i] = -slope * alpha[0] * row[i] * root * root / a.flat;
+    }
     const float q = Sigmoid(alpha[1] * row[n + i] + b[n + i]);
     finish(n + i, 1, dpost[at * n + i] * a.post_mult * q * (1.0f - q));
   }
@@ -249,8 +170,29 @@ __global__ void __launch_bounds__(kTokenThreads)
       if (i < n) finish(2 * n + n * i + j, 2, softmax[i][j] * (grad[i][j] - mean));
     }
   }
-  for (int group = 0; group < 3; ++group) SumTokens(dalpha[group], group, part);
+  for (int group = dpre == nullptr ? 1 : 0; group < 3; ++group) {
+    SumTokens(dalpha[group], group, part);
+  }
   if (valid) factor[t] = -inner * root * root / a.flat;
+}
+
+// What dpre adds to the parts that MixGradKernel left.
+__global__ void __launch_bounds__(kTokenThreads)
+    PreSumsKernel(const float* dpre, const float* m, const float* alpha, const float* b, Mixing a,
+                  float* parts) {
+  const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
+  const bool valid = t < a.tokens;
+  const int columns = a.n * a.n + 2 * a.n;
+  float* part = parts + int64_t{blockIdx.x} * (3 + columns);
+  float dalpha = 0;
+  for (int i = 0; i < a.n; ++i) {
+    const float mix = valid ? m[t * columns + i] : 0.0f;
+    const float p = Sigmoid(alpha[0] * mix + b[i]);
+    const float dz = valid ? dpre[t * a.n + i] * p * (1.0f - p) : 0.0f;
+    dalpha += dz * mix;
+    SumTokens(dz, 3 + i, part);
+  }
+  SumTokens(dalpha, 0, part);
 }
 
 // w = σ(scale · logit + base) + eps.
@@ -387,12 +329,12 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- Dots over the width: a warp a token ----
 
-// dot[i] = ⟨dh, x_i⟩.
+// dot[i] = ⟨dh, x_i⟩. The last token first: the first ones may still be in L2 for ProjectGrad.
 template <class A, int kV, int kN>
 __global__ void __launch_bounds__(kThreads)
     DotsKernel(const A* dh, const A* x, int64_t tokens, int streams, int width, float* dots) {
-  const int64_t t = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-  if (t >= tokens) return;
+  const int64_t t = tokens - 1 - (int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp);
+  if (t < 0) return;
   const int n = kN == kFour ? kFour : streams;
   const int lane = threadIdx.x % kWarp;
   float sum[kN] = {};
@@ -559,6 +501,16 @@ Projection ReadProjection(const Tensor& fn, const Streams& s) {
   return {Data<float>(fn), 1, s.flat(), s.n};
 }
 
+// The gradients of gains and biases as one row.
+struct GateSums {
+  float* gains;
+  int count;
+  float* biases;
+  __device__ __forceinline__ float& operator[](int64_t i) const {
+    return i < count ? gains[i] : biases[i - count];
+  }
+};
+
 // What a gradient of the mixes or of the read-out leaves for ProjectGrad and for the sums.
 struct TokenGrads {
   int64_t blocks;
@@ -570,10 +522,10 @@ struct TokenGrads {
         factor(Tensor::Empty(stream, DType::kF32, {s.tokens}, MemoryTag::kWorkspace)),
         parts(Tensor::Empty(stream, DType::kF32, {blocks, sums}, MemoryTag::kWorkspace)) {}
 
-  // to += the sums from `first` on.
-  void AddTo(Stream& stream, int first, Tensor& to) {
-    AddParts(stream, Data<float>(parts) + first, blocks, parts.dim(1), to.elements(),
-             Data<float>(to));
+  // gains += the first sums, biases += the rest.
+  void AddTo(Stream& stream, Tensor& gains, Tensor& biases) {
+    AddParts(stream, Data<float>(parts), blocks, parts.dim(1), parts.dim(1),
+             GateSums{Data<float>(gains), static_cast<int>(gains.elements()), Data<float>(biases)});
   }
 };
 
@@ -585,13 +537,20 @@ void HyperEnter(Stream& stream, const HyperOptions& options, const Tensor& x, co
   const Streams s = StreamsOf(x);
   CHECK_EQ(int64_t{s.n}, options.streams);
   if (x.elements() == 0) return;
-  Project(stream, x, MixProjection(phi, s), options.norm_eps, r, m);
+  const Projection projection = MixProjection(phi, s);
+  const Gate gate{Data<float>(alpha), Data<float>(b), static_cast<float>(options.eps)};
+  const bool one_pass = InOnePass(stream, x);
+  if (one_pass) {
+    ProjectAndSum(stream, x, projection, options.norm_eps, gate, r, m, h);
+  } else {
+    Project(stream, x, projection, options.norm_eps, r, m);
+  }
   DispatchCount(s.n, [&](auto most) {
     Launch(stream, MixKernel<most()>, Grid(CeilDiv(s.tokens, kTokenThreads)), kTokenThreads, 0,
            Data<float>(m), Data<float>(alpha), Data<float>(b), MixingOf(options, s),
            Data<float>(pre), Data<float>(post), Data<float>(res));
   });
-  WeightedSum(stream, x, pre, 1.0, h);
+  if (!one_pass) WeightedSum(stream, x, pre, 1.0, h);
 }
 
 void HyperLeave(Stream& stream, const Tensor& x, const Tensor& res, const Tensor& post,
@@ -625,20 +584,31 @@ void HyperEnterGrad(Stream& stream, const HyperOptions& options, const Tensor& d
   const Streams s = StreamsOf(x);
   if (x.elements() == 0) return;
   Tensor dpre = Tensor::Empty(stream, DType::kF32, {s.tokens, s.n}, MemoryTag::kWorkspace);
-  Dots(stream, dh, x, dpre);
+  const bool one_pass = InOnePass(stream, x);
+  if (!one_pass) Dots(stream, dh, x, dpre);
   TokenGrads grads(stream, s, s.columns(), 3 + s.columns());
+  Tensor late;
+  if (one_pass) late = Tensor::Empty(stream, DType::kF32, dpre.shape(), MemoryTag::kWorkspace);
   const size_t shared =
       sizeof(float) * static_cast<size_t>(2 * options.sinkhorn_iterations * s.n * kTokenThreads);
+  const Mixing mixing = MixingOf(options, s);
   DispatchCount(s.n, [&](auto most) {
     Launch(stream, MixGradKernel<most()>, Grid(grads.blocks), kTokenThreads, shared,
-           Data<float>(dpre), Data<float>(dpost), Data<float>(dres), Data<float>(m), Data<float>(r),
-           Data<float>(alpha), Data<float>(b), MixingOf(options, s), Data<float>(grads.du),
-           Data<float>(grads.factor), Data<float>(grads.parts));
+           one_pass ? nullptr : Data<float>(dpre), Data<float>(dpost), Data<float>(dres),
+           Data<float>(m), Data<float>(r), Data<float>(alpha), Data<float>(b), mixing,
+           Data<float>(grads.du), Data<float>(grads.factor), Data<float>(late),
+           Data<float>(grads.parts));
   });
-  grads.AddTo(stream, 0, dalpha);
-  grads.AddTo(stream, 3, db);
-  ProjectGrad(stream, {dout, res, dh, pre, x, grads.du, grads.factor}, MixProjection(phi, s), dx,
-              dphi);
+  const StreamsGrad of_streams{dout, res, dh, pre, x, grads.du, grads.factor};
+  const Projection projection = MixProjection(phi, s);
+  if (one_pass) {
+    ProjectGradWithDots(stream, of_streams, late, projection, dpre, dx, dphi);
+    Launch(stream, PreSumsKernel, Grid(grads.blocks), kTokenThreads, 0, Data<float>(dpre),
+           Data<float>(m), Data<float>(alpha), Data<float>(b), mixing, Data<float>(grads.parts));
+  } else {
+    ProjectGrad(stream, of_streams, projection, dx, dphi);
+  }
+  grads.AddTo(stream, dalpha, db);
 }
 
 void HyperRead(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor& fn,
@@ -646,11 +616,18 @@ void HyperRead(Stream& stream, const HyperOptions& options, const Tensor& x, con
                Tensor& h) {
   const Streams s = StreamsOf(x);
   if (x.elements() == 0) return;
-  Project(stream, x, ReadProjection(fn, s), options.norm_eps, r, logit);
+  const Projection projection = ReadProjection(fn, s);
+  const Gate gate{Data<float>(scale), Data<float>(base), static_cast<float>(options.eps)};
+  const bool one_pass = InOnePass(stream, x);
+  if (one_pass) {
+    ProjectAndSum(stream, x, projection, options.norm_eps, gate, r, logit, h);
+  } else {
+    Project(stream, x, projection, options.norm_eps, r, logit);
+  }
   Launch(stream, ReadWeightsKernel, Grid(CeilDiv(w.elements(), kThreads)), kThreads, 0,
          Data<float>(logit), Data<float>(scale), Data<float>(base), w.elements(), s.n,
          static_cast<float>(options.eps), Data<float>(w));
-  WeightedSum(stream, x, w, 1.0, h);
+  if (!one_pass) WeightedSum(stream, x, w, 1.0, h);
 }
 
 void HyperReadGrad(Stream& stream, const HyperOptions&, const Tensor& dh, const Tensor& x,
@@ -666,8 +643,7 @@ void HyperReadGrad(Stream& stream, const HyperOptions&, const Tensor& dh, const 
          Data<float>(logit), Data<float>(r), Data<float>(scale), Data<float>(base), s.tokens, s.n,
          static_cast<float>(s.flat()), Data<float>(grads.du), Data<float>(grads.factor),
          Data<float>(grads.parts));
-  grads.AddTo(stream, 0, dscale);
-  grads.AddTo(stream, 1, dbase);
+  grads.AddTo(stream, dscale, dbase);
   const Tensor none;
   ProjectGrad(stream, {none, none, dh, w, x, grads.du, grads.factor}, ReadProjection(fn, s), dx,
               dfn);

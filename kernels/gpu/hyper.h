@@ -18,6 +18,21 @@ struct Projection {
 void Project(Stream& stream, const Tensor& x, const Projection& w, double eps, Tensor& r,
              Tensor& m);
 
+// The weights of h: w_i = σ(gain · m_i + bias_i) + eps of the first n columns.
+struct Gate {
+  const float* gain;
+  const float* bias;
+  float eps;
+};
+
+// Whether the two one-pass forms below are there for x: on Hopper, four streams in bf16, widths
+// that a cluster of blocks can hold.
+bool InOnePass(Stream& stream, const Tensor& x);
+
+// Project and h [T, C] = Σ w_i x_i. w has 4 or 24 columns.
+void ProjectAndSum(Stream& stream, const Tensor& x, const Projection& w, double norm_eps,
+                   const Gate& gate, Tensor& r, Tensor& m, Tensor& h);
+
 // What the gradient of the streams is made of. dout and res are undefined for the read-out.
 struct StreamsGrad {
   const Tensor& dout;    // [T, n, C]
@@ -31,5 +46,10 @@ struct StreamsGrad {
 
 // dx_j = Σ_i res[i, j] dout_i + pre_j dh + factor x_j + (du wᵀ)_j; dw += x̃ᵀ du, laid out as w.
 void ProjectGrad(Stream& stream, const StreamsGrad& g, const Projection& w, Tensor& dx, Tensor& dw);
+
+// The same with dpre [T, n] = ⟨dh, x_i⟩ made on the way: the first n columns of du hold what dpre
+// is to be multiplied with, late [T, n] what times dpre is to be added to the factor.
+void ProjectGradWithDots(Stream& stream, const StreamsGrad& g, const Tensor& late,
+                         const Projection& w, Tensor& dpre, Tensor& dx, Tensor& dw);
 
 }  // namespace mneme::gpu

@@ -15,10 +15,9 @@
 // dout, x, dh and writes dx: 1,091 MB. 8 and 24 GFLOP of products: 1 and 3 % of the tensor cores.
 #include <algorithm>
 
-#include "kernels/gpu/device/fragment.cuh"
-#include "kernels/gpu/device/mma.cuh"
 #include "kernels/gpu/device/parts.cuh"
 #include "kernels/gpu/device/reduce.cuh"
+#include "kernels/gpu/device/streams.cuh"
 #include "kernels/gpu/device/vec.cuh"
 #include "kernels/gpu/hyper.h"
 #include "kernels/gpu/launch.cuh"
@@ -28,7 +27,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kStreams = 4;  // of the tensor-core kernels
 constexpr int kBlockK = 32;  // inner index of one fragment row
 
 // ---- Forward, tensor cores ----
@@ -36,14 +34,20 @@ constexpr int kBlockK = 32;  // inner index of one fragment row
 constexpr int kRowTiles = 4;             // of 16 tokens
 constexpr int kTokens = 16 * kRowTiles;  // of a block
 
-// columns_first[c][k] = w(k, c), 0 from w.columns on.
+// columns_first[c][k] = w(k, c), 0 from w.columns on; gridDim.y tiles of eight columns.
 __global__ void __launch_bounds__(kThreads)
-    PackKernel(Projection w, int flat, int padded, bf16* columns_first) {
+    PackKernel(Projection w, int flat, bf16* columns_first) {
   const int k = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (k >= flat) return;
-  for (int c = 0; c < padded; ++c) {
-    const float v = c < w.columns ? w.weights[k * w.row_stride + c * w.column_stride] : 0.0f;
-    columns_first[int64_t{c} * flat + k] = __float2bfloat16_rn(v);
+  float v[8];
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    const int c = 8 * static_cast<int>(blockIdx.y) + e;
+    v[e] = c < w.columns ? w.weights[k * w.row_stride + c * w.column_stride] : 0.0f;
+  }
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    columns_first[(int64_t{blockIdx.y} * 8 + e) * flat + k] = __float2bfloat16_rn(v[e]);
   }
 }
 
@@ -136,21 +140,11 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // ---- Gradient, tensor cores ----
 
-constexpr int kStep = 16;                 // tokens
-constexpr int kColumns = 24;              // of φ at most
 constexpr int kWidth = kBlockK * kWarps;  // columns of every stream that a block owns
 constexpr int kStages = 2;
 constexpr int kMixPieces = kStep * kColumns / 4;  // of 16 bytes: du
 constexpr int kResPieces = kStep * kStreams * kStreams / 4;
 constexpr int kPrePieces = kStep * kStreams / 4;
-
-// What all warps of a block read of a step's tokens.
-struct alignas(16) TokenStage {
-  float du[kStep][kColumns];
-  float res[kStep][kStreams][kStreams];
-  float pre[kStep][kStreams];
-  float factor[kStep];
-};
 
 template <bool kResidual>
 struct GradShared {
@@ -174,12 +168,6 @@ struct GradArgs {
   bf16* dx;
   float* parts;  // [gridDim.y, as w]
 };
-
-__device__ __forceinline__ void CopyFloatAsync(float* to, const float* from, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(SharedAddress(to)), "l"(from),
-               "r"(valid ? 4 : 0)
-               : "memory");
-}
 
 // Asks for step `step` of the block's tokens; what lies past the end arrives as zeros.
 template <bool kResidual>
@@ -243,139 +231,48 @@ __device__ __forceinline__ void Fetch(const GradArgs& a, int64_t step, int colum
 }
 static_assert(kMixPieces + kResPieces + kPrePieces + kStep <= kThreads);
 
-// Column 2j + (n % 2) + 8 (n / 2) of a block of 32 is column n of its fragment j: so a lane's
-// results of the four fragments are eight neighbours.
-__device__ __forceinline__ int FragmentColumn(int j, int n) { return 8 * (n / 2) + 2 * j + n % 2; }
-
-// The fragments of φ for this warp's columns, as bf16.
-__device__ __forceinline__ void LoadWeights(const GradArgs& a, int column,
-                                            uint4 (&to)[kStreams * 4][kThreads]) {
-  const int g = threadIdx.x % kWarp / 4;
-  const int q = threadIdx.x % 4;
-  for (int s = 0; s < kStreams; ++s) {
-    for (int j = 0; j < 4; ++j) {
-      const float* from =
-          a.w.weights + (s * a.width + column + FragmentColumn(j, g)) * a.w.row_stride;
-      uint32_t pair[3];
-      for (int p = 0; p < 3; ++p) {
-        const int c = 8 * p + 2 * q;
-        const float low = c < a.w.columns ? from[c * a.w.column_stride] : 0.0f;
-        const float high = c + 1 < a.w.columns ? from[(c + 1) * a.w.column_stride] : 0.0f;
-        pair[p] = PackBf16(low, high);
-      }
-      to[s * 4 + j][threadIdx.x] = make_uint4(pair[0], pair[1], pair[2], 0);
-    }
-  }
-}
-
-__device__ __forceinline__ void Store(bf16* to, const float (&v)[8]) {
-  *reinterpret_cast<uint4*>(to) = make_uint4(PackBf16(v[0], v[1]), PackBf16(v[2], v[3]),
-                                             PackBf16(v[4], v[5]), PackBf16(v[6], v[7]));
-}
-
-// gridDim.x: blocks of kWidth columns; gridDim.y: ranges of tokens.
+// gridDim.x: blocks of kWidth columns; gridDim.y: how many share out the steps.
 template <bool kResidual>
 __global__ void __launch_bounds__(kThreads, 1) GradKernel(const __grid_constant__ GradArgs a) {
   extern __shared__ uint4 memory[];
   auto& shared = *reinterpret_cast<GradShared<kResidual>*>(memory);
-  const int g = threadIdx.x % kWarp / 4;
   const int q = threadIdx.x % 4;
   const int column =
       (static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp) * kBlockK;
   const bool owner = column < a.width;
   const int64_t steps = (a.tokens + kStep - 1) / kStep;
-  const int64_t begin = steps * blockIdx.y / gridDim.y;
-  const int64_t end = steps * (blockIdx.y + 1) / gridDim.y;
-  if (begin < end) Fetch<kResidual>(a, begin, column, owner, shared, 0);
-  if (owner) LoadWeights(a, column, shared.weights);
-  float acc[kStreams][2][3][4] = {};  // x̃ᵀ du: streams, pairs of fragments, blocks of 8 columns
-  for (int64_t step = begin; step < end; ++step) {
-    const int stage = static_cast<int>(step - begin) % kStages;
+  int stage = 0;
+  if (blockIdx.y < steps) Fetch<kResidual>(a, blockIdx.y, column, owner, shared, stage);
+  for (int i = 0; owner && i < kStreams * 4; ++i) {
+    const uint3 w = WeightFragment(a.w, a.width, column, i / 4, i % 4);
+    shared.weights[i][threadIdx.x] = make_uint4(w.x, w.y, w.z, 0);
+  }
+  WeightSums sums = {};
+  for (int64_t step = blockIdx.y; step < steps; step += gridDim.y) {
     CopyAsyncWait<0>();
     __syncthreads();
-    if (step + 1 < end) Fetch<kResidual>(a, step + 1, column, owner, shared, stage ^ 1);
-    if (!owner) continue;
     const TokenStage& token = shared.token[stage];
     const auto& vectors = shared.vectors[stage];
+    stage ^= 1;
+    if (step + gridDim.y < steps) {
+      Fetch<kResidual>(a, step + gridDim.y, column, owner, shared, stage);
+    }
+    if (!owner) continue;
     constexpr int kHalf = GradShared<kResidual>::kVectors / 2;
-    uint32_t du[3][2];  // rows g and g + 8, columns 8p + 2q and the next
-    uint32_t du_turned[3][2];
-#pragma unroll
-    for (int p = 0; p < 3; ++p) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float* from = &token.du[g + 8 * half][8 * p + 2 * q];
-        du[p][half] = PackBf16(from[0], from[1]);
-        du_turned[p][half] = Transposed(du[p][half]);
-      }
-    }
-    const uint32_t left[4] = {du[0][0], du[0][1], du[1][0], du[1][1]};
-#pragma unroll
-    for (int s = 0; s < kStreams; ++s) {
-      float out[2][8];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const uint4 w = shared.weights[s * 4 + j][threadIdx.x];
-        float c[4] = {};
-        Mma(c, left, w.x, w.y);
-        MmaHalf(c, du[2][0], du[2][1], w.z);
-        out[0][2 * j] = c[0];
-        out[0][2 * j + 1] = c[1];
-        out[1][2 * j] = c[2];
-        out[1][2 * j + 1] = c[3];
-      }
-      uint32_t turned[2][4];  // x of this stream: halves of the tokens, fragments
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = g + 8 * half;
-        const uint4 x = vectors[half * kHalf + s][threadIdx.x];
-        AddScaled(out[half], token.factor[row], x);
-        AddScaled(out[half], token.pre[row][s], vectors[half * kHalf + kHalf - 1][threadIdx.x]);
-        if constexpr (kResidual) {
-#pragma unroll
-          for (int i = 0; i < kStreams; ++i) {
-            AddScaled(out[half], token.res[row][i][s],
-                      vectors[half * kHalf + kStreams + i][threadIdx.x]);
-          }
-        }
-        const int64_t t = step * kStep + row;
-        if (t < a.tokens) Store(a.dx + (t * kStreams + s) * a.width + column + 8 * q, out[half]);
-        turned[half][0] = Transposed(x.x);
-        turned[half][1] = Transposed(x.y);
-        turned[half][2] = Transposed(x.z);
-        turned[half][3] = Transposed(x.w);
-      }
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        const uint32_t rows[4] = {turned[0][2 * pair], turned[0][2 * pair + 1], turned[1][2 * pair],
-                                  turned[1][2 * pair + 1]};
-#pragma unroll
-        for (int n = 0; n < 3; ++n) Mma(acc[s][pair][n], rows, du_turned[n][0], du_turned[n][1]);
-      }
-    }
+    StreamsStep<kResidual>(
+        token, [&](int half, int s) { return vectors[half * kHalf + s][threadIdx.x]; },
+        [&](int half) { return vectors[half * kHalf + kHalf - 1][threadIdx.x]; },
+        [&](int half, int s) { return vectors[half * kHalf + kStreams + s][threadIdx.x]; },
+        [&](int s, int j) {
+          const uint4 w = shared.weights[s * 4 + j][threadIdx.x];
+          return make_uint3(w.x, w.y, w.z);
+        },
+        a.width, a.tokens - step * kStep, a.dx + step * kStep * kStreams * a.width + column + 8 * q,
+        sums);
   }
   if (!owner) return;
-  float* part = a.parts + int64_t{blockIdx.y} * kStreams * a.width * a.w.columns;
-#pragma unroll
-  for (int s = 0; s < kStreams; ++s) {
-#pragma unroll
-    for (int pair = 0; pair < 2; ++pair) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t k = s * a.width + column + FragmentColumn(2 * pair + half, g);
-#pragma unroll
-        for (int n = 0; n < 3; ++n) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int c = 8 * n + 2 * q + e;
-            if (c < a.w.columns) {
-              part[k * a.w.row_stride + c * a.w.column_stride] = acc[s][pair][n][2 * half + e];
-            }
-          }
-        }
-      }
-    }
-  }
+  StoreSums(sums, a.w, a.width, column,
+            a.parts + int64_t{blockIdx.y} * kStreams * a.width * a.w.columns);
 }
 
 // ---- Plain kernels: any dtype, any number of streams, any width ----
@@ -521,8 +418,8 @@ void ProjectOnTensorCores(Stream& stream, const Tensor& x, const Projection& w, 
                           Tensor& r, Tensor& m) {
   const auto flat = static_cast<int>(Flat(x));
   Tensor packed = Tensor::Empty(stream, DType::kBf16, {8 * kTiles, flat}, MemoryTag::kWorkspace);
-  Launch(stream, PackKernel, dim3(static_cast<unsigned>(CeilDiv(flat, kThreads))), kThreads, 0, w,
-         flat, 8 * kTiles, Data<bf16>(packed));
+  Launch(stream, PackKernel, dim3(static_cast<unsigned>(CeilDiv(flat, kThreads)), kTiles), kThreads,
+         0, w, flat, Data<bf16>(packed));
   Launch(stream, ProjectKernel<kTiles>, dim3(static_cast<unsigned>(CeilDiv(x.dim(0), kTokens))),
          kThreads, 0, Data<bf16>(x), Data<bf16>(packed), x.dim(0), flat, w.columns,
          static_cast<float>(eps), Data<float>(r), Data<float>(m));

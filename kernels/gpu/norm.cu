@@ -18,10 +18,11 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kMostThreads = 512;  // of a gradient block
-constexpr int kRows = 4;           // rows a gradient group takes at once
-// Threads that the gradient's grid aims at: a constant, so that the parts of a sum, and with them
+constexpr int kRows = 1;           // rows a gradient group takes at once
+// What the gradient's grid aims at, one wave: constants, so that the parts of a sum, and with them
 // its bits, depend on the shape alone.
-constexpr int64_t kResidentThreads = 132 * 1024;
+constexpr int64_t kMultiprocessors = 132;
+constexpr int64_t kResidentThreads = 1024;  // of one of them
 
 struct Rows {
   int64_t rows;
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
 // With n = x · rstd: dx = rstd · (w dy − n · mean(n w dy)), dw = Σ n dy. gridDim.y is the branch;
 // its rows are branch + branches · k. A group has `lanes` threads, a multiple of 32.
 template <class A>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 2)
     GradKernel(const A* dy, const A* x, const float* w, const float* rstd, Rows a, int lanes, A* dx,
                float* parts) {
   constexpr int kV = kVec<A>;
@@ -141,6 +142,7 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float mean = 0;
+#pragma unroll 8
       for (int p = group * lanes / kWarp; p < (group + 1) * lanes / kWarp; ++p) {
         mean += dots[parity][r][p];
       }
@@ -225,7 +227,8 @@ void GradOwned(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& 
   const int groups = std::max(1, kThreads / lanes);
   const int threads = lanes * groups;
   const int64_t most = CeilDiv(CeilDiv(a.rows, a.branches), groups * kRows);
-  const int64_t splits = std::clamp<int64_t>(kResidentThreads / (threads * a.branches), 1, most);
+  const int64_t blocks = kMultiprocessors * (kResidentThreads / threads);
+  const int64_t splits = std::clamp<int64_t>(blocks / a.branches, 1, most);
   Tensor parts =
       Tensor::Empty(stream, DType::kF32, {splits, a.branches, a.width}, MemoryTag::kWorkspace);
   Launch(stream, GradKernel<A>,

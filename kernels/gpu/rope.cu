@@ -1,5 +1,6 @@
 // Rotary positions in place: one read and one write of the turned elements, bound by memory. A
-// thread keeps the angles of a few pairs of one token in registers and turns them in several heads.
+// thread keeps the angles of a few pairs of one token in registers and turns them in several heads,
+// whose elements it asks for first.
 // Floor: T · H · 2 · pairs elements, twice, over the copy bandwidth; queries of the 27B shape
 // (T 16,384, 32 heads, 32 pairs): 134 MB in bf16.
 #include "kernels/gpu/device/vec.cuh"
@@ -34,15 +35,21 @@ __global__ void __launch_bounds__(kThreads)
   const int rest = static_cast<int>(item % per_token);
   const int head = rest / groups * kHeads;
   const int column = rest % groups * kN;
-  float turn[kN];  // cos, sin of each pair
-  const float* from = table + int64_t{positions[token]} * a.pairs * 2 + column;
-#pragma unroll
-  for (int i = 0; i < kN; i += 2) LoadFloats<2>(from + i, *reinterpret_cast<float(*)[2]>(turn + i));
   A* v = x + (token * a.heads + head) * a.width + a.begin + column;
   float value[kHeads][kN];
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
     if (head + h < a.heads) LoadFloats<kN>(v + h * a.width, value[h]);
+  }
+  float turn[kN];  // cos, sin of each pair
+  const float* from = table + int64_t{positions[token]} * a.pairs * 2 + column;
+#pragma unroll
+  for (int i = 0; i < kN; i += 4) {
+    const float4 two = *reinterpret_cast<const float4*>(from + i);
+    turn[i] = two.x;
+    turn[i + 1] = two.y;
+    turn[i + 2] = two.z;
+    turn[i + 3] = two.w;
   }
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {

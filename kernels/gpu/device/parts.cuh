@@ -8,32 +8,42 @@
 
 namespace mneme::gpu {
 
-inline constexpr int kPartColumns = 32;
-inline constexpr int kPartSlices = 16;
+inline constexpr int kPartThreads = 256;
 
-// out[i] += Σ_p parts[p * stride + i] for i < columns.
-template <class T>
-__global__ void __launch_bounds__(kPartColumns* kPartSlices)
-    AddPartsKernel(const float* parts, int64_t count, int64_t stride, int64_t columns, T* out) {
-  __shared__ double sums[kPartSlices][kPartColumns];
-  const int64_t column = int64_t{blockIdx.x} * kPartColumns + threadIdx.x;
+// out[i] += Σ_p parts[p * stride + i] for i < columns. kSlices threads share the parts of a column.
+template <int kSlices, class Out>
+__global__ void __launch_bounds__(kPartThreads)
+    AddPartsKernel(const float* parts, int64_t count, int64_t stride, int64_t columns, Out out) {
+  constexpr int kColumns = kPartThreads / kSlices;
+  __shared__ double sums[kSlices][kColumns];
+  const int slice = static_cast<int>(threadIdx.x) / kColumns;
+  const int of_block = static_cast<int>(threadIdx.x) % kColumns;
+  const int64_t column = int64_t{blockIdx.x} * kColumns + of_block;
   double sum = 0;
   if (column < columns) {
-#pragma unroll 4
-    for (int64_t p = threadIdx.y; p < count; p += kPartSlices) sum += parts[p * stride + column];
+#pragma unroll 8
+    for (int64_t p = slice; p < count; p += kSlices) sum += parts[p * stride + column];
   }
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || column >= columns) return;
-  for (int s = 1; s < kPartSlices; ++s) sum += sums[s][threadIdx.x];
-  out[column] = static_cast<T>(out[column] + sum);
+  if constexpr (kSlices > 1) {
+    sums[slice][of_block] = sum;
+    __syncthreads();
+    if (slice != 0) return;
+    for (int s = 1; s < kSlices; ++s) sum += sums[s][of_block];
+  }
+  if (column < columns) out[column] = static_cast<float>(out[column] + sum);
 }
 
-template <class T>
+// `out`: a pointer, or whatever out[i] makes sense of.
+template <class Out>
 void AddParts(Stream& stream, const float* parts, int64_t count, int64_t stride, int64_t columns,
-              T* out) {
-  Launch(stream, AddPartsKernel<T>, dim3(static_cast<unsigned>(CeilDiv(columns, kPartColumns))),
-         dim3(kPartColumns, kPartSlices), 0, parts, count, stride, columns, out);
+              Out out) {
+  constexpr int kMany = 32;
+  const auto launch = [&](auto kernel, int slices) {
+    Launch(stream, kernel, dim3(static_cast<unsigned>(CeilDiv(columns * slices, kPartThreads))),
+           kPartThreads, 0, parts, count, stride, columns, out);
+  };
+  if (count < kMany) return launch(AddPartsKernel<1, Out>, 1);
+  launch(AddPartsKernel<kMany, Out>, kMany);
 }
 
 }  // namespace mneme::gpu

@@ -49,12 +49,15 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(World& world, const std::
   RETURN_IF_ERROR(world.Agree(ReadDescription(*loaded)));
   loaded->config.parallel = parallel;
   ASSIGN_OR_RETURN(const Layout layout, MakeLayout(parallel, world.size()));
-  // A model trained in bf16 is read in f32 where there is no GPU: its checkpoint holds the masters.
-  loaded->config.device = "auto";
-  if (GpuDriver() == nullptr && loaded->config.train.precision == "bf16") {
-    loaded->config.train.precision = "f32";
-  }
+  // On a GPU where there is one, whatever it was trained on. A model trained in bf16 is read in f32
+  // elsewhere: its checkpoint holds the masters. Tables that a GPU cannot hold stay on the CPU.
+  const std::string precision = loaded->config.train.precision;
+  const EngramConfig& engram = loaded->config.model.engram;
+  const bool resident = engram.blocks.empty() || engram.table.store == "resident";
+  loaded->config.device = resident ? "auto" : "cpu";
+  if (precision == "bf16") loaded->config.train.precision = "f32";
   ASSIGN_OR_RETURN(const Device device, ChooseDevice(world, loaded->config));
+  if (!device.is_cpu()) loaded->config.train.precision = precision;
   loaded->machine = std::make_unique<Machine>(world, layout, PrecisionOf(loaded->config), device);
   ASSIGN_OR_RETURN(loaded->model,
                    BuildModel(world, *loaded->machine, loaded->config, loaded->meta.vocabulary));

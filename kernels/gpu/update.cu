@@ -11,6 +11,11 @@
 // (2n²m). A and B are symmetric: strips of rows are computed from the diagonal on and mirrored, n²
 // numbers moved for half of the products saved. 2,560 x 1,536: 157 GFLOP a matrix without that, 72
 // of them 11.3 TFLOP = 14.3 ms at 790 TFLOP/s.
+//
+// Measured on an H100 (copy 2.98 TB/s, products 800 TFLOP/s): AdamW 3.00 TB/s, momentum 3.04,
+// Muon's step 3.02, sum of squares 3.11. Newton-Schulz of those 72: 16.2 ms (18.6 without strips;
+// batched products of PyTorch 20.9): normalising 0.59, A 5 · 0.88, B 5 · 0.64, X' 5 · 1.25, mirrors
+// 10 · 0.10.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>

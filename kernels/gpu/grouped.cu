@@ -17,6 +17,8 @@
 namespace mneme::gpu {
 namespace {
 
+namespace wmma = nvcuda::wmma;
+
 constexpr int kThreads = 256;
 constexpr int kTile = 64;
 constexpr int kPitch = kTile + 8;  // of a slice's line in shared memory: multiples of 16 bytes
@@ -72,32 +74,30 @@ template <>
 struct Sum<bf16> {
   static constexpr int kDepth = 32;
   // A warp's 16 x 32.
-  nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 16, float> c[2];
+  wmma::fragment<wmma::accumulator, 16, 16, 16, float> c[2];
 
   __device__ Sum() {
-    nvcuda::wmma::fill_fragment(c[0], 0.0f);
-    nvcuda::wmma::fill_fragment(c[1], 0.0f);
+    wmma::fill_fragment(c[0], 0.0f);
+    wmma::fill_fragment(c[1], 0.0f);
   }
   __device__ static int Row() { return static_cast<int>(threadIdx.x) / 32 % 4 * 16; }
   __device__ static int Column() { return static_cast<int>(threadIdx.x) / 128 * 32; }
   __device__ void Add(const bf16 (&a)[kDepth][kPitch], const bf16 (&b)[kDepth][kPitch]) {
-    using namespace nvcuda::wmma;  // NOLINT: the names of the instruction
 #pragma unroll
     for (int k = 0; k < kDepth; k += 16) {
-      fragment<matrix_a, 16, 16, 16, bf16, col_major> fa;
-      load_matrix_sync(fa, &a[k][Row()], kPitch);
+      wmma::fragment<wmma::matrix_a, 16, 16, 16, bf16, wmma::col_major> fa;
+      wmma::load_matrix_sync(fa, &a[k][Row()], kPitch);
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        fragment<matrix_b, 16, 16, 16, bf16, row_major> fb;
-        load_matrix_sync(fb, &b[k][Column() + 16 * j], kPitch);
-        mma_sync(c[j], fa, fb, c[j]);
+        wmma::fragment<wmma::matrix_b, 16, 16, 16, bf16, wmma::row_major> fb;
+        wmma::load_matrix_sync(fb, &b[k][Column() + 16 * j], kPitch);
+        wmma::mma_sync(c[j], fa, fb, c[j]);
       }
     }
   }
   __device__ void Put(float (&out)[kTile][kPitch]) const {
     for (int j = 0; j < 2; ++j)
-      nvcuda::wmma::store_matrix_sync(&out[Row()][Column() + 16 * j], c[j], kPitch,
-                                      nvcuda::wmma::mem_row_major);
+      wmma::store_matrix_sync(&out[Row()][Column() + 16 * j], c[j], kPitch, wmma::mem_row_major);
   }
 };
 

@@ -11,8 +11,11 @@
 //
 // Roofline, T 32,768, K 6, E 72, D 2,560, F 1,536 (196,608 rows): up 3.09e12 FLOP, 1.0 + 1.1 GB in,
 // 1.8 GB out; down 1.55e12 FLOP, 0.6 + 0.6 GB in, 1.0 GB out. At 790 TFLOP/s 3.9 and 2.0 ms, memory
-// 1.2 and 0.7 ms: bound by arithmetic. Sweep (E 64, D 512, F 256): up 1.03e11 FLOP, 0.13 ms, and
-// 0.5 GB, 0.15 ms: bound by both.
+// 1.2 and 0.7 ms: bound by arithmetic; the gradient of w_down adds 2.3 GB to memory, 4.5 GB moved:
+// 1.96 and 2.1 ms, bound by both. Sweep (E 64, D 512, F 256): up 1.03e11 FLOP, 0.13 ms, and 0.5 GB,
+// 0.15 ms: bound by both. Measured on one H100 (copy 2.98 TB/s, matmul 790 TFLOP/s), TFLOP/s: 27B
+// up 687-706, with gather and SwiGLU 608-631, down 651-670, dx 680, gradients of weights 616 (down)
+// and 631-635 (up); sweep 527, 385, 412, 530, 354 and 444.
 #include "kernels/gpu/device/hopper.cuh"
 #include "kernels/gpu/grouped.h"
 #include "kernels/gpu/grouped_sm90.h"
@@ -22,7 +25,7 @@
 namespace mneme::gpu {
 namespace {
 
-using namespace hopper;  // NOLINT: instructions by their names
+using namespace hopper;
 
 constexpr int kTileM = 128, kTileN = 256, kTileK = 64;
 static_assert(kTileN == kInnerColumns);

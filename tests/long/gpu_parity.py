@@ -149,6 +149,14 @@ def svg(panels, path):
     pathlib.Path(path).write_text("\n".join(out) + "\n</svg>\n")
 
 
+def keep(a, panels):
+    """Writes what is known so far."""
+    rounded = {t: {k: [round(x, 5) for x in c] for k, c in curves.items()} for t, curves in panels.items()}
+    (pathlib.Path(a.output) / "curves.json").write_text(json.dumps(rounded) + "\n")
+    if a.svg and panels:
+        svg(panels, a.svg)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--mneme", default="build/mneme")
@@ -173,10 +181,7 @@ def main():
             for what, value, bound in judged:
                 bad += value > bound
                 print(f"{title}: {what}: {value:.2e} (bound {bound:.0e}) {'ok' if value <= bound else 'OUT OF BOUNDS'}", flush=True)
-    rounded = {t: {k: [round(x, 5) for x in c] for k, c in curves.items()} for t, curves in panels.items()}
-    (pathlib.Path(a.output) / "curves.json").write_text(json.dumps(rounded) + "\n")
-    if a.svg:
-        svg(panels, a.svg)
+            keep(a, panels)
     sys.exit(1 if bad else 0)
 
 

@@ -1,11 +1,15 @@
 // Attention on a GPU: the choice of a version, and the plain one, which serves every width and the
 // checking mode (fp32 products, no tensor cores).
 //
-// A block owns 64 queries (forward, dq) or 64 keys (dk, dv) of one head and up to kChunk columns of
-// the result; it walks over the tiles of the other side that its own can see, scores 64 × 64 pairs
-// at a time and keeps 4 × 4 of them a thread. Nothing of length² is ever stored, every sum has one
-// owner and a fixed order: two runs give the same bits. What all heads share (dk_pe) is summed
-// from the heads' shares afterwards, head by head.
+// In bf16 the first that serves runs: Hopper's own (attention_sm90.cu, attention_grad_sm90.cu) for
+// the widths of the paper and of the sweeps; cuDNN (attention_cudnn.cu) for others up to 256, where
+// the host knows that there are no documents; mma.sync (attention_mma.cu) up to 256; plain.
+//
+// The plain version: a block owns 64 queries (forward, dq) or 64 keys (dk, dv) of one head and up
+// to kChunk columns of the result; it walks over the tiles of the other side that its own can see,
+// scores 64 × 64 pairs at a time and keeps 4 × 4 of them a thread. Nothing of length² is ever
+// stored, every sum has one owner and a fixed order: two runs give the same bits. What all heads
+// share (dk_pe) is summed from the heads' shares afterwards, head by head.
 //
 // Roofline, 27B shape (4 rows of 4,096, 32 heads of 128 + 64 / 128): 0.69 TFLOP forward, 1.79
 // backward (counting what is visible; this version repeats the scores for every chunk of columns);

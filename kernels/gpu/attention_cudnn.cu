@@ -5,7 +5,8 @@
 //
 // Roofline, 27B shape (4 rows of 4,096, 32 heads of 128 + 64 / 128): 0.69 TFLOP forward, 1.79
 // backward, 0.7 and 1.8 ms at 989 TFLOP/s. Packing moves 0.34 GB, unpacking likewise: 0.1 ms each
-// at 3.3 TB/s.
+// at 3.3 TB/s. On an H100: 544 TFLOP/s forward, 354 backward, packing included; 614 and 379
+// without.
 #include "kernels/gpu/attention.h"
 #include "kernels/gpu/cudnn.h"
 #include "kernels/gpu/device/vec.cuh"

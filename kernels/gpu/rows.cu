@@ -38,7 +38,7 @@ struct AddToRows {
   float* table;
 
   template <int N>
-  __device__ __forceinline__ void Whole(int place, bool, int column, const float (&sum)[N]) const {
+  __device__ __forceinline__ void Whole(int place, int column, const float (&sum)[N]) const {
     float* to = table + static_cast<int64_t>(keys[place]) * width + column;
     float row[N];
     LoadColumns<N>(to, row);

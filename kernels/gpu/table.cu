@@ -8,6 +8,9 @@
 // of the row number, 25 bits here: 0.26 GB), and the gradient of groups of fewer than kLongGroup
 // requests a second time, since that is cheaper than to write a sum of f32 and read it back.
 //
+// Measured on an H100 that copies 2.98 TB/s: 1.34 ms, 47.8 % of that rate; dense over all 36.2 M
+// rows 26.2 ms, 89.8 % (docs/results.md).
+//
 // - ngram_gather: a block hashes the rows of its tile, a thread a row, then its teams gather them.
 //   Floor: W (4 + b) a row, b bytes a value of the result. 32,768 tokens x 16 sub-tables, 80
 //   values, bf16: 252 MB and 4 MB of row numbers, 60 µs.
@@ -71,18 +74,21 @@ __global__ void __launch_bounds__(kGatherThreads)
 // The squares of all sums, and the sums of long groups.
 struct KeepSquares {
   float* sums;
+  const int32_t* keys;
+  int n;
   int width;
   double* partial;  // one a block
   double squares = 0;
 
   template <int N>
-  __device__ __forceinline__ void Whole(int place, bool is_long, int column,
-                                        const float (&sum)[N]) {
+  __device__ __forceinline__ void Whole(int place, int column, const float (&sum)[N]) {
     float q = 0;
 #pragma unroll
     for (int i = 0; i < N; ++i) q += sum[i] * sum[i];
     squares += q;
-    if (is_long) StoreColumns<N>(sums + place / kLongGroup * width + column, sum);
+    const int last = place + static_cast<int>(kLongGroup) - 1;
+    if (last >= n || keys[last] != keys[place]) return;
+    StoreColumns<N>(sums + place / kLongGroup * width + column, sum);
   }
   __device__ __forceinline__ void Finish() const {
     __shared__ double all[kTeamThreads];
@@ -137,7 +143,7 @@ __device__ __forceinline__ void MoveColumns(const AdamStep& step, const Table& t
 
 // A team a distinct row. touched: marks of this step's rows, or null.
 template <class T, int N>
-__global__ void __launch_bounds__(kTeamThreads, 4)
+__global__ void __launch_bounds__(kTeamThreads)
     MoveGroups(const __grid_constant__ PartsOf<T> parts, Groups groups, AdamOptions options,
                const double* scalars, int lanes, Table table, uint32_t* touched) {
   const AdamStep step(options, scalars);
@@ -145,49 +151,32 @@ __global__ void __launch_bounds__(kTeamThreads, 4)
   const Lane me(lanes, N, table.width);
   const int64_t count = *groups.count;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * me.teams;
-  int64_t u = static_cast<int64_t>(blockIdx.x) * me.teams + me.team;
-  // Where the next group stands is read while this one moves.
-  int head = 0, end = 0;
-  int32_t row = 0;
-  const auto find = [&](int64_t of) {
-    if (of >= count) return;
-    head = groups.heads[of];
-    end = of + 1 < count ? groups.heads[of + 1] : groups.n;
-    row = groups.keys[head];
-  };
-  find(u);
-  for (; u < count; u += stride) {
-    const int64_t at = static_cast<int64_t>(row) * table.width + me.column;
-    float m[N], v[N], p[N], g[N] = {};
-    const bool is_long = end - head >= kLongGroup;
-    RawColumns<T, N> part[kLongGroup - 1];
-    const int asked = end - head;
-    if (me.active) {
-      LoadColumns<N>(table.m + at, m);
-      LoadColumns<N>(table.v + at, v);
-      LoadColumns<N>(table.p + at, p);
-      if (is_long) {
-        LoadColumns<N>(groups.sums + head / kLongGroup * table.width + me.column, g);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kLongGroup - 1; ++i) {
-          if (i >= asked) break;
-          const auto request = static_cast<uint32_t>(groups.order[head + i]);
-          part[i].Load(parts.Row(request, table.width) + me.column);
-        }
-      }
-    }
+  for (int64_t u = static_cast<int64_t>(blockIdx.x) * me.teams + me.team; u < count; u += stride) {
+    const int head = groups.heads[u];
+    const int end = u + 1 < count ? groups.heads[u + 1] : groups.n;
+    const int32_t row = groups.keys[head];
     if (me.column == 0) {
       atomicOr(table.marks + row / kMarks, uint32_t{1} << (row % kMarks));
       if (touched != nullptr) atomicOr(touched + row / kMarks, uint32_t{1} << (row % kMarks));
     }
-    find(u + stride);
     if (!me.active) continue;
-    if (!is_long) {
+    const int64_t at = static_cast<int64_t>(row) * table.width + me.column;
+    float m[N], v[N], p[N], g[N] = {};
+    LoadColumns<N>(table.m + at, m);
+    LoadColumns<N>(table.v + at, v);
+    LoadColumns<N>(table.p + at, p);
+    if (end - head >= kLongGroup) {
+      LoadColumns<N>(groups.sums + head / kLongGroup * table.width + me.column, g);
+    } else {
+      float part[kLongGroup - 1][N] = {};
 #pragma unroll
       for (int i = 0; i < kLongGroup - 1; ++i) {
-        if (i < asked) part[i].AddTo(g);
+        if (head + i >= end) continue;
+        const auto request = static_cast<uint32_t>(groups.order[head + i]);
+        LoadColumns<N>(parts.Row(request, table.width) + me.column, part[i]);
       }
+#pragma unroll
+      for (int i = 0; i < kLongGroup - 1; ++i) row_sums::AddTo<N>(g, part[i]);
     }
     MoveColumns<N>(step, table, at, g, m, v, p);
   }
@@ -225,7 +214,8 @@ void SumGroupsWith(Stream& stream, RowParts grads, RowGroups& groups, Tensor& sq
   const int64_t in_tiles = int64_t{grid.tiles.x} * grid.tiles.y;
   const int64_t in_joins = int64_t{grid.joins.x} * grid.joins.y;
   Tensor partial = Tensor::Empty(stream, DType::kF64, {in_tiles + in_joins}, MemoryTag::kWorkspace);
-  KeepSquares keep{Data<float>(groups.sums), static_cast<int>(width), Data<double>(partial)};
+  KeepSquares keep{Data<float>(groups.sums), Data<int32_t>(groups.keys), static_cast<int>(n),
+                   static_cast<int>(width), Data<double>(partial)};
   KeepSquares keep_joined = keep;
   keep_joined.partial += in_tiles;
   SumRows<T, N>(stream, grid, MakeParts<T>(grads), groups.keys, groups.order, width, keep,

@@ -97,24 +97,6 @@ __device__ __forceinline__ void StoreColumns(T* to, const float (&from)[N]) {
   }
 }
 
-// N numbers as they lie in memory.
-template <class T, int N>
-struct RawColumns {
-  static constexpr int kWidth = N < kVec<T> ? N : kVec<T>;
-  Vec<T, kWidth> part[N / kWidth];
-
-  __device__ __forceinline__ void Load(const T* from) {
-#pragma unroll
-    for (int i = 0; i < N / kWidth; ++i) {
-      part[i] = *reinterpret_cast<const Vec<T, kWidth>*>(from + i * kWidth);
-    }
-  }
-  __device__ __forceinline__ void AddTo(float (&sum)[N]) const {
-#pragma unroll
-    for (int i = 0; i < N; ++i) sum[i] += ToFloat(part[i / kWidth].v[i % kWidth]);
-  }
-};
-
 namespace row_sums {
 
 inline constexpr int kPlaces = 32;  // of a team
@@ -182,9 +164,7 @@ __global__ void __launch_bounds__(kTeamThreads)
     const bool opens = key[head - 1] != key[head];
     const bool closes = key[until] != key[until - 1];
     if (opens && closes) {
-      if (me.active) {
-        emit.template Whole<N>(tile_begin + head, until - head >= kLongGroup, me.column, sum);
-      }
+      if (me.active) emit.template Whole<N>(tile_begin + head, me.column, sum);
     } else if (opens) {
       Put<N>(last_s + threadIdx.x * N, sum);
       last_place_s[me.team] = tile_begin + head;
@@ -193,16 +173,14 @@ __global__ void __launch_bounds__(kTeamThreads)
       through_s[me.team] = !closes;
     }
   };
-  // Two sets of rows: one on its way while the other is added.
-  RawColumns<T, N> rows[2][kAhead];
-  const auto load = [&](RawColumns<T, N>(&to)[kAhead], int j) {
+  for (int j = begin; j < end; j += kAhead) {
+    float row[kAhead][N] = {};
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
-      if (!me.active || j + a >= end) continue;
-      to[a].Load(parts.Row(static_cast<uint32_t>(order_s[j + a]), width) + me.column);
+      if (me.active && j + a < end) {
+        LoadColumns<N>(parts.Row(static_cast<uint32_t>(order_s[j + a]), width) + me.column, row[a]);
+      }
     }
-  };
-  const auto add = [&](const RawColumns<T, N>(&from)[kAhead], int j) {
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
       if (j + a >= end) break;
@@ -212,15 +190,8 @@ __global__ void __launch_bounds__(kTeamThreads)
 #pragma unroll
         for (int i = 0; i < N; ++i) sum[i] = 0;
       }
-      from[a].AddTo(sum);
+      AddTo<N>(sum, row[a]);
     }
-  };
-  load(rows[0], begin);
-  for (int j = begin; j < end; j += 2 * kAhead) {
-    load(rows[1], j + kAhead);
-    add(rows[0], j);
-    load(rows[0], j + 2 * kAhead);
-    add(rows[1], j + kAhead);
   }
   if (begin < end) flush(end);
   __syncthreads();
@@ -241,10 +212,7 @@ __global__ void __launch_bounds__(kTeamThreads)
     const bool whole = follow(me.team);
     if (me.active) {
       if (whole) {
-        const int begins = last_place_s[me.team] - tile_begin;
-        const int fifth = begins + static_cast<int>(kLongGroup) - 1;
-        const bool is_long = fifth < count && key[fifth] == key[begins];
-        emit.template Whole<N>(tile_begin + begins, is_long, me.column, sum);
+        emit.template Whole<N>(last_place_s[me.team], me.column, sum);
       } else {
         StoreColumns<N>(leaving + slot, sum);
       }
@@ -292,12 +260,6 @@ __device__ __forceinline__ int Span(const Sorted& sorted, int t, int tile_places
   return span;
 }
 
-// Whether the group that begins at a place is a long one.
-__device__ __forceinline__ bool IsLong(const Sorted& sorted, int place) {
-  const int fifth = place + static_cast<int>(kLongGroup) - 1;
-  return fifth < sorted.n && sorted.keys[fifth] == sorted.keys[place];
-}
-
 // Groups that cross tiles.
 template <int N, class Emit>
 __global__ void __launch_bounds__(kTeamThreads)
@@ -337,8 +299,7 @@ __global__ void __launch_bounds__(kTeamThreads)
     float sum[N];
     LoadColumns<N>(row(leaving, first + me.team), sum);
     add(sum, first + me.team + 1, first + me.team + 1 + mine);
-    const int head = head_s[me.team];
-    emit.template Whole<N>(head, IsLong(sorted, head), me.column, sum);
+    emit.template Whole<N>(head_s[me.team], me.column, sum);
   }
   for (int t = 0; t < me.teams; ++t) {
     const int span = span_s[t];
@@ -354,7 +315,7 @@ __global__ void __launch_bounds__(kTeamThreads)
       for (int team = 0; team < me.teams; ++team) {
         AddTo<N>(sum, part_s + (team * lanes + static_cast<int>(threadIdx.x)) * N);
       }
-      emit.template Whole<N>(head_s[t], true, me.column, sum);
+      emit.template Whole<N>(head_s[t], me.column, sum);
     }
     __syncthreads();
   }
@@ -379,8 +340,8 @@ inline RowSumGrid PlanRowSums(int64_t n, int64_t width, int columns) {
   return grid;
 }
 
-// Emit: copyable; Whole<N>(place, whether the group is long, column, float (&sum)[N]) once for each
-// group and lane, and Finish() by every thread at the end of a kernel. in_join: that of the second.
+// Emit: copyable; Whole<N>(place, column, float (&sum)[N]) once for each group and lane, and
+// Finish() by every thread at the end of a kernel. in_join: the Emit of the second kernel.
 template <class T, int N, class Emit>
 void SumRows(Stream& stream, const RowSumGrid& grid, const PartsOf<T>& parts, const Tensor& keys,
              const Tensor& order, int64_t width, const Emit& in_tiles, const Emit& in_join) {

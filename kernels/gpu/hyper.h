@@ -25,7 +25,7 @@ struct Gate {
   float eps;
 };
 
-// Whether the two one-pass forms below are there for x: on Hopper, four streams in bf16, widths
+// Whether the one-pass form below is there for x: on Hopper, four streams in bf16, widths
 // that a cluster of blocks can hold.
 bool InOnePass(Stream& stream, const Tensor& x);
 
@@ -46,10 +46,5 @@ struct StreamsGrad {
 
 // dx_j = Σ_i res[i, j] dout_i + pre_j dh + factor x_j + (du wᵀ)_j; dw += x̃ᵀ du, laid out as w.
 void ProjectGrad(Stream& stream, const StreamsGrad& g, const Projection& w, Tensor& dx, Tensor& dw);
-
-// The same with dpre [T, n] = ⟨dh, x_i⟩ made on the way: the first n columns of du hold what dpre
-// is to be multiplied with, late [T, n] what times dpre is to be added to the factor.
-void ProjectGradWithDots(Stream& stream, const StreamsGrad& g, const Tensor& late,
-                         const Projection& w, Tensor& dpre, Tensor& dx, Tensor& dw);
 
 }  // namespace mneme::gpu

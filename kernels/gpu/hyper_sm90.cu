@@ -9,7 +9,8 @@
 // columns of h. The product of the next step runs while the sums of this one travel.
 //
 // Roofline at the 27B shape (T 16,384, C 2,560): x read, h written, 420 MB; the two passes of
-// hyper.cu move 756.
+// hyper.cu move 756. Measured on an H100 that copies 2.91 TB/s: 260 us, 1.6 TB/s: a step takes 4 us
+// whatever its bytes, which is the way from the products through the cluster to the weights.
 #include "kernels/gpu/device/cluster.cuh"
 #include "kernels/gpu/hyper.h"
 #include "kernels/gpu/launch.cuh"

@@ -5,7 +5,7 @@
 // Passes over the streams, four of them in bf16, at the 27B shape (T 16,384, C 2,560; one pass over
 // x is 336 MB, over h or y 84 MB), and what they took on an H100 that copies 2.91 TB/s:
 //   enter       reads x, writes h in one pass (hyper_sm90.cu)              420 MB   264 us
-//               elsewhere φ's product and the weighted sum read x each     756      288
+//               elsewhere φ's product and the weighted sum read x each     756      298
 //   leave       reads x, y, writes out                                     755      259
 //   leave_grad  reads dout, x, y, writes dy, keeps the dots                839      288
 //   enter_grad  reads dh, x for the dots; then dout, x, dh, writes dx    1,510      580

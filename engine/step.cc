@@ -197,9 +197,10 @@ StepReport Stepper::Step(RunPosition& position) {
   const int64_t counted = Prepare(position, rate);
   const Clock::time_point filled = Clock::now();
   Run();
-  // The next step's samples, while a device computes.
+  // The next step's samples, while the GPU computes; on a CPU there is no such while.
   const bool last = position.stage_step + 1 == stage_.steps;
-  if (!last) Read(position.stage_sample + stage_.plan.sequences);
+  if (!last && !context_.stream.device().is_cpu())
+    Read(position.stage_sample + stage_.plan.sequences);
   std::vector<double> told(kStepReportScalars);
   Download(context_.stream, report_, told.data(), report_.bytes());
   const Clock::time_point updated = Clock::now();

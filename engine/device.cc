@@ -6,6 +6,7 @@
 
 #include "engine/footprint.h"
 #include "kernels/core/driver.h"
+#include "kernels/kernels.h"
 
 namespace mneme {
 namespace {
@@ -81,6 +82,26 @@ absl::Status CheckPlaces(const RunConfig& config, const std::vector<std::string>
   return absl::OkStatus();
 }
 
+// What the model asks for against what the ops of a backend take: every key that is too large.
+absl::Status CheckLimits(const ModelConfig& model, const Kernels& kernels) {
+  std::string text;
+  const auto check = [&](const char* key, int64_t value, int64_t most) {
+    if (value <= most) return;
+    text += std::string(text.empty() ? "" : "\n") + key + ": " + std::to_string(value) +
+            " is more than the " + std::to_string(most) + " that the " + kernels.name +
+            " kernels take; lower it, or set device=cpu";
+  };
+  check("model.mhc.streams", model.mhc.streams, kernels.limits.streams);
+  if (model.layers > model.leading_dense) {
+    check("model.moe.experts", model.moe.experts, kernels.limits.experts);
+    check("model.moe.top_k", model.moe.top_k, kernels.limits.chosen);
+  }
+  for (const int64_t order : model.engram.orders) {
+    if (!model.engram.blocks.empty()) check("model.engram.orders", order, kernels.limits.order);
+  }
+  return text.empty() ? absl::OkStatus() : absl::InvalidArgumentError(text);
+}
+
 }  // namespace
 
 absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config) {
@@ -99,6 +120,7 @@ absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config) {
         "model.engram.table.store: " + config.model.engram.table.store +
         " has no GPU half; use resident, or device=cpu");
   }
+  RETURN_IF_ERROR(CheckLimits(config.model, mine->is_cpu() ? CpuKernels() : *GpuKernels()));
   return *mine;
 }
 

@@ -46,6 +46,7 @@ class Trainer {
 
   absl::StatusOr<bool> OpenFolder();  // true: the run is finished already
   absl::Status Build();
+  absl::Status CheckMicroBatches(const Device& device) const;
   absl::Status CheckFitsDevice(const Device& device);
   absl::Status Resume();
   absl::Status Begin();
@@ -113,6 +114,19 @@ absl::StatusOr<bool> Trainer::OpenFolder() {
   return world_.Max(finished ? 1 : 0) == 1;
 }
 
+absl::Status Trainer::CheckMicroBatches(const Device& device) const {
+  if (config_.model.engram.blocks.empty()) return absl::OkStatus();
+  const int64_t most = (device.is_cpu() ? CpuKernels() : *GpuKernels()).limits.micro_batches;
+  for (const Stage& stage : stages_) {
+    if (stage.plan.accumulation <= most) continue;
+    return absl::InvalidArgumentError(
+        "train.micro_batch: " + std::to_string(stage.plan.micro) + " sequences at once make " +
+        std::to_string(stage.plan.accumulation) + " micro-batches of an update, and tables take " +
+        std::to_string(most) + " on this device; raise it, or lower the batch");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Trainer::CheckFitsDevice(const Device& device) {
   if (!device.is_cpu()) {
     return CheckFits(footprint_, 1, GpuDriver()->info(device.index).free_bytes);
@@ -127,6 +141,7 @@ absl::Status Trainer::Build() {
   absl::StatusOr<std::vector<Stage>> stages = OpenStages(config_, world_.size(), device);
   RETURN_IF_ERROR(world_.Agree(stages.status()));
   stages_ = std::move(stages).value();
+  RETURN_IF_ERROR(CheckMicroBatches(device));
   meta_.vocabulary = stages_.front().loader->vocabulary();
   meta_.data_digest = DataDigest(stages_);
   meta_.config = DumpConfig(config_);

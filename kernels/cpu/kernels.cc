@@ -8,6 +8,7 @@ namespace {
 constexpr Kernels Plain() {
   return {
       .name = "cpu, plain",
+      .limits = {},
       .matmul = cpu::Matmul,
       .grouped_matmul = cpu::GroupedMatmul,
       .grouped_matmul_weight_grad = cpu::GroupedMatmulWeightGrad,

@@ -21,6 +21,7 @@
 #include "kernels/gpu/device/vec.cuh"
 #include "kernels/gpu/hyper.h"
 #include "kernels/gpu/launch.cuh"
+#include "kernels/gpu/limits.h"
 #include "kernels/ops/hyper.h"
 
 namespace mneme::gpu {
@@ -29,7 +30,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kFour = 4;
-constexpr int kMostStreams = 8;
 
 // ---- The mixes of a token: one thread ----
 

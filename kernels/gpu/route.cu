@@ -12,6 +12,7 @@
 #include "kernels/gpu/device/reduce.cuh"
 #include "kernels/gpu/device/vec.cuh"
 #include "kernels/gpu/launch.cuh"
+#include "kernels/gpu/limits.h"
 #include "kernels/ops/route.h"
 
 namespace mneme::gpu {
@@ -21,7 +22,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr unsigned kAll = 0xffffffffu;
 constexpr float kWeightEps = 1e-20f;
-constexpr int kMaxExperts = 512;
 
 // Options as kernels take them.
 struct Choice {
@@ -347,7 +347,7 @@ void Route(Stream& stream, const RouteOptions& options, const Tensor& logits, co
   const int64_t tokens = logits.dim(0), count = logits.dim(1);
   CHECK_EQ(count % options.groups, 0);
   CHECK_LE(options.top_k, count / options.groups * options.groups_kept);
-  CHECK_LE(options.top_k, int64_t{kWarp});
+  CHECK_LE(options.top_k, int64_t{kMostChosen});
   CHECK_EQ(experts.shape(), (Shape{tokens, options.top_k}));
   CHECK_EQ(load.elements(), count);
   const size_t shared = static_cast<size_t>((kWarps + 1) * count) * sizeof(float);

@@ -5,12 +5,12 @@
 #include <algorithm>
 
 #include "kernels/gpu/launch.cuh"
+#include "kernels/gpu/limits.h"
 #include "kernels/ops/engram.h"
 
 namespace mneme::gpu {
 
 inline constexpr int kMostTables = 64;  // sub-tables of one launch
-inline constexpr int kMostBack = 64;    // the longest look-back
 
 // Some sub-tables of a hash. mod prime without division: q = ⌊mix · ⌊2⁶⁴ / prime⌋ / 2⁶⁴⌋ is ⌊mix /
 // prime⌋ or one less.

@@ -158,16 +158,23 @@ int64_t AvailableMemory() {
   return group < 0 ? machine : std::min(machine, group);
 }
 
-absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t available) {
+absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t available,
+                       const Device& device) {
   const int64_t wanted = footprint.total() * ranks_on_host;
   if (available < 0 || wanted <= available) return absl::OkStatus();
-  std::string text = "not enough memory: " + std::to_string(ranks_on_host) +
-                     " ranks on this host need about " + FormatBytes(wanted) + " and " +
+  const std::string who = device.is_cpu()
+                              ? std::to_string(ranks_on_host) + " ranks on this host need"
+                              : "a rank on " + device.Name() + " needs";
+  std::string text = "not enough memory: " + who + " about " + FormatBytes(wanted) + " and " +
                      FormatBytes(available) + " are free. A rank: " + Describe(footprint) + ".";
   text += footprint.activations > footprint.total() / 2
               ? " Lower train.micro_batch or set train.recompute"
               : " Spread the model over more hosts (parallel.expert, parallel.memory)";
-  if (footprint.tables > footprint.total() / 4) text += ", or set model.engram.table.store: lazy";
+  if (!device.is_cpu()) {
+    text += ", or set device=cpu";
+  } else if (footprint.tables > footprint.total() / 4) {
+    text += ", or set model.engram.table.store: lazy";
+  }
   return absl::ResourceExhaustedError(text);
 }
 

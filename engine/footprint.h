@@ -34,8 +34,9 @@ std::string FormatBytes(int64_t bytes);
 // is less; −1 unknown.
 int64_t AvailableMemory();
 // ResourceExhausted with both numbers and the keys to change, where `ranks_on_host` ranks do not
-// fit.
-absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t available);
+// fit into what their host, or a GPU, has `available`.
+absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t available,
+                       const Device& device = {});
 
 // Sequences that a rank computes at once: train.micro_batch, or a choice of about 4,096 tokens on a
 // CPU and 32,768 on a GPU, whose matrix products want many rows.

@@ -129,7 +129,7 @@ absl::Status Trainer::CheckMicroBatches(const Device& device) const {
 
 absl::Status Trainer::CheckFitsDevice(const Device& device) {
   if (!device.is_cpu()) {
-    return CheckFits(footprint_, 1, GpuDriver()->info(device.index).free_bytes);
+    return CheckFits(footprint_, 1, GpuDriver()->info(device.index).free_bytes, device);
   }
   const std::vector<std::string> hosts = world_.AllGather(world_.host());
   const int here = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));

@@ -75,7 +75,7 @@ absl::Status CheckPlaces(const RunConfig& config, const std::vector<std::string>
     }
   }
   if (!places[0].empty() && places.size() > 1) {
-    return absl::UnimplementedError(
+    return absl::FailedPreconditionError(
         "device: " + std::to_string(places.size()) +
         " ranks on GPUs cannot reach each other yet; start one rank, or set device=cpu");
   }

@@ -118,6 +118,7 @@ Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_
     const int64_t rows = DivideUp(counts.tables, layout.memory);
     f.tables = size * (rows + 2 * DivideUp(rows, layout.memory_replicas()));
   }
+  f.tables_grow = counts.tables > 0 && f.tables == 0;
   for (const StageConfig& stage : config.stages) {
     const int64_t length = stage.sequence_length;
     const auto plan = PlanBatch(stage.batch_sequences,
@@ -144,9 +145,11 @@ std::string FormatBytes(int64_t bytes) {
 }
 
 std::string Describe(const Footprint& f) {
+  const std::string tables = f.tables_grow  ? ", tables as rows are touched"
+                             : f.tables > 0 ? ", tables " + FormatBytes(f.tables)
+                                            : "";
   return "weights " + FormatBytes(f.parameters) + ", gradients " + FormatBytes(f.gradients) +
-         ", optimizer " + FormatBytes(f.optimizer) + ", tables " +
-         (f.tables > 0 ? FormatBytes(f.tables) : "as rows are touched") + ", activations about " +
+         ", optimizer " + FormatBytes(f.optimizer) + tables + ", activations about " +
          FormatBytes(f.activations) + "; together " + FormatBytes(f.total()) + " a rank";
 }
 

@@ -14,9 +14,10 @@ namespace mneme {
 struct Footprint {
   int64_t parameters = 0;  // values
   int64_t gradients = 0;
-  int64_t optimizer = 0;    // moments of the owned ranges
-  int64_t tables = 0;       // resident rows with moments; lazy: 0, they grow with touched rows
-  int64_t activations = 0;  // of one micro-batch: an estimate
+  int64_t optimizer = 0;     // moments of the owned ranges
+  int64_t tables = 0;        // resident rows with moments
+  bool tables_grow = false;  // with the touched rows, which nobody counted
+  int64_t activations = 0;   // of one micro-batch: an estimate
 
   int64_t total() const { return parameters + gradients + optimizer + tables + activations; }
 };

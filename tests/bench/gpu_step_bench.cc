@@ -22,9 +22,9 @@
 #include "engine/machine.h"
 #include "engine/optimizer.h"
 #include "kernels/core/graph.h"
-#include "kernels/core/random.h"
 #include "kernels/gpu/queue.h"
 #include "models/count.h"
+#include "tests/bench/step_inputs.h"
 #include "tests/bench/timed_kernels.h"
 
 namespace mneme::bench {
@@ -63,39 +63,6 @@ struct EventClock {
     spans.back().end = Mark(stream);
   }
 };
-
-VocabularyInfo PlainVocabulary(int64_t size) {
-  VocabularyInfo v;
-  v.size = size;
-  v.eos = 0;
-  v.pad = 1;
-  for (int64_t i = 0; i < size; ++i) v.canonical.push_back(static_cast<int32_t>(i));
-  v.canonical_size = size;
-  return v;
-}
-
-MicroBatch RandomBatch(Stream& stream, int64_t rows, int64_t length, int64_t vocab) {
-  const int64_t count = rows * length;
-  const RandomKey key = MakeKey(1, "tokens");
-  const auto lift = [&](const auto& value) {
-    std::vector<int32_t> host;
-    for (int64_t t = 0; t < count; ++t) host.push_back(static_cast<int32_t>(value(t)));
-    Tensor tensor = Tensor::Empty(stream, DType::kI32, {count}, MemoryTag::kOther);
-    Upload(stream, host.data(), tensor.bytes(), tensor);
-    return tensor;
-  };
-  MicroBatch batch;
-  batch.rows = rows;
-  batch.length = length;
-  batch.tokens =
-      lift([&](int64_t t) { return RandomInt(key, static_cast<uint64_t>(2 * t), vocab); });
-  batch.targets =
-      lift([&](int64_t t) { return RandomInt(key, static_cast<uint64_t>(2 * t + 1), vocab); });
-  batch.positions = lift([&](int64_t t) { return t % length; });
-  batch.doc_start = lift([](int64_t) { return 0; });
-  batch.documents = false;
-  return batch;
-}
 
 // What a step reads and writes beside the model.
 struct Scalars {
@@ -176,7 +143,7 @@ absl::Status Run(World& world, const RunConfig& config) {
   const double tokens = static_cast<double>(config.train.batch_sequences * length);
   model->stack->SetPositions(machine.context, length, {});
   const MicroBatch batch =
-      RandomBatch(stream, config.train.batch_sequences, length, config.model.vocab_size);
+      RandomBatch(stream, config.train.batch_sequences, length, config.model.vocab_size, 0);
   Scalars scalars(stream, config, tokens);
   optimizer.SetHistory(machine.context, 0, {});
   const auto step = [&](Context& context) {

@@ -20,8 +20,8 @@
 #include "configs/load.h"
 #include "engine/machine.h"
 #include "engine/optimizer.h"
-#include "kernels/core/random.h"
 #include "models/count.h"
+#include "tests/bench/step_inputs.h"
 #include "tests/bench/timed_kernels.h"
 #include "tests/engine/host_step.h"
 
@@ -123,35 +123,6 @@ double SgemmRate(Stream& stream, const ModelConfig& model, int64_t tokens) {
   return flop / seconds * 1e-9;
 }
 
-MicroBatch RandomBatch(Stream& stream, int64_t rows, int64_t length, int64_t vocab, int rank) {
-  MicroBatch batch;
-  batch.rows = rows;
-  batch.length = length;
-  const Shape shape = {rows * length};
-  batch.tokens = Tensor::Empty(stream, DType::kI32, shape);
-  batch.targets = Tensor::Empty(stream, DType::kI32, shape);
-  batch.positions = Tensor::Empty(stream, DType::kI32, shape);
-  batch.doc_start = Tensor::Zeros(stream, DType::kI32, shape);
-  const RandomKey key = MakeKey(static_cast<uint64_t>(rank), "tokens");
-  for (int64_t t = 0; t < rows * length; ++t) {
-    const auto at = static_cast<uint64_t>(t);
-    batch.tokens.data<int32_t>()[t] = static_cast<int32_t>(RandomInt(key, 2 * at, vocab));
-    batch.targets.data<int32_t>()[t] = static_cast<int32_t>(RandomInt(key, 2 * at + 1, vocab));
-    batch.positions.data<int32_t>()[t] = static_cast<int32_t>(t % length);
-  }
-  return batch;
-}
-
-VocabularyInfo PlainVocabulary(int64_t size) {
-  VocabularyInfo v;
-  v.size = size;
-  v.eos = 0;
-  v.pad = 1;
-  for (int64_t i = 0; i < size; ++i) v.canonical.push_back(static_cast<int32_t>(i));
-  v.canonical_size = size;
-  return v;
-}
-
 void PrintOps(int64_t steps, const Seconds& step) {
   std::printf("%-20s %8s %10s %10s %8s\n", "op", "calls", "wall s", "cpu s", "share");
   for (const auto& [name, time] : OpTimes()) {
@@ -166,8 +137,9 @@ void PrintOps(int64_t steps, const Seconds& step) {
 absl::Status Run(World& world, const RunConfig& config, int64_t steps) {
   ASSIGN_OR_RETURN(const Layout layout, MakeLayout(config.parallel, world.size()));
   Machine machine(world, layout, DType::kF32);
-  ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
-                   BuildModel(world, machine, config, PlainVocabulary(config.model.vocab_size)));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<Model> model,
+      BuildModel(world, machine, config, bench::PlainVocabulary(config.model.vocab_size)));
   const Kernels kernels = bench::TimedKernels<OpClock>::Of(CpuKernels());
   Context context{kernels, machine.stream, machine.mesh, DType::kF32};
   Optimizer optimizer(context, config.optim, config.model, config.train.skip, model->store,
@@ -176,7 +148,7 @@ absl::Status Run(World& world, const RunConfig& config, int64_t steps) {
   const int64_t rows = config.train.batch_sequences / world.size();
   model->stack->SetPositions(context, length, {});
   const MicroBatch batch =
-      RandomBatch(machine.stream, rows, length, config.model.vocab_size, world.rank());
+      bench::RandomBatch(machine.stream, rows, length, config.model.vocab_size, world.rank());
   Tensor scale = Tensor::Empty(machine.stream, DType::kF32, {1});
   kernels.fill(machine.stream, 1.0 / static_cast<double>(config.train.batch_sequences * length),
                scale);

@@ -43,7 +43,8 @@ class Runs:
         """Losses of every step. start: a checkpoint to begin from."""
         folder = self.folder / name
         stage = [f"stages=[{{name: parity, steps: {steps}, init_from: {start}}}]"] if start else [f"train.steps={steps}"]
-        self.call(name, [self.a.mneme, "train", str(self.config), f"data.train={self.corpus}", f"run.dir={folder}", f"device={device}",
+        ranks = ["mpirun", "-n", str(self.a.cpu_ranks)] if device == "cpu" and self.a.cpu_ranks > 1 else []
+        self.call(name, [*ranks, self.a.mneme, "train", str(self.config), f"data.train={self.corpus}", f"run.dir={folder}", f"device={device}",
                          f"train.precision={precision}", f"optim.matrices={self.optimizer}", *stage, *self.a.overrides])
         losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         if len(losses) != steps:
@@ -166,6 +167,7 @@ def main():
     p.add_argument("--optimizers", type=lambda text: text.split(","), default=["adamw", "muon"])
     p.add_argument("--band", type=float, default=1e-2)
     p.add_argument("--svg")
+    p.add_argument("--cpu-ranks", type=int, default=1, help="ranks of the runs on the CPU")
     p.add_argument("--at-once", type=int, default=1, help="models and optimizers compared side by side")
     p.add_argument("overrides", nargs="*")
     a = p.parse_intermixed_args()

@@ -76,6 +76,7 @@ struct MhcConfig {
 struct MoeConfig {
   int64_t experts = 0;
   int64_t shared = 2;
+  int64_t shared_width = 0;
   int64_t top_k = 6;
   int64_t expert_width = 128;
   std::string score = "sigmoid";
@@ -91,6 +92,9 @@ struct MoeConfig {
     v("experts", experts, "routed experts in each MoE block; 0 makes every block dense");
     v("shared", shared,
       "shared experts: one SwiGLU of shared x expert_width beside the routed ones");
+    v("shared_width", shared_width,
+      "hidden width of that SwiGLU; 0 takes shared x expert_width, another one makes budgets "
+      "equal");
     v("top_k", top_k, "experts chosen for each token");
     v("expert_width", expert_width, "hidden width of one expert");
     v("score", score, "router scores", {"sigmoid", "softmax"});
@@ -101,6 +105,8 @@ struct MoeConfig {
     v("bias_update", bias_update, "speed of the auxiliary-loss-free bias, per step; 0 is off");
     v("sequence_balance", sequence_balance, "weight of the sequence balance loss; 0 is off");
   }
+
+  int64_t shared_hidden() const { return shared_width > 0 ? shared_width : shared * expert_width; }
 };
 
 struct GateConfig {

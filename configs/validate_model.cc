@@ -61,6 +61,7 @@ void MoeRules(const ModelConfig& model, Rules& rules) {
   rules.AtLeast("model.moe.experts", moe.experts, 0);
   if (moe.experts <= 0) return;
   rules.AtLeast("model.moe.shared", moe.shared, 0);
+  rules.AtLeast("model.moe.shared_width", moe.shared_width, 0);
   rules.AtLeast("model.moe.expert_width", moe.expert_width, 1);
   rules.AtLeast("model.moe.top_k", moe.top_k, 1);
   if (moe.top_k > moe.experts) {

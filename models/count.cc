@@ -76,7 +76,7 @@ Counts Count(const ModelConfig& config) {
       c.dense_ffn += SwiGluCount(hidden, config.dense_width);
       continue;
     }
-    c.shared_experts += moe.shared * SwiGluCount(hidden, moe.expert_width);
+    c.shared_experts += SwiGluCount(hidden, moe.shared_hidden());
     c.routed_experts += moe.experts * SwiGluCount(hidden, moe.expert_width);
     c.routed_active += moe.top_k * SwiGluCount(hidden, moe.expert_width);
     c.routers += moe.experts * hidden;

@@ -51,9 +51,9 @@ Moe Moe::Declare(Context& c, ParameterStore& store, const std::string& prefix,
       store, prefix, moe.exchange->local(), model.hidden, model.moe.expert_width, model.init_std);
   moe.gate_up = experts.gate_up;
   moe.down = experts.down;
-  if (model.moe.shared > 0) {
-    moe.shared = Mlp::Declare(store, prefix + ".shared", model.hidden,
-                              model.moe.shared * model.moe.expert_width, model.init_std);
+  if (model.moe.shared_hidden() > 0) {
+    moe.shared = Mlp::Declare(store, prefix + ".shared", model.hidden, model.moe.shared_hidden(),
+                              model.init_std);
   }
   return moe;
 }

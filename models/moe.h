@@ -50,7 +50,7 @@ struct Moe {
   Linear router;                 // [E, D]
   Parameter* gate_up = nullptr;  // [E here, 2F, D]: gate, then up
   Parameter* down = nullptr;     // [E here, D, F]
-  std::optional<Mlp> shared;     // one SwiGLU of shared · F
+  std::optional<Mlp> shared;     // one SwiGLU of config.shared_hidden()
   std::shared_ptr<ExpertExchange> exchange;
   RouterState* state = nullptr;  // owned by the stack
   bool recompute = false;

@@ -124,6 +124,8 @@ TEST(Count, SwitchesTakePartsAway) {
   EXPECT_EQ(Count(c).engram, 2 * (2 * 3276800 + 5120 + 2560 + 10240));
   c.engram.conv.enabled = false;
   EXPECT_EQ(Count(c).engram, 2 * (2 * 3276800 + 5120));
+  c.moe.shared_width = 100;
+  EXPECT_EQ(Count(c).shared_experts, 29 * 3 * 2560 * 100);
   c.mhc.readout = "mean";
   EXPECT_EQ(Count(c).readout, 0);
   c.mhc.streams = 1;

@@ -225,6 +225,7 @@ TEST(Stack, DeclaresWhatIsCounted) {
   models[2].tie_embeddings = true;
   models[3].mhc.readout = "mean";
   models[3].moe.shared = 0;
+  models[5].moe.shared_width = 7;
   models[4].engram.gate.branches = "single";
   models[5].engram.gate.branches = "none";
   models[6].engram.conv.enabled = false;

@@ -18,8 +18,9 @@ BELOW = {
     "data": {"configs"},
     "parallel": {"configs", "kernels"},
     "models": {"configs", "kernels", "parallel"},
-    "engine": {"configs", "kernels", "parallel", "models", "data"},
-    "launch": {"configs", "kernels", "parallel", "models", "data", "engine"},
+    "engine/plan": {"configs", "kernels", "parallel", "models"},
+    "engine": {"configs", "kernels", "parallel", "models", "data", "engine/plan"},
+    "launch": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan"},
 }
 BELOW["kernels"] = {"kernels/ops", "kernels/core"}
 BACKENDS = {"kernels/gpu"}  # reached through the tables of ops and of the driver alone
@@ -29,9 +30,9 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
 
 
 def folder(path):
-    """The part of the tree an arrow starts from: the room, or for kernels its subfolder."""
+    """The part of the tree an arrow starts from: the room, or for kernels and engine its subfolder."""
     parts = path.split("/")
-    return "/".join(parts[:-1][:2]) if parts[0] == "kernels" else parts[0]
+    return "/".join(parts[:-1][:2]) if parts[0] in ("kernels", "engine") else parts[0]
 
 
 def allowed(source, target):

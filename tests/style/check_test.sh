@@ -20,7 +20,9 @@ fresh() {
   plant configs/model.h '#pragma once'
   plant data/order.cc '#include "configs/model.h"' '#include "kernels/core/check.h"'
   plant models/mla.cc '#include "kernels/ops/norm.h"'
-  plant engine/trainer.h '#pragma once'
+  plant engine/plan/budget.h '#pragma once' '' '#include "models/count.h"'
+  plant models/count.h '#pragma once'
+  plant engine/trainer.h '#pragma once' '' '#include "engine/plan/budget.h"'
   plant tests/a_test.cc '#include "engine/trainer.h"'
 }
 must_fail() {  # words that the report has to hold
@@ -37,6 +39,7 @@ fresh; plant kernels/ops/bad.h '#pragma once' '' '#include "kernels/cpu/x.h"'; m
 fresh; plant kernels/core/bad.cc '#include "configs/model.h"'; must_fail 'kernels/core may not include configs'
 fresh; plant engine/bad.cc '#include "kernels/gpu/queue.h"'; must_fail 'engine may not include kernels/gpu/queue.h'
 fresh; plant engine/bad.cc '#include "tests/naive.h"'; must_fail 'engine may not include tests/naive.h'
+fresh; plant engine/plan/bad.cc '#include "engine/trainer.h"'; must_fail 'engine/plan may not include engine/trainer.h'
 fresh; plant engine/a.h '#pragma once' '' '#include "engine/b.h"'
 plant engine/b.h '#pragma once' '' '#include "engine/a.h"'; must_fail 'files include each other: engine/a.h, engine/b.h'
 fresh; plant kernels/cpu/bad.cc '#ifdef MNEME_GPU' '#endif'; must_fail '#if on a backend'

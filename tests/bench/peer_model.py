@@ -121,6 +121,13 @@ def moe_ffn(x, p, moe, batch):
     return y, load, (hits * (count / (k * hits[0].sum() / k)) * share).sum()
 
 
+def sinkhorn(logits, iterations, eps):
+    if not logits.is_cuda or logits.shape[-1] not in (2, 4, 8):
+        return oracle_model.sinkhorn(logits, iterations, eps)
+    import peer_sinkhorn
+    return peer_sinkhorn.sinkhorn(logits, iterations, eps)
+
+
 def hyper_connected(x, p, name, m, inner):
     """x [B, T, n, D] around inner; with one stream x [B, T, D] and the plain residual."""
     n, mhc = m["mhc"]["streams"], m["mhc"]
@@ -133,7 +140,7 @@ def hyper_connected(x, p, name, m, inner):
     pre = torch.sigmoid(alpha[0] * mix[..., :n] + b[:n]) + mhc["eps"]
     post = mhc["post_mult"] * torch.sigmoid(alpha[1] * mix[..., n : 2 * n] + b[n : 2 * n])
     res = (alpha[2] * mix[..., 2 * n :] + b[2 * n :]).unflatten(-1, (n, n))
-    res = oracle_model.sinkhorn(res, mhc["sinkhorn_iterations"], mhc["eps"])
+    res = sinkhorn(res, mhc["sinkhorn_iterations"], mhc["eps"])
     y = inner((pre[..., None] * x.float()).sum(-2).to(x.dtype))
     mixed = (res[..., None] * x[..., None, :, :].float()).sum(-2)
     return (mixed + post[..., None] * y[..., None, :].float()).to(x.dtype)

@@ -10,6 +10,7 @@
 #include "data/hdf5_file.h"
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_manifest.h"
+#include "engine/checkpoint_source.h"
 #include "kernels/core/check.h"
 #include "parallel/reduce.h"
 
@@ -17,87 +18,28 @@ namespace mneme {
 namespace {
 
 constexpr int64_t kChunkBytes = int64_t{16} << 20;
-constexpr size_t kOpenFiles = 64;
 
-H5Type FileType(DType dtype) { return dtype == DType::kF64 ? H5Type::kF64 : H5Type::kF32; }
-
-absl::Status Foreign(const std::string& path, const std::string& why) {
-  return absl::FailedPreconditionError(path + ": " + why +
-                                       ": it belongs to another model; see its config.yaml");
+// Rows [begin, end) of a piece into a tensor, wherever it lies.
+absl::Status ReadInto(Stream& stream, CheckpointSource& source, const char* kind,
+                      const std::string& name, int64_t rows, int64_t cols, int64_t begin,
+                      int64_t end, Tensor& to) {
+  std::vector<char> staged(to.device().is_cpu() ? 0 : static_cast<size_t>(to.bytes()));
+  void* host = to.device().is_cpu() ? to.raw() : staged.data();
+  RETURN_IF_ERROR(source.Read(kind, name, rows, cols, begin, end, to.dtype(), host));
+  if (!staged.empty()) Upload(stream, staged.data(), to.bytes(), to);
+  return absl::OkStatus();
 }
 
-// A verified checkpoint, its files opened as they are asked for.
-class Source {
- public:
-  Source(std::string path, CheckpointManifest manifest)
-      : path_(std::move(path)), manifest_(std::move(manifest)) {
-    for (const StoredSlice& slice : manifest_.slices) {
-      slices_[{slice.kind, slice.name}].push_back(&slice);
-    }
-  }
-
-  const std::string& path() const { return path_; }
-  const CheckpointManifest& manifest() const { return manifest_; }
-
-  absl::StatusOr<const H5File*> File(const std::string& name) {
-    if (auto it = files_.find(name); it != files_.end()) return it->second.get();
-    if (files_.size() >= kOpenFiles) files_.clear();
-    ASSIGN_OR_RETURN(std::unique_ptr<H5File> file, H5File::Open(path_ + "/" + name));
-    const H5File* opened = file.get();
-    files_[name] = std::move(file);
-    return opened;
-  }
-
-  // Rows [begin, end) of a piece of rows x cols, from every slice that holds some of them.
-  absl::Status Read(const char* kind, const std::string& name, int64_t rows, int64_t cols,
-                    int64_t begin, int64_t end, Stream& stream, Tensor& to) {
-    const auto it = slices_.find({kind, name});
-    if (it == slices_.end()) {
-      return Foreign(path_, std::string("holds no ") + kind + " of " + name);
-    }
-    const int64_t row_bytes = cols * SizeOf(to.dtype());
-    int64_t found = 0;
-    std::vector<char> staged(to.device().is_cpu() ? 0 : static_cast<size_t>(to.bytes()));
-    char* host = to.device().is_cpu() ? static_cast<char*>(to.raw()) : staged.data();
-    for (const StoredSlice* slice : it->second) {
-      if (slice->rows != rows || slice->cols != cols) {
-        return Foreign(path_, name + " is " + std::to_string(slice->rows) + " x " +
-                                  std::to_string(slice->cols) + " there and " +
-                                  std::to_string(rows) + " x " + std::to_string(cols) + " here");
-      }
-      const int64_t from = std::max(begin, slice->begin);
-      const int64_t until = std::min(end, slice->end);
-      if (from >= until) continue;
-      ASSIGN_OR_RETURN(const H5File* file, File(slice->file));
-      char* place = host + (from - begin) * row_bytes;
-      RETURN_IF_ERROR(file->ReadRows(slice->dataset, FileType(to.dtype()), from - slice->begin,
-                                     until - from, place, (until - from) * row_bytes));
-      found += until - from;
-    }
-    if (found != end - begin) {
-      return Foreign(path_, "holds " + std::to_string(found) + " of the " +
-                                std::to_string(end - begin) + " wanted rows of " + name);
-    }
-    if (!staged.empty()) Upload(stream, staged.data(), to.bytes(), to);
-    return absl::OkStatus();
-  }
-
- private:
-  std::string path_;
-  CheckpointManifest manifest_;
-  std::map<std::pair<std::string, std::string>, std::vector<const StoredSlice*>> slices_;
-  std::map<std::string, std::unique_ptr<H5File>> files_;
-};
-
 // The owned range of a region: values always, moments where an optimizer wants them.
-absl::Status ReadRegion(Stream& stream, Source& source, Region& region, RegionState* state) {
+absl::Status ReadRegion(Stream& stream, CheckpointSource& source, Region& region,
+                        RegionState* state) {
   for (const Region::Slice& slice : region.Slices(region.owned)) {
     const Piece& piece = *slice.piece;
     const int64_t begin = slice.region_begin;
     const int64_t end = begin + (slice.row_end - slice.row_begin) * piece.cols;
     const auto read = [&](const char* kind, Tensor to) {
-      return source.Read(kind, piece.name, piece.rows, piece.cols, slice.row_begin, slice.row_end,
-                         stream, to);
+      return ReadInto(stream, source, kind, piece.name, piece.rows, piece.cols, slice.row_begin,
+                      slice.row_end, to);
     };
     RETURN_IF_ERROR(read("value", region.value.Flat(begin, end)));
     if (state == nullptr) continue;
@@ -136,7 +78,7 @@ absl::StatusOr<RowChunk> ReadChunk(const H5File& file, const StoredTable& part, 
   const int64_t bytes = rows * part.width * SizeOf(dtype);
   const auto read = [&](const char* dataset, std::vector<char>& to) {
     to.resize(static_cast<size_t>(bytes));
-    return file.ReadRows(part.group + "/" + dataset, FileType(dtype), begin, rows, to.data(),
+    return file.ReadRows(part.group + "/" + dataset, StoredType(dtype), begin, rows, to.data(),
                          bytes);
   };
   RETURN_IF_ERROR(read("values", chunk.values));
@@ -168,7 +110,7 @@ void ImportRows(Stream& stream, RowStore& store, RowChunk chunk, bool with_state
   }
 }
 
-absl::Status ReadTablePart(Context& context, Source& source, const StoredTable& part,
+absl::Status ReadTablePart(Context& context, CheckpointSource& source, const StoredTable& part,
                            RowStore& store, bool optimizer) {
   const RowTableSpec& spec = store.spec();
   const Layout& layout = context.mesh.layout;
@@ -201,33 +143,35 @@ absl::Status ReadTablePart(Context& context, Source& source, const StoredTable& 
   return absl::OkStatus();
 }
 
-absl::Status ReadTables(Context& context, Source& source, Stack& stack, bool optimizer) {
+absl::Status ReadTables(Context& context, CheckpointSource& source, Stack& stack, bool optimizer) {
   std::map<std::string, RowStore*> stores;
   for (RowExchange* table : stack.tables()) stores[table->store().spec().name] = &table->store();
   std::set<std::string> seen;
   for (const StoredTable& part : source.manifest().tables) {
     const auto it = stores.find(part.name);
-    if (it == stores.end()) return Foreign(source.path(), "holds a table " + part.name);
+    if (it == stores.end()) return ForeignCheckpoint(source.path(), "holds a table " + part.name);
     const RowTableSpec& spec = it->second->spec();
     if (spec.rows != part.rows || spec.width != part.width) {
-      return Foreign(source.path(), part.name + " is " + std::to_string(part.rows) + " x " +
-                                        std::to_string(part.width) + " there and " +
-                                        std::to_string(spec.rows) + " x " +
-                                        std::to_string(spec.width) + " here");
+      return ForeignCheckpoint(source.path(), part.name + " is " + std::to_string(part.rows) +
+                                                  " x " + std::to_string(part.width) +
+                                                  " there and " + std::to_string(spec.rows) +
+                                                  " x " + std::to_string(spec.width) + " here");
     }
     RETURN_IF_ERROR(ReadTablePart(context, source, part, *it->second, optimizer));
     seen.insert(part.name);
   }
   for (const auto& [name, store] : stores) {
-    if (!seen.contains(name)) return Foreign(source.path(), "holds no table " + name);
+    if (!seen.contains(name)) return ForeignCheckpoint(source.path(), "holds no table " + name);
   }
   return absl::OkStatus();
 }
 
-absl::Status ReadEverything(Context& context, Source& source, const CheckpointPart& part) {
+absl::Status ReadEverything(Context& context, CheckpointSource& source,
+                            const CheckpointPart& part) {
   if (source.manifest().dtype != Name(Accurate(context.dtype))) {
-    return Foreign(source.path(), "is in " + source.manifest().dtype + ", the run in " +
-                                      Name(Accurate(context.dtype)) + " (train.precision)");
+    return ForeignCheckpoint(source.path(), "is in " + source.manifest().dtype + ", the run in " +
+                                                Name(Accurate(context.dtype)) +
+                                                " (train.precision)");
   }
   if (part.optimizer != nullptr) {
     for (RegionState& state : part.optimizer->state()) {
@@ -239,14 +183,14 @@ absl::Status ReadEverything(Context& context, Source& source, const CheckpointPa
     }
   }
   for (RouterState& router : part.stack->routers()) {
-    RETURN_IF_ERROR(source.Read("router_bias", router.name, 1, router.bias.elements(), 0, 1,
-                                context.stream, router.bias));
+    RETURN_IF_ERROR(ReadInto(context.stream, source, "router_bias", router.name, 1,
+                             router.bias.elements(), 0, 1, router.bias));
   }
   return ReadTables(context, source, *part.stack, part.optimizer != nullptr);
 }
 
 // Everything in the checkpoint has a place in the model, too. Collective.
-absl::Status CheckNothingLeft(World& world, const Source& source, ParameterStore& store) {
+absl::Status CheckNothingLeft(World& world, const CheckpointSource& source, ParameterStore& store) {
   int64_t wanted = 0;
   for (const Region* region : store.regions()) {  // slices: a region also has gaps between them
     for (const Region::Slice& slice : region->Slices(region->owned)) {
@@ -259,32 +203,8 @@ absl::Status CheckNothingLeft(World& world, const Source& source, ParameterStore
     if (slice.kind == "value") held += (slice.end - slice.begin) * slice.cols;
   }
   if (held == wanted) return absl::OkStatus();
-  return Foreign(source.path(), "holds " + std::to_string(held) + " values, the model has " +
-                                    std::to_string(wanted));
-}
-
-// Digests of this rank's share of the files.
-absl::Status VerifyShare(const std::string& path, const CheckpointManifest& manifest, int rank,
-                         int size) {
-  int index = 0;
-  for (const auto& [name, file] : manifest.files) {
-    if (index++ % size != rank) continue;
-    const std::string full = path + "/" + name;
-    absl::StatusOr<int64_t> bytes = FileSize(full);
-    if (!bytes.ok()) {
-      return absl::DataLossError(full +
-                                 ": cannot be read: " + std::string(bytes.status().message()));
-    }
-    if (*bytes != file.bytes) {
-      return absl::DataLossError(full + ": has " + std::to_string(*bytes) + " bytes, not " +
-                                 std::to_string(file.bytes) + ": torn");
-    }
-    ASSIGN_OR_RETURN(const std::string digest, FileDigest(full));
-    if (digest != file.digest) {
-      return absl::DataLossError(full + ": does not match its checksum: damaged");
-    }
-  }
-  return absl::OkStatus();
+  return ForeignCheckpoint(source.path(), "holds " + std::to_string(held) +
+                                              " values, the model has " + std::to_string(wanted));
 }
 
 }  // namespace
@@ -292,14 +212,14 @@ absl::Status VerifyShare(const std::string& path, const CheckpointManifest& mani
 absl::Status VerifyCheckpoint(World& world, const std::string& path) {
   const absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(path);
   RETURN_IF_ERROR(world.Agree(manifest.status()));
-  return world.Agree(VerifyShare(path, *manifest, world.rank(), world.size()));
+  return world.Agree(VerifyFiles(path, *manifest, world.rank(), world.size()));
 }
 
 absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const std::string& path,
                                            const CheckpointPart& part) {
   absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(path);
   RETURN_IF_ERROR(world.Agree(manifest.status()));
-  Source source(path, std::move(manifest).value());
+  CheckpointSource source(path, std::move(manifest).value());
   RETURN_IF_ERROR(CheckNothingLeft(world, source, *part.store));
   RETURN_IF_ERROR(world.Agree(ReadEverything(context, source, part)));
   // Each rank read what it owns; the rest comes from its owners, as after an update.

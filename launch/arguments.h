@@ -7,6 +7,7 @@
 
 #include "data/prepare.h"
 #include "engine/analyze.h"
+#include "engine/convert/inspect.h"
 #include "engine/generate.h"
 
 namespace mneme {
@@ -72,6 +73,14 @@ struct PrepareArguments {
   bool json = false;
 };
 
+struct InspectArguments {
+  std::string path;
+  std::string other;  // empty: nothing to compare with
+  InspectOptions options;
+  bool config = false;  // the config too
+  bool json = false;
+};
+
 struct ConfigArguments {
   bool schema = false;  // else resolve
   RunArguments run;
@@ -89,6 +98,7 @@ struct Arguments {
   AnalyzeArguments analyze;
   ReportArguments report;
   PrepareArguments prepare;
+  InspectArguments inspect;
   ConfigArguments config;
 };
 

@@ -262,6 +262,24 @@ std::optional<Arguments> ParsePrepare(VerbParser& parser, const std::vector<std:
   return parser.Parse(rest);
 }
 
+std::optional<Arguments> ParseInspect(VerbParser& parser, const std::vector<std::string>& rest,
+                                      InspectArguments& inspect) {
+  CLI::App& app = parser.app();
+  bool names_only = false;
+  app.add_option("path", inspect.path,
+                 "a checkpoint, a run, a .h5 or .safetensors file, a Hugging Face folder")
+      ->required();
+  app.add_option("other", inspect.other, "another one: print the differences instead");
+  app.add_option("--matching", inspect.options.matching, "only tensors whose names contain this");
+  app.add_flag("--config", inspect.config, "also every key of its config");
+  app.add_flag("--moments", inspect.options.moments, "also what the optimizer keeps");
+  app.add_flag("--names-only", names_only, "names and shapes; read no values");
+  parser.AddJson(inspect.json);
+  auto answer = parser.Parse(rest);
+  inspect.options.statistics = !names_only;
+  return answer;
+}
+
 std::optional<Arguments> ParseConfigVerb(VerbParser& parser, const std::vector<std::string>& rest,
                                          ConfigArguments& config) {
   parser.TakeWords("what", "schema, or resolve FILE [key=value]...");
@@ -290,6 +308,7 @@ std::optional<Arguments> ParseVerb(const std::string& verb, const std::vector<st
   if (verb == "analyze") return ParseAnalyze(parser, rest, a.analyze);
   if (verb == "report") return ParseReport(parser, rest, a.report);
   if (verb == "prepare") return ParsePrepare(parser, rest, a.prepare);
+  if (verb == "inspect") return ParseInspect(parser, rest, a.inspect);
   return ParseConfigVerb(parser, rest, a.config);
 }
 

@@ -52,6 +52,16 @@ constexpr Verb kVerbs[] = {
      "  mneme report runs/tiny\n"
      "  mneme report runs/tiny --svg loss.svg\n"
      "  mneme report runs/tiny --json\n"},
+    {"inspect", "what a checkpoint or a file of weights holds; how two differ",
+     "Lists tensors with dtype, shape, size, norm, range and numbers that are not finite, and what "
+     "is known\n"
+     "beside them (step, tokens, digests, config, where it came from); or says how two differ, "
+     "tensor by tensor.\n"
+     "Checksums are verified first.\n\n"
+     "Examples:\n"
+     "  mneme inspect runs/tiny\n"
+     "  mneme inspect runs/tiny/checkpoints/step-50 runs/tiny/checkpoints/step-100\n"
+     "  mneme inspect model/model-00001-of-00002.safetensors --matching experts.0 --json\n"},
     {"config", "every key; what a config comes to",
      "schema prints every key with type, default and meaning (docs/configuration.md).\n"
      "resolve FILE prints the whole config that a run would have, and its parameters: total, "

@@ -18,6 +18,7 @@ absl::StatusOr<int> RunAlone(const Arguments& arguments) {
   if (!IsFirstOfLaunch()) return 0;
   if (arguments.verb == "report") return ReportVerb(arguments.report);
   if (arguments.verb == "prepare") return PrepareVerb(arguments.prepare);
+  if (arguments.verb == "inspect") return InspectVerb(arguments.inspect);
   return ConfigVerb(arguments.config);
 }
 

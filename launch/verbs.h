@@ -18,6 +18,7 @@ absl::StatusOr<int> AnalyzeVerb(World& world, const AnalyzeArguments& arguments)
 // Verbs of one process; under mpirun only the first rank runs them.
 absl::StatusOr<int> ReportVerb(const ReportArguments& arguments);
 absl::StatusOr<int> PrepareVerb(const PrepareArguments& arguments);
+absl::StatusOr<int> InspectVerb(const InspectArguments& arguments);
 absl::StatusOr<int> ConfigVerb(const ConfigArguments& arguments);
 
 // "mneme 0.1.0 (commit ...)", compiler and libraries, a line each.

@@ -20,7 +20,8 @@ BELOW = {
     "models": {"configs", "kernels", "parallel"},
     "engine/plan": {"configs", "kernels", "parallel", "models"},
     "engine": {"configs", "kernels", "parallel", "models", "data", "engine/plan"},
-    "launch": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan"},
+    "engine/convert": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan"},
+    "launch": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan", "engine/convert"},
 }
 BELOW["kernels"] = {"kernels/ops", "kernels/core"}
 BACKENDS = {"kernels/gpu"}  # reached through the tables of ops and of the driver alone

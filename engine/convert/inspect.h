@@ -1,0 +1,72 @@
+// What a checkpoint or a file of weights holds, and how two of them differ. Bounded memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/convert/tensor_set.h"
+
+namespace mneme {
+
+// Of the stored numbers of one tensor; least, greatest and norm over the finite ones.
+struct TensorStatistics {
+  int64_t count = 0;
+  int64_t nans = 0;
+  int64_t infinities = 0;
+  int64_t zeros = 0;
+  double least = 0.0;
+  double greatest = 0.0;
+  double norm = 0.0;  // root of the sum of squares
+};
+
+struct InspectOptions {
+  bool moments = false;    // also what the optimizer keeps
+  bool statistics = true;  // read the values; else names and shapes only
+  std::string matching;    // only tensors whose names contain this
+};
+
+struct InspectedTensor {
+  TensorInfo info;
+  TensorStatistics statistics;
+};
+
+struct Inspection {
+  std::string what;
+  std::string path;
+  std::vector<std::pair<std::string, std::string>> facts;
+  std::string config;  // "key: value" a line
+  std::vector<InspectedTensor> tensors;
+};
+absl::StatusOr<Inspection> Inspect(TensorSet& set, const InspectOptions& options);
+std::string InspectionText(const Inspection& inspection, bool statistics);
+std::string InspectionJson(const Inspection& inspection, bool statistics);
+
+// How two sets differ. Tensors are compared by kind and name; of tables every row is.
+struct TensorDifference {
+  std::string name;
+  std::string kind;
+  std::string why;        // of shape or dtype, where they are not the same; else empty
+  int64_t differing = 0;  // elements; a NaN equals a NaN
+  double greatest = 0.0;  // |a - b|
+  double relative = 0.0;  // norm of a - b over norm of a
+};
+struct Comparison {
+  std::string first, second;               // paths
+  std::vector<std::string> config;         // "key: first -> second"
+  std::vector<std::string> only_in_first;  // "kind name"
+  std::vector<std::string> only_in_second;
+  std::vector<TensorDifference> differing;
+  int64_t same = 0;  // tensors equal in every bit of value
+  bool equal() const {
+    return config.empty() && only_in_first.empty() && only_in_second.empty() && differing.empty();
+  }
+};
+absl::StatusOr<Comparison> Compare(TensorSet& first, TensorSet& second,
+                                   const InspectOptions& options);
+std::string ComparisonText(const Comparison& comparison);
+std::string ComparisonJson(const Comparison& comparison);
+
+}  // namespace mneme

@@ -1,0 +1,50 @@
+// An Engram table of a checkpoint as the matrix that it is: rows that updates have moved come from
+// the files, all others are what the seed makes (docs/checkpoint_format.md).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "configs/run.h"
+#include "engine/checkpoint_source.h"
+#include "parallel/row_store.h"
+
+namespace mneme {
+
+class TableRows {
+ public:
+  // `config` is the checkpoint's: seed and spread of first values. `source` stays its owner's.
+  TableRows(CheckpointSource& source, const std::string& name, const RunConfig& config);
+
+  int64_t rows() const { return rows_; }
+  int64_t width() const { return width_; }
+  int64_t stored() const { return stored_; }  // rows in the files
+
+  // Rows [begin, begin + to.size() / width). REQUIRES: whole rows inside the table.
+  absl::Status Read(int64_t begin, absl::Span<double> to);
+  // Whether any of rows [begin, end) is in the files.
+  absl::StatusOr<bool> HasStored(int64_t begin, int64_t end);
+  // Every stored row of every part, a piece at a time.
+  absl::Status Scan(const std::function<void(absl::Span<const double>)>& see);
+
+ private:
+  struct Run {
+    int64_t begin;
+    int64_t end;
+  };
+  // The positions in a part whose ids lie in [begin, end): ids rise.
+  absl::StatusOr<Run> Find(const StoredTable& part, int64_t begin, int64_t end);
+  absl::StatusOr<int64_t> LowerBound(const StoredTable& part, int64_t id);
+  absl::Status ReadValues(const StoredTable& part, Run run, std::vector<double>& to);
+
+  CheckpointSource& source_;
+  RowInit init_;
+  DType dtype_;
+  std::vector<StoredTable> parts_;
+  int64_t rows_ = 0;
+  int64_t width_ = 0;
+  int64_t stored_ = 0;
+};
+
+}  // namespace mneme

@@ -65,36 +65,6 @@ void DrawCurve(const Curve& curve, char mark, const Ranges& ranges, int width, i
   }
 }
 
-// About five round numbers inside the range.
-std::vector<double> Ticks(const Range& range) {
-  const double span = range.high > range.low ? range.high - range.low : 1.0;
-  double step = std::pow(10.0, std::floor(std::log10(span / 5.0)));
-  for (const double factor : {2.0, 2.5, 2.0}) {
-    if (span / step > 6.0) step *= factor;
-  }
-  std::vector<double> ticks;
-  for (double tick = std::ceil(range.low / step) * step; tick <= range.high + 1e-9 * span;
-       tick += step) {
-    ticks.push_back(std::fabs(tick) < 1e-9 * span ? 0.0 : tick);
-  }
-  return ticks;
-}
-
-std::string Escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '&')
-      out += "&amp;";
-    else
-      out += c;
-  }
-  return out;
-}
-
 // The plot's frame inside an SVG of 720 x 420.
 struct Frame {
   Ranges ranges;
@@ -104,17 +74,17 @@ struct Frame {
 
 std::string TextAt(double x, double y, const std::string& anchor, const std::string& text) {
   return "<text x=\"" + Number(x) + "\" y=\"" + Number(y) + "\" text-anchor=\"" + anchor + "\">" +
-         Escaped(text) + "</text>\n";
+         EscapedText(text) + "</text>\n";
 }
 
 std::string AxesSvg(const Frame& frame) {
   std::string out;
-  for (const double tick : Ticks(frame.ranges.y)) {
+  for (const double tick : RoundTicks(frame.ranges.y.low, frame.ranges.y.high)) {
     const std::string y = Number(frame.Y(tick));
     out += "<line x1=\"70\" x2=\"690\" y1=\"" + y + "\" y2=\"" + y + "\" stroke=\"#ddd\"/>\n";
     out += TextAt(62.0, frame.Y(tick) + 4.0, "end", Number(tick));
   }
-  for (const double tick : Ticks(frame.ranges.x)) {
+  for (const double tick : RoundTicks(frame.ranges.x.low, frame.ranges.x.high)) {
     out += TextAt(frame.X(tick), 378.0, "middle", Number(tick));
   }
   return out + "<path d=\"M70 50V360H690\" fill=\"none\" stroke=\"#333\"/>\n";
@@ -131,6 +101,36 @@ std::string CurveSvg(const Curve& curve, const char* colour, const Frame& frame)
 }
 
 }  // namespace
+
+std::vector<double> RoundTicks(double low, double high) {
+  const double span = high > low ? high - low : 1.0;
+  double step = std::pow(10.0, std::floor(std::log10(span / 5.0)));
+  for (const double factor : {2.0, 2.5, 2.0}) {
+    if (span / step > 6.0) step *= factor;
+  }
+  std::vector<double> ticks;
+  for (double tick = std::ceil(low / step) * step; tick <= high + 1e-9 * span; tick += step) {
+    ticks.push_back(std::fabs(tick) < 1e-9 * span ? 0.0 : tick);
+  }
+  return ticks;
+}
+
+std::string EscapedText(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '&')
+      out += "&amp;";
+    else if (c == '"')
+      out += "&quot;";
+    else
+      out += c;
+  }
+  return out;
+}
 
 std::string PlotText(const std::vector<Curve>& curves, int width, int height) {
   const Ranges ranges = RangesOf(curves);

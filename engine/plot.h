@@ -20,4 +20,8 @@ std::string PlotText(const std::vector<Curve>& curves, int width, int height);
 std::string PlotSvg(const std::vector<Curve>& curves, const std::string& title,
                     const std::string& x_label, const std::string& y_label);
 
+// About five round numbers inside [low, high]; and text as it may stand in SVG and HTML.
+std::vector<double> RoundTicks(double low, double high);
+std::string EscapedText(const std::string& text);
+
 }  // namespace mneme

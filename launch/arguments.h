@@ -9,6 +9,7 @@
 #include "engine/analyze.h"
 #include "engine/convert/inspect.h"
 #include "engine/generate.h"
+#include "engine/sweep/fit.h"
 
 namespace mneme {
 
@@ -68,6 +69,13 @@ struct ReportArguments {
   bool json = false;
 };
 
+struct SweepArguments {
+  std::string fit;     // a file of cells, JSONL or CSV
+  std::string report;  // the HTML file to write
+  FitConfig config;
+  bool json = false;
+};
+
 struct PrepareArguments {
   PrepareOptions options;
   bool json = false;
@@ -97,6 +105,7 @@ struct Arguments {
   GenerateArguments generate;
   AnalyzeArguments analyze;
   ReportArguments report;
+  SweepArguments sweep;
   PrepareArguments prepare;
   InspectArguments inspect;
   ConfigArguments config;

@@ -224,6 +224,38 @@ std::optional<Arguments> ParseReport(VerbParser& parser, const std::vector<std::
   return parser.Parse(rest);
 }
 
+// "rho=0.05" as an exclusion.
+std::optional<Arguments> TakeExclusions(const std::vector<std::string>& words, FitConfig& config) {
+  for (const std::string& word : words) {
+    const size_t equals = word.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return Answer("mneme sweep: --exclude takes COLUMN=VALUE, not '" + word + "'", 2);
+    }
+    config.exclude.push_back(
+        {word.substr(0, equals), word.substr(equals + 1), "--exclude of the command line"});
+  }
+  return std::nullopt;
+}
+
+std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::string>& rest,
+                                    SweepArguments& sweep) {
+  CLI::App& app = parser.app();
+  std::vector<std::string> exclude;
+  app.add_option("--fit", sweep.fit, "fit the cells of this file: JSONL or CSV")->required();
+  app.add_option("--report", sweep.report, "also write a report to this file: HTML, all in one");
+  app.add_option("--level", sweep.config.level, "of every interval")->capture_default_str();
+  app.add_option("--coordinate", sweep.config.coordinate, "of the quadratic: rho or log_rho")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"rho", "log_rho"}));
+  app.add_option("--baseline", sweep.config.baseline,
+                 "gains are over the cells of this rho; the largest where none has it")
+      ->capture_default_str();
+  app.add_option("--exclude", exclude, "leave out the cells with COLUMN=VALUE; may be repeated");
+  parser.AddJson(sweep.json);
+  if (auto answer = parser.Parse(rest)) return answer;
+  return TakeExclusions(exclude, sweep.config);
+}
+
 std::optional<Arguments> ParsePrepare(VerbParser& parser, const std::vector<std::string>& rest,
                                       PrepareArguments& prepare) {
   CLI::App& app = parser.app();
@@ -307,6 +339,7 @@ std::optional<Arguments> ParseVerb(const std::string& verb, const std::vector<st
   if (verb == "generate") return ParseGenerate(parser, rest, a.generate);
   if (verb == "analyze") return ParseAnalyze(parser, rest, a.analyze);
   if (verb == "report") return ParseReport(parser, rest, a.report);
+  if (verb == "sweep") return ParseSweep(parser, rest, a.sweep);
   if (verb == "prepare") return ParsePrepare(parser, rest, a.prepare);
   if (verb == "inspect") return ParseInspect(parser, rest, a.inspect);
   return ParseConfigVerb(parser, rest, a.config);

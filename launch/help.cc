@@ -62,6 +62,17 @@ constexpr Verb kVerbs[] = {
      "  mneme inspect runs/tiny\n"
      "  mneme inspect runs/tiny/checkpoints/step-50 runs/tiny/checkpoints/step-100\n"
      "  mneme inspect model/model-00001-of-00002.safetensors --matching experts.0 --json\n"},
+    {"sweep", "the curve of loss over the share of experts, with intervals",
+     "Fits cells of a sweep, JSONL or CSV with rho, seed and validation_loss (or val): the curve "
+     "of each\n"
+     "budget, its minimum with an interval, what was gained; or loss over table size. A minimum is "
+     "claimed\n"
+     "only where the interval lies inside the range and no curve that only falls or rises would "
+     "do.\n\n"
+     "Examples:\n"
+     "  mneme sweep --fit cells.jsonl\n"
+     "  mneme sweep --fit cells.csv --level 0.95 --exclude rho=0.05 --report curve.html\n"
+     "  mneme sweep --fit cells.jsonl --coordinate log_rho --json\n"},
     {"config", "every key; what a config comes to",
      "schema prints every key with type, default and meaning (docs/configuration.md).\n"
      "resolve FILE prints the whole config that a run would have, and its parameters: total, "

@@ -17,8 +17,8 @@ TEST(Help, EveryVerbHasExamplesAndExitCodes) {
   const Ran general = place.Run("help");
   EXPECT_EQ(general.code, 0);
   EXPECT_EQ(place.Run("--help").out, general.out);
-  for (const std::string verb :
-       {"prepare", "train", "evaluate", "generate", "analyze", "report", "inspect", "config"}) {
+  for (const std::string verb : {"prepare", "train", "evaluate", "generate", "analyze", "report",
+                                 "sweep", "inspect", "config"}) {
     EXPECT_NE(general.out.find("  " + verb + " "), std::string::npos) << verb;
     const Ran help = place.Run(verb + " --help");
     EXPECT_EQ(help.code, 0);
@@ -37,7 +37,7 @@ TEST(Help, EveryVerbHasExamplesAndExitCodes) {
 TEST(Help, ExamplesAreUnderstood) {
   Workplace place;
   for (const std::string verb :
-       {"prepare", "evaluate", "generate", "analyze", "report", "inspect", "config"}) {
+       {"prepare", "evaluate", "generate", "analyze", "report", "sweep", "inspect", "config"}) {
     std::istringstream help(place.Run(verb + " --help").out);
     for (std::string line; std::getline(help, line);) {
       if (line.rfind("  mneme ", 0) != 0 || line.back() == '\\') continue;

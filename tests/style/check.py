@@ -21,7 +21,9 @@ BELOW = {
     "engine/plan": {"configs", "kernels", "parallel", "models"},
     "engine": {"configs", "kernels", "parallel", "models", "data", "engine/plan"},
     "engine/convert": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan"},
-    "launch": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan", "engine/convert"},
+    "engine/sweep": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan"},
+    "launch": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan", "engine/convert",
+               "engine/sweep"},
 }
 BELOW["kernels"] = {"kernels/ops", "kernels/core"}
 BACKENDS = {"kernels/gpu"}  # reached through the tables of ops and of the driver alone

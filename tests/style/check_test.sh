@@ -23,6 +23,7 @@ fresh() {
   plant engine/plan/budget.h '#pragma once' '' '#include "models/count.h"'
   plant models/count.h '#pragma once'
   plant engine/trainer.h '#pragma once' '' '#include "engine/plan/budget.h"'
+  plant engine/sweep/fit.h '#pragma once' '' '#include "engine/trainer.h"'
   plant tests/a_test.cc '#include "engine/trainer.h"'
 }
 must_fail() {  # words that the report has to hold
@@ -40,6 +41,7 @@ fresh; plant kernels/core/bad.cc '#include "configs/model.h"'; must_fail 'kernel
 fresh; plant engine/bad.cc '#include "kernels/gpu/queue.h"'; must_fail 'engine may not include kernels/gpu/queue.h'
 fresh; plant engine/bad.cc '#include "tests/naive.h"'; must_fail 'engine may not include tests/naive.h'
 fresh; plant engine/plan/bad.cc '#include "engine/trainer.h"'; must_fail 'engine/plan may not include engine/trainer.h'
+fresh; plant engine/bad.cc '#include "engine/sweep/fit.h"'; must_fail 'engine may not include engine/sweep/fit.h'
 fresh; plant engine/a.h '#pragma once' '' '#include "engine/b.h"'
 plant engine/b.h '#pragma once' '' '#include "engine/a.h"'; must_fail 'files include each other: engine/a.h, engine/b.h'
 fresh; plant kernels/cpu/bad.cc '#ifdef MNEME_GPU' '#endif'; must_fail '#if on a backend'

@@ -1,0 +1,196 @@
+#include "engine/sweep/cells.h"
+
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <sstream>
+
+#include "configs/text.h"
+#include "data/files.h"
+#include "engine/json.h"
+#include "kernels/core/check.h"
+#include "nlohmann/json.hpp"
+
+namespace mneme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+
+absl::Status LineError(const std::string& path, size_t line, const std::string& why) {
+  return absl::InvalidArgumentError(path + ":" + std::to_string(line) + ": " + why);
+}
+
+// A scalar as the text of a column; nothing for lists, objects and null.
+std::optional<std::string> ScalarText(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_boolean()) return value.get<bool>() ? "true" : "false";
+  if (value.is_number_integer()) return std::to_string(value.get<int64_t>());
+  if (value.is_number()) return NumberText(value.get<double>());
+  return std::nullopt;
+}
+
+// `list`: [[tokens, nats], ...]. False where it is not.
+bool TakeDocuments(const Json& list, std::vector<DocumentScore>& documents) {
+  if (!list.is_array()) return false;
+  for (const Json& pair : list) {
+    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number_integer() ||
+        !pair[1].is_number()) {
+      return false;
+    }
+    documents.push_back({pair[0].get<int64_t>(), pair[1].get<double>()});
+  }
+  return true;
+}
+
+absl::Status ReadDocuments(const std::string& path, std::vector<DocumentScore>& documents) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const bool whole =
+      json.is_object() && json.contains("documents") && TakeDocuments(json["documents"], documents);
+  if (whole) return absl::OkStatus();
+  return absl::DataLossError(path +
+                             ": is no file of losses by document: {\"documents\": [[tokens, "
+                             "nats], ...]}");
+}
+
+// Takes a column as a number where it is there; a text that is none is an error.
+absl::Status TakeNumber(const std::map<std::string, std::string>& columns, const std::string& name,
+                        double& value) {
+  const auto found = columns.find(name);
+  if (found == columns.end() || found->second.empty()) return absl::OkStatus();
+  const std::optional<double> number = ParseNumber(found->second);
+  if (!number.has_value()) {
+    return absl::InvalidArgumentError(name + " is '" + found->second + "', which is no number");
+  }
+  value = *number;
+  return absl::OkStatus();
+}
+
+class Reader {
+ public:
+  explicit Reader(const std::string& path) : path_(path) { table_.source = path; }
+
+  absl::StatusOr<CellTable> Read() {
+    std::error_code error;
+    if (std::filesystem::is_directory(path_, error)) {
+      return absl::InvalidArgumentError(path_ +
+                                        ": is a folder; give a file of cells, JSONL or CSV");
+    }
+    ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path_));
+    std::istringstream in(text);
+    const size_t first = text.find_first_not_of(" \t\r\n");
+    const bool json = first != std::string::npos && text[first] == '{';
+    for (std::string line; std::getline(in, line);) {
+      ++line_;
+      if (!line.empty() && line.back() == '\r') line.pop_back();
+      if (line.find_first_not_of(" \t") == std::string::npos) continue;
+      RETURN_IF_ERROR(json ? JsonLine(line) : CsvLine(line));
+    }
+    if (table_.cells.empty()) return absl::InvalidArgumentError(path_ + ": holds no cell");
+    return std::move(table_);
+  }
+
+ private:
+  absl::Status JsonLine(const std::string& line) {
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) return LineError(path_, line_, "is not a JSON object");
+    CellResult cell;
+    for (const auto& [name, value] : json.items()) {
+      if (const auto text = ScalarText(value)) cell.columns[name] = *text;
+    }
+    if (json.contains("documents") && json["documents"].is_array() &&
+        !TakeDocuments(json["documents"], cell.documents)) {
+      return LineError(path_, line_, "'documents' is no list of [tokens, nats]");
+    }
+    return Add(std::move(cell));
+  }
+
+  absl::Status CsvLine(const std::string& line) {
+    std::vector<std::string> fields;
+    std::string field;
+    bool quoted = false;
+    for (size_t i = 0; i < line.size(); ++i) {
+      const char c = line[i];
+      if (c == '"') {
+        if (quoted && i + 1 < line.size() && line[i + 1] == '"')
+          field += line[++i];
+        else
+          quoted = !quoted;
+      } else if (c == ',' && !quoted) {
+        fields.push_back(std::move(field));
+        field.clear();
+      } else {
+        field += c;
+      }
+    }
+    if (quoted) return LineError(path_, line_, "a quotation mark is not closed");
+    fields.push_back(std::move(field));
+    if (head_.empty()) {
+      head_ = fields;
+      return absl::OkStatus();
+    }
+    if (fields.size() != head_.size()) {
+      return LineError(path_, line_,
+                       "has " + std::to_string(fields.size()) + " fields, the head line has " +
+                           std::to_string(head_.size()));
+    }
+    CellResult cell;
+    for (size_t i = 0; i < fields.size(); ++i) cell.columns[head_[i]] = fields[i];
+    return Add(std::move(cell));
+  }
+
+  absl::Status Add(CellResult cell) {
+    const auto has = [&](const char* name) {
+      const auto found = cell.columns.find(name);
+      return found != cell.columns.end() && !found->second.empty();
+    };
+    const std::string loss = has("validation_loss") ? "validation_loss" : "val";
+    if (!has(loss.c_str())) {
+      return LineError(path_, line_, "has no validation_loss (or val)");
+    }
+    cell.rho = cell.table = cell.validation_loss = kUnknown;
+    double seed = 0.0;
+    for (const char* name : {"table_parameters", "table_rows"}) {
+      if (has(name) && table_.table_column.empty()) table_.table_column = name;
+    }
+    for (const auto& [name, value] : {std::pair<std::string, double*>{"rho", &cell.rho},
+                                      {loss, &cell.validation_loss},
+                                      {"budget", &cell.budget},
+                                      {"seed", &seed},
+                                      {table_.table_column, &cell.table}}) {
+      const absl::Status taken = TakeNumber(cell.columns, name, *value);
+      if (!taken.ok()) return LineError(path_, line_, std::string(taken.message()));
+    }
+    if (seed != std::floor(seed)) return LineError(path_, line_, "seed is no whole number");
+    cell.seed = static_cast<int64_t>(seed);
+    cell.key = has("key") ? cell.columns["key"] : "line " + std::to_string(line_);
+    if (cell.documents.empty() && has("documents")) {
+      const auto folder = std::filesystem::path(path_).parent_path();
+      RETURN_IF_ERROR(ReadDocuments((folder / cell.columns["documents"]).string(), cell.documents));
+    }
+    table_.cells.push_back(std::move(cell));
+    return absl::OkStatus();
+  }
+
+  const std::string path_;
+  CellTable table_;
+  std::vector<std::string> head_;
+  size_t line_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<CellTable> ReadCells(const std::string& path) { return Reader(path).Read(); }
+
+std::string DocumentsJson(const std::vector<DocumentScore>& documents) {
+  std::vector<std::string> pairs;
+  for (const DocumentScore& document : documents) {
+    pairs.push_back("[" + std::to_string(document.tokens) + ", " + JsonNumber(document.nats) + "]");
+  }
+  return JsonObject().AddRaw("documents", JsonArray(pairs)).Text();
+}
+
+}  // namespace mneme

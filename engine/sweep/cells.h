@@ -1,0 +1,47 @@
+// What is known of finished cells, from any JSONL or CSV that has rho, seed and a loss.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace mneme {
+
+// A held-out document as one cell scored it.
+struct DocumentScore {
+  int64_t tokens = 0;  // counted
+  double nats = 0.0;   // their sum
+};
+
+// One finished cell. What the file does not say is NaN, or 0 where so said.
+struct CellResult {
+  std::string key;      // of the cell; the line where the file has none
+  double rho;           // share of the sparse parameters given to experts
+  double table;         // table size, in the unit of its column
+  double budget = 0.0;  // training FLOPs; 0: not said
+  int64_t seed = 0;
+  double validation_loss;                      // nats a token
+  std::vector<DocumentScore> documents;        // in the held-out set's order; empty: not said
+  std::map<std::string, std::string> columns;  // every scalar of the line, as text
+};
+
+struct CellTable {
+  std::string source;
+  std::string table_column;  // the column that `table` comes from; empty: none
+  std::vector<CellResult> cells;
+};
+
+// Reads `path`: JSONL where its first line is an object, else CSV with a head line. Columns: `rho`,
+// `seed` (absent: 0), `validation_loss` or `val`; optional `key`, `budget`,
+// `table_parameters` or `table_rows`, and per-document losses: `documents`, either a list of
+// [tokens, nats] or the path of a file that holds one, relative to `path`. Errors: NotFound;
+// DataLoss or InvalidArgument with file, line and what is wrong.
+absl::StatusOr<CellTable> ReadCells(const std::string& path);
+
+// {"documents": [[tokens, nats], ...]}: the file that `documents` may name.
+std::string DocumentsJson(const std::vector<DocumentScore>& documents);
+
+}  // namespace mneme

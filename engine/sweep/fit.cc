@@ -1,0 +1,292 @@
+#include "engine/sweep/fit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "configs/text.h"
+#include "kernels/core/check.h"
+#include "kernels/core/random.h"
+
+namespace mneme {
+namespace {
+
+constexpr int kRedraws = 400;
+
+std::string Percent(double level) { return NumberText(std::round(1000.0 * level) / 10.0) + " %"; }
+
+// How often each document is drawn, for each redraw: the same draws for every cell, so that what is
+// hard for all of them cancels.
+std::vector<std::vector<double>> DrawDocuments(size_t documents) {
+  const RandomKey key = MakeKey(0, "sweep.documents");
+  std::vector<std::vector<double>> draws(kRedraws, std::vector<double>(documents));
+  uint64_t index = 0;
+  for (std::vector<double>& counts : draws) {
+    for (size_t i = 0; i < documents; ++i) {
+      const int64_t drawn = RandomInt(key, index++, static_cast<int64_t>(documents));
+      counts[static_cast<size_t>(drawn)] += 1.0;
+    }
+  }
+  return draws;
+}
+
+double LossUnder(const CellResult& cell, const std::vector<double>& counts) {
+  double nats = 0.0, tokens = 0.0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    nats += counts[i] * cell.documents[i].nats;
+    tokens += counts[i] * static_cast<double>(cell.documents[i].tokens);
+  }
+  return tokens > 0.0 ? nats / tokens : cell.validation_loss;
+}
+
+// Documents that every cell scored, alike; 0 where some cell says nothing of them.
+absl::StatusOr<int64_t> CommonDocuments(const std::vector<CellResult>& cells) {
+  for (const CellResult& cell : cells) {
+    if (cell.documents.empty()) return 0;
+    const auto same = [](const DocumentScore& a, const DocumentScore& b) {
+      return a.tokens == b.tokens;
+    };
+    const std::vector<DocumentScore>& first = cells.front().documents;
+    if (!std::equal(first.begin(), first.end(), cell.documents.begin(), cell.documents.end(),
+                    same)) {
+      return absl::InvalidArgumentError(
+          cell.key + ": its losses by document are of other documents than those of " +
+          cells.front().key + "; cells of one fit are scored on one held-out set");
+    }
+  }
+  return static_cast<int64_t>(cells.front().documents.size());
+}
+
+// Seeds as numbers from 0.
+std::vector<int64_t> SeedNumbers(const std::vector<CellResult>& cells) {
+  std::map<int64_t, int64_t> numbers;
+  for (const CellResult& cell : cells) numbers[cell.seed] = 0;
+  int64_t next = 0;
+  for (auto& [seed, number] : numbers) number = next++;
+  std::vector<int64_t> seeds;
+  for (const CellResult& cell : cells) seeds.push_back(numbers[cell.seed]);
+  return seeds;
+}
+
+CurveData DataOf(const std::vector<CellResult>& cells, bool documents) {
+  CurveData data;
+  data.seed = SeedNumbers(cells);
+  for (const CellResult& cell : cells) {
+    data.rho.push_back(cell.rho);
+    data.loss.push_back(cell.validation_loss);
+  }
+  if (!documents) return data;
+  for (const std::vector<double>& counts : DrawDocuments(cells.front().documents.size())) {
+    std::vector<double>& losses = data.redrawn.emplace_back();
+    for (const CellResult& cell : cells) losses.push_back(LossUnder(cell, counts));
+  }
+  return data;
+}
+
+// Mean of loss(base, seed) − loss(rho, seed) over the seeds that both have; `losses` a cell.
+struct PairedGain {
+  double nats = 0.0;
+  int64_t pairs = 0;
+};
+PairedGain PairsOf(const CurveData& data, const std::vector<double>& losses, double base,
+                   double rho) {
+  PairedGain gain;
+  for (size_t i = 0; i < losses.size(); ++i) {
+    if (data.rho[i] != rho) continue;
+    for (size_t k = 0; k < losses.size(); ++k) {
+      if (data.rho[k] != base || data.seed[k] != data.seed[i]) continue;
+      gain.nats += losses[k] - losses[i];
+      ++gain.pairs;
+    }
+  }
+  if (gain.pairs > 0) gain.nats /= static_cast<double>(gain.pairs);
+  return gain;
+}
+
+void TakeGains(const CurveData& data, const FitConfig& config, Allocation& allocation) {
+  allocation.baseline = allocation.points.back().rho;
+  for (const CurvePoint& point : allocation.points) {
+    if (point.rho == config.baseline) allocation.baseline = point.rho;
+  }
+  const CurveNoise& noise = allocation.noise;
+  for (const CurvePoint& point : allocation.points) {
+    if (point.rho == allocation.baseline) continue;
+    const PairedGain paired = PairsOf(data, data.loss, allocation.baseline, point.rho);
+    if (paired.pairs == 0) continue;
+    Gain gain;
+    gain.rho = point.rho;
+    gain.nats = paired.nats;
+    gain.seed_error = noise.seed_sd * std::sqrt(2.0 / static_cast<double>(paired.pairs));
+    std::vector<double> redrawn;
+    for (const std::vector<double>& losses : data.redrawn)
+      redrawn.push_back(PairsOf(data, losses, allocation.baseline, point.rho).nats);
+    gain.document_error = std::sqrt(Variance(redrawn));
+    const double error = std::hypot(gain.seed_error, gain.document_error);
+    // One seed says nothing of seeds: an interval of documents alone would promise too much.
+    if (noise.seed_freedom > 0.0)
+      gain.half = error * StudentQuantile(0.5 * (1.0 + config.level), noise.seed_freedom);
+    allocation.gains.push_back(gain);
+  }
+}
+
+// Sets claim and verdict: an inside interval, and no monotone curve that explains the points.
+void Judge(double level, Allocation& allocation) {
+  const auto refuse = [&](const std::string& why) {
+    allocation.verdict = "no claim of a minimum: " + why;
+  };
+  if (allocation.forms.empty() || allocation.forms.front().name != "quadratic")
+    return refuse("too few cells for a quadratic and its scatter");
+  const CurveFit& fit = allocation.forms.front();
+  if (!fit.minimum.has_value()) return refuse("the curve is lowest at an end of the range");
+  if (!fit.inside) return refuse("its " + Percent(level) + " interval reaches beyond the cells");
+  const double p = std::max(allocation.monotone->falling, allocation.monotone->rising);
+  if (p > 1.0 - level) {
+    const bool falling = allocation.monotone->falling >= allocation.monotone->rising;
+    return refuse("a curve that only " + std::string(falling ? "falls" : "rises") +
+                  " explains the cells too (p = " + NumberText(p) + ")");
+  }
+  allocation.claim = true;
+  allocation.verdict = "a minimum is claimed: its " + Percent(level) +
+                       " interval lies inside the range, and no curve that only falls or only "
+                       "rises explains the cells (p = " +
+                       NumberText(p) + ")";
+  for (const CurveFit& form : allocation.forms) {
+    if (!form.minimum.has_value()) {
+      allocation.verdict += "; under the " + form.name + " the least is at an end of the range";
+    }
+  }
+}
+
+Allocation FitAllocation(std::vector<CellResult> cells, bool documents, const FitConfig& config) {
+  Allocation allocation;
+  allocation.budget = cells.front().budget;
+  allocation.cells = std::move(cells);
+  const CurveData data = DataOf(allocation.cells, documents);
+  allocation.points = PointsOf(data);
+  allocation.noise = NoiseOf(data);
+  const auto least =
+      std::min_element(allocation.points.begin(), allocation.points.end(),
+                       [](const CurvePoint& a, const CurvePoint& b) { return a.mean < b.mean; });
+  allocation.raw_minimum = least->rho;
+  const double low = allocation.points.front().rho, high = allocation.points.back().rho;
+  for (const CurveForm& form : CurveForms(config.coordinate, low, high)) {
+    if (auto fit = FitCurve(data, form, config.level)) allocation.forms.push_back(std::move(*fit));
+  }
+  if (!allocation.forms.empty()) {
+    // Seeds say what noise is; without two of one, the form that fits best does.
+    double variance = allocation.noise.seed_sd * allocation.noise.seed_sd;
+    double freedom = allocation.noise.seed_freedom;
+    if (variance <= 0.0) {
+      const auto best = std::min_element(
+          allocation.forms.begin(), allocation.forms.end(),
+          [](const CurveFit& a, const CurveFit& b) { return a.scatter < b.scatter; });
+      variance = best->scatter * best->scatter;
+      freedom = best->freedom;
+    }
+    std::vector<double> means, weights;
+    for (const CurvePoint& point : allocation.points) {
+      means.push_back(point.mean);
+      weights.push_back(static_cast<double>(point.cells));
+    }
+    allocation.monotone = TestMonotone(means, weights, variance, freedom);
+  }
+  Judge(config.level, allocation);
+  TakeGains(data, config, allocation);
+  return allocation;
+}
+
+std::optional<Scaling> ScalingOf(const std::vector<CellResult>& cells, const std::string& column,
+                                 double level) {
+  Scaling scaling;
+  scaling.budget = cells.front().budget;
+  scaling.column = column;
+  const std::vector<int64_t> seeds = SeedNumbers(cells);
+  std::vector<double> without;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    if (!std::isfinite(cells[i].table)) continue;
+    if (cells[i].table <= 0.0) {
+      without.push_back(cells[i].validation_loss);
+      continue;
+    }
+    scaling.data.size.push_back(cells[i].table);
+    scaling.data.loss.push_back(cells[i].validation_loss);
+    scaling.data.seed.push_back(seeds[i]);
+  }
+  const auto fit = FitScaling(scaling.data, level);
+  if (!fit.has_value()) return std::nullopt;
+  scaling.fit = *fit;
+  if (!without.empty()) scaling.without = Mean(without);
+  return scaling;
+}
+
+bool IsExcluded(const CellResult& cell, const FitConfig& config, std::string& why) {
+  for (const Exclusion& exclusion : config.exclude) {
+    const auto found = cell.columns.find(exclusion.key);
+    if (found == cell.columns.end()) continue;
+    const auto a = ParseNumber(found->second), b = ParseNumber(exclusion.value);
+    const bool same = a.has_value() && b.has_value() ? *a == *b : found->second == exclusion.value;
+    if (!same) continue;
+    why =
+        exclusion.key + " " + exclusion.value + (exclusion.why.empty() ? "" : ": " + exclusion.why);
+    return true;
+  }
+  return false;
+}
+
+size_t DistinctRho(const std::vector<CellResult>& cells) {
+  std::set<double> rho;
+  for (const CellResult& cell : cells) {
+    if (std::isfinite(cell.rho)) rho.insert(cell.rho);
+  }
+  return rho.size();
+}
+
+// The groups that are fitted apart.
+std::map<double, std::vector<CellResult>> ByBudget(const CellTable& table, const FitConfig& config,
+                                                   SweepFit& fit) {
+  std::map<double, std::vector<CellResult>> groups;
+  for (const CellResult& cell : table.cells) {
+    std::string why;
+    if (!IsExcluded(cell, config, why) && !std::isfinite(cell.validation_loss))
+      why = "its loss is not finite";
+    if (!why.empty()) {
+      fit.left_out.push_back(cell.key + ": " + why);
+      continue;
+    }
+    groups[cell.budget].push_back(cell);
+    ++fit.cells;
+  }
+  return groups;
+}
+
+}  // namespace
+
+absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config) {
+  if (!(config.level > 0.5 && config.level < 1.0)) {
+    return absl::InvalidArgumentError("fit.level is " + NumberText(config.level) +
+                                      "; an interval's level lies between 0.5 and 1: 0.9");
+  }
+  SweepFit fit;
+  fit.config = config;
+  fit.source = table.source;
+  for (auto& [budget, cells] : ByBudget(table, config, fit)) {
+    ASSIGN_OR_RETURN(const int64_t documents, CommonDocuments(cells));
+    fit.documents = fit.allocations.empty() ? documents : std::min(fit.documents, documents);
+    const size_t distinct = DistinctRho(cells);
+    if (distinct < 2 && !table.table_column.empty()) {
+      if (auto scaling = ScalingOf(cells, table.table_column, config.level))
+        fit.scalings.push_back(std::move(*scaling));
+    }
+    if (distinct < 3) continue;
+    std::erase_if(cells, [](const CellResult& cell) { return !std::isfinite(cell.rho); });
+    fit.allocations.push_back(FitAllocation(std::move(cells), documents > 0, config));
+  }
+  if (!fit.allocations.empty() || !fit.scalings.empty()) return fit;
+  return absl::InvalidArgumentError(
+      table.source + ": nothing to fit in its " + std::to_string(fit.cells) +
+      " cells: a curve needs at least three values of rho in one budget, memory scaling at least "
+      "three sizes in table_parameters or table_rows at one rho");
+}
+
+}  // namespace mneme

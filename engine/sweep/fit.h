@@ -1,0 +1,99 @@
+// What a table of cells says: the allocation curve of each budget, what was gained, and how loss
+// falls with table size.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/sweep/cells.h"
+#include "engine/sweep/curve.h"
+#include "engine/sweep/scaling.h"
+#include "engine/sweep/statistics.h"
+
+namespace mneme {
+
+// Cells left out: those whose column `key` has `value`.
+struct Exclusion {
+  std::string key;
+  std::string value;
+  std::string why;
+
+  template <class V>
+  void Visit(V& v) {
+    v("key", key, "a column of the results");
+    v("value", value, "cells that have this value there are left out");
+    v("why", why, "stands in the report");
+  }
+};
+
+// How cells are read: decided before the first of them is run.
+struct FitConfig {
+  std::string coordinate = "rho";
+  double level = 0.9;
+  std::string held_out;
+  double baseline = 1.0;
+  std::vector<Exclusion> exclude;
+
+  template <class V>
+  void Visit(V& v) {
+    v("coordinate", coordinate, "of the quadratic and the cubic", {"rho", "log_rho"});
+    v("level", level, "of every interval");
+    v("held_out", held_out, "the held-out set that the fit is about; empty takes the run's first");
+    v("baseline", baseline, "gains are over the cells of this rho; the largest where none has it");
+    v("exclude", exclude, "cells that are left out, with the reason");
+  }
+};
+
+// How much better the cells of one rho are than the baseline's: seeds paired, documents paired.
+struct Gain {
+  double rho = 0.0;
+  double nats = 0.0;
+  double seed_error = 0.0;      // standard error that seeds make; 0: one seed
+  double document_error = 0.0;  // that the choice of held-out documents makes; 0: not known
+  std::optional<double> half;   // half-width of the interval; nothing without any error known
+};
+
+struct Allocation {
+  double budget = 0.0;  // 0: the file names none
+  std::vector<CellResult> cells;
+  std::vector<CurvePoint> points;
+  CurveNoise noise;
+  std::vector<CurveFit> forms;  // the first is the one that the claim is about
+  std::optional<MonotoneTest> monotone;
+  double raw_minimum = 0.0;  // rho of the least mean
+  bool claim = false;
+  std::string verdict;  // why there is a claim, or none
+  std::vector<Gain> gains;
+  double baseline = 0.0;
+};
+
+struct Scaling {
+  double budget = 0.0;
+  std::string column;
+  ScalingData data;
+  ScalingFit fit;
+  std::optional<double> without;  // mean loss of the cells without tables
+};
+
+struct SweepFit {
+  FitConfig config;
+  std::string source;
+  int64_t cells = 0;      // that were used
+  int64_t documents = 0;  // held-out documents with losses; 0: intervals rest on seeds alone
+  std::vector<std::string> left_out;  // "key: why"
+  std::vector<Allocation> allocations;
+  std::vector<Scaling> scalings;
+};
+
+// Deterministic: the same table gives the same digits. Errors (InvalidArgument): neither three
+// values of rho nor three table sizes; a level outside (0.5, 1); losses by document that are not of
+// the same documents.
+absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config);
+
+// For a terminal, with a plot; and as one JSON object.
+std::string FitText(const SweepFit& fit);
+std::string FitJson(const SweepFit& fit);
+
+}  // namespace mneme

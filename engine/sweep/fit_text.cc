@@ -1,0 +1,223 @@
+// A fit for people in a terminal, and for programs as JSON.
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+#include "configs/text.h"
+#include "engine/json.h"
+#include "engine/plot.h"
+#include "engine/sweep/fit.h"
+
+namespace mneme {
+namespace {
+
+std::string Fixed(double value, int digits) {
+  std::array<char, 64> text;
+  std::snprintf(text.data(), text.size(), "%.*f", digits, value);
+  return text.data();
+}
+
+std::string Padded(const std::string& text, size_t width) {
+  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
+}
+
+// "[0.70, 0.76]", with the end that was not found as "...".
+std::string IntervalText(const std::optional<double>& low, const std::optional<double>& high,
+                         int digits) {
+  return "[" + (low ? Fixed(*low, digits) : "...") + ", " + (high ? Fixed(*high, digits) : "...") +
+         "]";
+}
+
+std::string FormText(const CurveFit& form) {
+  std::string out =
+      "  " + form.name + std::string(12 - std::min<size_t>(11, form.name.size()), ' ');
+  if (form.minimum.has_value()) {
+    out += "minimum at rho " + Fixed(*form.minimum, 3) + " " +
+           IntervalText(form.low, form.high, 3) + ", loss " + Fixed(form.loss, 4);
+  } else {
+    out += "no minimum inside the range";
+  }
+  out += "; scatter " + Fixed(form.scatter, 4);
+  if (form.misfit_p < 0.05)
+    out += " (more than seeds explain: p = " + NumberText(form.misfit_p) + ")";
+  return out + "\n";
+}
+
+const Gain* GainAt(const Allocation& allocation, double rho) {
+  for (const Gain& gain : allocation.gains) {
+    if (gain.rho == rho) return &gain;
+  }
+  return nullptr;
+}
+
+std::string PointsText(const Allocation& allocation) {
+  std::string out =
+      "     rho  cells    loss      sd   gain over rho " + NumberText(allocation.baseline) + "\n";
+  for (const CurvePoint& point : allocation.points) {
+    out += Padded(NumberText(point.rho), 8) + Padded(std::to_string(point.cells), 7) +
+           Padded(Fixed(point.mean, 4), 9) + Padded(point.cells > 1 ? Fixed(point.sd, 4) : "", 8);
+    if (const Gain* gain = GainAt(allocation, point.rho)) {
+      out += Padded(Fixed(gain->nats, 4), 10);
+      if (gain->half.has_value()) out += " +- " + Fixed(*gain->half, 4);
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+std::string CurveText(const Allocation& allocation) {
+  std::vector<Curve> curves;
+  if (!allocation.forms.empty()) {
+    Curve line{allocation.forms.front().name, {}};
+    const auto places = CurvePlaces(allocation.points.front().rho, allocation.points.back().rho);
+    for (size_t i = 0; i < places.size(); ++i)
+      line.points.emplace_back(places[i], allocation.forms.front().line[i]);
+    curves.push_back(std::move(line));
+  }
+  Curve means{"mean of the cells", {}};
+  for (const CurvePoint& point : allocation.points)
+    means.points.emplace_back(point.rho, point.mean);
+  curves.push_back(std::move(means));
+  return PlotText(curves, 64, 14);
+}
+
+std::string AllocationText(const Allocation& allocation) {
+  std::string out =
+      allocation.budget > 0.0 ? "\nbudget " + NumberText(allocation.budget) + " FLOPs\n" : "\n";
+  out += PointsText(allocation) + "\n" + CurveText(allocation) + "\n";
+  for (const CurveFit& form : allocation.forms) out += FormText(form);
+  out += "  raw         least mean at rho " + NumberText(allocation.raw_minimum) + "\n";
+  if (allocation.noise.seed_freedom > 0.0)
+    out += "  seeds       standard deviation " + Fixed(allocation.noise.seed_sd, 4) + " a cell\n";
+  return out + allocation.verdict + "\n";
+}
+
+std::string ScalingText(const Scaling& scaling) {
+  const ScalingFit& fit = scaling.fit;
+  std::string out = "\nmemory scaling over " + scaling.column + ", " +
+                    std::to_string(scaling.data.size.size()) + " cells\n";
+  out += "  log-linear  " + Fixed(fit.slope.value, 5) + " nats a tenfold " +
+         IntervalText(fit.slope.low, fit.slope.high, 5) + "; scatter " + Fixed(fit.log_scatter, 4) +
+         "\n";
+  out += "  power law   exponent " + Fixed(fit.exponent.value, 5) + " " +
+         IntervalText(fit.exponent.low, fit.exponent.high, 5) + "; scatter " +
+         Fixed(fit.power_scatter, 4) + "\n";
+  if (!fit.has_floor) return out + "  with floor  a floor cannot be told from none\n";
+  return out + "  with floor  exponent " + Fixed(fit.floor_exponent.value, 3) + " " +
+         IntervalText(fit.floor_exponent.low, fit.floor_exponent.high, 3) + ", floor " +
+         Fixed(fit.floor, 4) + "; scatter " + Fixed(fit.floor_scatter, 4) + "\n";
+}
+
+std::string NumberOrNull(const std::optional<double>& value) {
+  return value.has_value() ? JsonNumber(*value) : "null";
+}
+
+std::string IntervalJson(const std::optional<double>& low, const std::optional<double>& high) {
+  return JsonArray(std::vector<std::string>{NumberOrNull(low), NumberOrNull(high)});
+}
+
+std::string FormJson(const CurveFit& form) {
+  JsonObject json;
+  json.Add("name", form.name).Add("formula", form.formula);
+  json.AddRaw("minimum", NumberOrNull(form.minimum))
+      .AddRaw("interval", IntervalJson(form.low, form.high))
+      .AddRaw("loss", form.minimum.has_value() ? JsonNumber(form.loss) : "null")
+      .Add("inside", form.inside);
+  json.AddRaw("coefficients", JsonArray(form.beta)).Add("shape", form.shape);
+  json.Add("scatter", form.scatter).Add("freedom", form.freedom).Add("misfit_p", form.misfit_p);
+  return json.Text();
+}
+
+std::string AllocationJson(const Allocation& allocation) {
+  std::vector<std::string> points, gains, forms;
+  for (const CurvePoint& point : allocation.points) {
+    JsonObject json;
+    json.Add("rho", point.rho).Add("cells", point.cells).Add("mean", point.mean);
+    points.push_back(json.AddRaw("sd", point.cells > 1 ? JsonNumber(point.sd) : "null").Text());
+  }
+  for (const Gain& gain : allocation.gains) {
+    JsonObject json;
+    json.Add("rho", gain.rho).Add("nats", gain.nats).Add("seed_error", gain.seed_error);
+    json.Add("document_error", gain.document_error).AddRaw("half_width", NumberOrNull(gain.half));
+    gains.push_back(json.Text());
+  }
+  for (const CurveFit& form : allocation.forms) forms.push_back(FormJson(form));
+  const CurveFit none, &first = allocation.forms.empty() ? none : allocation.forms.front();
+  JsonObject json;
+  json.AddRaw("budget", allocation.budget > 0.0 ? JsonNumber(allocation.budget) : "null");
+  json.Add("cells", static_cast<int64_t>(allocation.cells.size())).Add("claim", allocation.claim);
+  json.AddRaw("minimum", NumberOrNull(first.minimum))
+      .AddRaw("interval", IntervalJson(first.low, first.high))
+      .Add("verdict", allocation.verdict)
+      .Add("raw_minimum", allocation.raw_minimum);
+  if (allocation.monotone.has_value()) {
+    json.Add("falling_p", allocation.monotone->falling)
+        .Add("rising_p", allocation.monotone->rising);
+  }
+  const bool seeds = allocation.noise.seed_freedom > 0.0;
+  json.AddRaw("seed_sd", seeds ? JsonNumber(allocation.noise.seed_sd) : "null");
+  json.AddRaw("forms", JsonArray(forms)).AddRaw("points", JsonArray(points));
+  return json.Add("baseline", allocation.baseline).AddRaw("gains", JsonArray(gains)).Text();
+}
+
+std::string ScalingJson(const Scaling& scaling) {
+  const ScalingFit& fit = scaling.fit;
+  JsonObject line, power, floor, json;
+  line.Add("intercept", fit.intercept)
+      .Add("slope", fit.slope.value)
+      .AddRaw("interval", IntervalJson(fit.slope.low, fit.slope.high))
+      .Add("scatter", fit.log_scatter);
+  power.Add("factor", fit.factor)
+      .Add("exponent", fit.exponent.value)
+      .AddRaw("interval", IntervalJson(fit.exponent.low, fit.exponent.high))
+      .Add("scatter", fit.power_scatter);
+  floor.Add("floor", fit.floor)
+      .Add("factor", fit.floor_factor)
+      .Add("exponent", fit.floor_exponent.value)
+      .AddRaw("interval", IntervalJson(fit.floor_exponent.low, fit.floor_exponent.high))
+      .Add("scatter", fit.floor_scatter);
+  json.AddRaw("budget", scaling.budget > 0.0 ? JsonNumber(scaling.budget) : "null");
+  json.Add("column", scaling.column)
+      .Add("cells", static_cast<int64_t>(scaling.data.size.size()))
+      .AddRaw("log_linear", line.Text());
+  json.AddRaw("power_law", power.Text())
+      .AddRaw("power_law_with_floor", fit.has_floor ? floor.Text() : "null");
+  return json.AddRaw("without_tables", NumberOrNull(scaling.without)).Text();
+}
+
+}  // namespace
+
+std::string FitText(const SweepFit& fit) {
+  std::string out = fit.source + ": " + std::to_string(fit.cells) + " cells; intervals at " +
+                    NumberText(std::round(1000.0 * fit.config.level) / 10.0) + " %, from " +
+                    (fit.documents > 0 ? "seeds and " + std::to_string(fit.documents) + " documents"
+                                       : "seeds alone") +
+                    "; coordinate " + fit.config.coordinate + "\n";
+  for (const std::string& line : fit.left_out) out += "left out: " + line + "\n";
+  for (const Allocation& allocation : fit.allocations) out += AllocationText(allocation);
+  for (const Scaling& scaling : fit.scalings) out += ScalingText(scaling);
+  return out;
+}
+
+std::string FitJson(const SweepFit& fit) {
+  std::vector<std::string> allocations, scalings, left_out;
+  for (const Allocation& allocation : fit.allocations)
+    allocations.push_back(AllocationJson(allocation));
+  for (const Scaling& scaling : fit.scalings) scalings.push_back(ScalingJson(scaling));
+  for (const std::string& line : fit.left_out) left_out.push_back(JsonString(line));
+  JsonObject json;
+  json.Add("cells", fit.cells).Add("documents", fit.documents).Add("level", fit.config.level);
+  json.Add("coordinate", fit.config.coordinate).AddRaw("left_out", JsonArray(left_out));
+  // What most callers want, without a search: the one curve's claim.
+  if (fit.allocations.size() == 1) {
+    const Allocation& only = fit.allocations.front();
+    const CurveFit none, &first = only.forms.empty() ? none : only.forms.front();
+    json.Add("claim", only.claim)
+        .AddRaw("minimum", NumberOrNull(first.minimum))
+        .AddRaw("interval", IntervalJson(first.low, first.high));
+  }
+  json.AddRaw("allocations", JsonArray(allocations));
+  return json.AddRaw("memory_scaling", JsonArray(scalings)).Text();
+}
+
+}  // namespace mneme

@@ -1,0 +1,74 @@
+#include "engine/sweep/cells.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/data/scratch.h"
+
+namespace mneme {
+namespace {
+
+class Cells : public Scratch {};
+
+std::string ErrorOf(const std::string& path) {
+  const auto table = ReadCells(path);
+  return table.ok() ? "no error" : std::string(table.status().message());
+}
+
+TEST_F(Cells, ReadsJsonLinesWithDocumentsBesideThem) {
+  const std::vector<DocumentScore> documents = {{3, 6.5}, {0, 0.0}, {10, 21.25}};
+  Put("a.json", DocumentsJson(documents));
+  const std::string path =
+      Put("cells.jsonl",
+          "{\"rho\": 0.5, \"seed\": 3, \"validation_loss\": 2.5, \"key\": \"k\", \"documents\": "
+          "\"a.json\", \"layers\": [1, 3], \"note\": \"x\"}\n\n"
+          "{\"rho\": 1, \"val\": 2.75, \"budget\": 2e20, \"documents\": [[3, 6.0], [7, 1.5]]}\n");
+  const CellTable table = ReadCells(path).value();
+  ASSERT_EQ(table.cells.size(), 2u);
+  EXPECT_EQ(table.cells[0].key, "k");
+  EXPECT_EQ(table.cells[0].seed, 3);
+  EXPECT_EQ(table.cells[0].columns.at("note"), "x");
+  EXPECT_EQ(table.cells[0].columns.count("layers"), 0u);
+  ASSERT_EQ(table.cells[0].documents.size(), 3u);
+  EXPECT_EQ(table.cells[0].documents[2].tokens, 10);
+  EXPECT_EQ(table.cells[0].documents[2].nats, 21.25);
+  EXPECT_TRUE(std::isnan(table.cells[0].table));
+  EXPECT_EQ(table.cells[1].validation_loss, 2.75);
+  EXPECT_EQ(table.cells[1].budget, 2e20);
+  EXPECT_EQ(table.cells[1].key, "line 3");
+  EXPECT_EQ(table.cells[1].documents.size(), 2u);
+}
+
+TEST_F(Cells, ReadsCsvWithQuotedFields) {
+  const std::string path = Put("cells.csv",
+                               "rho,seed,validation_loss,name,table_rows\r\n"
+                               "0.5,1,2.5,\"a, \"\"b\"\"\",100\r\n1,2,2.75,c,\n");
+  const CellTable table = ReadCells(path).value();
+  ASSERT_EQ(table.cells.size(), 2u);
+  EXPECT_EQ(table.cells[0].columns.at("name"), "a, \"b\"");
+  EXPECT_EQ(table.table_column, "table_rows");
+  EXPECT_EQ(table.cells[0].table, 100.0);
+  EXPECT_TRUE(std::isnan(table.cells[1].table));
+}
+
+TEST_F(Cells, SaysFileLineAndWhatIsWrong) {
+  const auto error = [&](const std::string& text) { return ErrorOf(Put("c", text)); };
+  using testing::HasSubstr;
+  EXPECT_THAT(ErrorOf(Path("absent")), HasSubstr("absent: cannot open"));
+  EXPECT_THAT(ErrorOf(folder_.string()), HasSubstr("is a folder"));
+  EXPECT_THAT(error(""), HasSubstr("holds no cell"));
+  EXPECT_THAT(error("{\"rho\": 1}\n"), HasSubstr("c:1: has no validation_loss (or val)"));
+  EXPECT_THAT(error("{\"rho\": 1, \"val\": 2}\n{\"rho\":\n"), HasSubstr("c:2: is not a JSON"));
+  EXPECT_THAT(error("{\"rho\": \"much\", \"val\": 2}\n"), HasSubstr("rho is 'much'"));
+  EXPECT_THAT(error("{\"seed\": 0.5, \"val\": 2}\n"), HasSubstr("seed is no whole number"));
+  EXPECT_THAT(error("{\"val\": 2, \"documents\": [1, 2]}\n"),
+              HasSubstr("no list of [tokens, nats]"));
+  EXPECT_THAT(error("{\"val\": 2, \"documents\": \"gone.json\"}\n"), HasSubstr("gone.json"));
+  EXPECT_THAT(error("rho,val\n1\n"), HasSubstr("c:2: has 1 fields, the head line has 2"));
+  EXPECT_THAT(error("rho,val\n1,\"2\n"), HasSubstr("not closed"));
+}
+
+}  // namespace
+}  // namespace mneme

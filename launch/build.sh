@@ -44,6 +44,12 @@ memory=$(awk -v each=$each '/MemAvailable/ {print int($2 / each)}' /proc/meminfo
 jobs=$((memory < cores ? memory : cores))
 [ "$jobs" -ge 1 ] || jobs=1
 
+# A build folder that came along with a moved or copied checkout still names the old place.
+made_for=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt" 2>/dev/null || true)
+if [ -n "$made_for" ] && [ "$made_for" != "$(pwd -P)" ]; then
+  echo "build: $build was made for $made_for; starting it again" >&2
+  rm -rf "$build"
+fi
 mkdir -p "$build"
 log=$build/configure.log
 if ! cmake -S . -B "$build" -G Ninja -DMNEME_TESTS=$tests -DMNEME_SANITIZE="${SANITIZE:-}" -DMNEME_GPU=$gpu \

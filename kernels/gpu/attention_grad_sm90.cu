@@ -2,118 +2,52 @@
 // would do, and in exchange no sums across blocks: no atomics, nothing of length² in memory, the
 // same bits every time.
 //
-// dq: a block owns 128 queries of one head and walks over the keys that they see, as in the forward
-// pass; ds goes from registers into its product with the keys. dk and dv: a block owns 128 keys and
-// walks over the queries that see them, 48 or 64 at a time, with the transposed scores; a warpgroup
-// keeps dk and dv of its 64 keys in registers, which leaves room for little else: probabilities
-// wait in bf16. Shares of the heads in dk_pe are summed afterwards, head by head. What both need of
-// a query (log-sum-exp, delta, first key) is laid out beforehand by sample and head, padded so that
-// queries outside the sample have probabilities of 0.
+// dq: attention_query_grad_sm90.cu. dk and dv, here: a block owns 128 keys and walks over the
+// queries that see them, 48 or 64 at a time, with the transposed scores; a warpgroup keeps dk and
+// dv of its 64 keys in registers, which at the wider shape leaves room for little else.
+// Probabilities wait in bf16. Shares of the heads in dk_pe are summed afterwards, head by head.
+// What both need of a query (log-sum-exp, delta, first key) is laid out beforehand by sample and
+// head, padded so that queries outside the sample have probabilities of 0.
 //
 // Roofline, 27B shape (4 rows of 4,096, 32 heads of 128 + 64 / 128): 1.79 TFLOP (2.47 done), 1.8
-// (2.5) ms at 989 TFLOP/s; 1.1 GB to read and write, 0.33 ms. On an H100 whose large matmuls reach
-// 788 TFLOP/s: 426 (588 done; 4.2 ms, of which notes, dk and dv 2.4, dq 1.8; cuDNN's deterministic
-// one 379 without the packing that it needs); sweep shape (16 rows of 2,048, 8 heads of 64 + 32 /
-// 64) 324 (cuDNN 242).
-#include "kernels/gpu/attention.h"
-#include "kernels/gpu/device/attention_sm90.cuh"
+// (2.5) ms at 989 TFLOP/s; 1.1 GB to read and write, 0.33 ms. Sweep shape (16 rows of 2,048, 8
+// heads of 64 + 32 / 64): 0.22 TFLOP (0.32 done, the diagonal's unused half of a tile counted),
+// 0.32 ms; 285 M exponentials in each kernel at 16 a clock and multiprocessor, 0.08 ms each, under
+// the products; notes and sums over heads move 0.14 GB, 0.05 ms, beside them. On an H100 whose
+// large matmuls reach 786 TFLOP/s: 27B 430 (592 done; 4.15 ms, of which notes, dk and dv 2.50,
+// dq 1.65), sweep 352 (500 done; 0.63 ms, of which notes, dk and dv 0.39, dq 0.25). What is lost
+// are the waits between products: five in a row depend on each other, and at the sweep's widths
+// each is over in 130 to 190 clocks.
+#include "kernels/gpu/device/attention_grad_sm90.cuh"
 #include "kernels/gpu/device/reduce.cuh"
 #include "kernels/gpu/device/vec.cuh"
-#include "kernels/gpu/tensor_map.h"
 
 namespace mneme::gpu {
 namespace {
 
 using namespace hopper;
 
-constexpr int kQueryStages = 3;          // such tiles in flight
-constexpr int kKeyStages = 2;            // tiles of keys and values that dq walks over, in flight
 constexpr int64_t kResident = 20 << 20;  // bytes of one side that L2 is asked to hold
 
-// Keys of a tile that dq walks over: as many as shared memory holds twice.
+// Whether registers have room for the scores of the next tile, and for keys.
 template <class W>
-constexpr int kKeys = W::kValue > 64 ? 80 : 128;
-
+constexpr bool kAhead = W::kValue <= 64;
 // Queries of a tile that dk and dv walk over: as many as registers allow.
 template <class W>
-constexpr int kQueries = W::kValue > 64 ? 48 : 64;
+constexpr int kQueries = kAhead<W> ? 64 : 48;
+constexpr int kQueryStages = 3;  // such tiles in flight
 constexpr int kMostQueries = 64;
 constexpr int kPadding = 384;  // notes of a sample: a multiple of every tile
 
-constexpr int kOwnBox = kTile * kLine;
 template <class W>
 constexpr int kQueryBox = kQueries<W>* kLine;
-template <class W>
-constexpr int kKeyBox = kKeys<W>* kLine;
 
-struct Job {
-  int64_t length;
-  int64_t padded;  // length of the notes of a sample and head
-  int64_t heads;
-  int32_t tiles;  // of kTile
-  int32_t pairs;
-  int32_t group;
-  bool documents;
-  float scale;
-  const float* lse;      // [pairs, padded], times log2 e
-  const float* delta;    // [pairs, padded]
-  const int32_t* start;  // [rows, padded]
-  int32_t* counter;
-  bf16* dq;
-  bf16* dkv;
-  float* dk_pe_head;
-};
-
-struct Maps {
-  CUtensorMap q, dout, kv, k_pe;
-};
-
-// Notes of a query; see Job.
+// Notes of a query; see GradJob.
 struct QueryNotes {
   float lse[kMostQueries];
   float delta[kMostQueries];
   int32_t start[kMostQueries];
 };
-
-template <int kStages>
-struct Barriers {
-  uint64_t own_full, own_empty;
-  uint64_t full[kStages], empty[kStages];
-  uint64_t work_full[2], work_empty[2];
-};
-
-template <int kStages>
-__device__ void InitBarriers(Barriers<kStages>& bars) {
-  BarrierInit(SharedAddress(&bars.own_full), 1);
-  BarrierInit(SharedAddress(&bars.own_empty), kReaders);
-  for (int i = 0; i < kStages; ++i) {
-    BarrierInit(SharedAddress(&bars.full[i]), 1);
-    BarrierInit(SharedAddress(&bars.empty[i]), kReaders);
-  }
-  for (int i = 0; i < 2; ++i) {
-    BarrierInit(SharedAddress(&bars.work_full[i]), 1);
-    BarrierInit(SharedAddress(&bars.work_empty[i]), kReaders);
-  }
-  BarrierInitFence();
-}
-
-// Hands the next work to the warpgroups that compute. One thread.
-template <int kStages>
-__device__ void Announce(Barriers<kStages>& bars, Work (&works)[2], Ring<2>& at, const Work& work) {
-  Wait(bars.work_empty[at.stage], at.phase ^ 1);
-  works[at.stage] = work;
-  BarrierArrive(SharedAddress(&bars.work_full[at.stage]));
-  at.Next();
-}
-
-template <int kStages>
-__device__ Work Next(Barriers<kStages>& bars, const Work (&works)[2], Ring<2>& at) {
-  Wait(bars.work_full[at.stage], at.phase);
-  const Work work = Uniform(works[at.stage]);
-  Release(bars.work_empty[at.stage]);
-  at.Next();
-  return work;
-}
 
 __device__ void LoadBytes(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   asm volatile(
@@ -123,220 +57,9 @@ __device__ void LoadBytes(uint32_t to, const void* from, uint32_t bytes, uint32_
       : "memory");
 }
 
-// Boxes of a head's rows in q and dout, from token `t` of sample `row`; `rows` of a box.
-template <class W, int kBoxBytes>
-__device__ void LoadQueryBoxes(const Maps& maps, uint32_t to, int head, int t, int row,
-                               uint32_t barrier) {
-#pragma unroll
-  for (int b = 0; b < W::kKeyBoxes; ++b) {
-    const int column = b < W::kNopeBoxes ? 64 * b : W::kNope + 64 * (b - W::kNopeBoxes);
-    LoadBox(to + b * kBoxBytes, &maps.q, {head * W::kWidth + column, t, row, 0}, barrier);
-  }
-#pragma unroll
-  for (int b = 0; b < W::kValueBoxes; ++b) {
-    LoadBox(to + (W::kKeyBoxes + b) * kBoxBytes, &maps.dout, {head * W::kValue + 64 * b, t, row, 0},
-            barrier);
-  }
-}
-
-// Boxes of a head's keys and values: own part, shared part, values.
-template <class W, int kBoxBytes>
-__device__ void LoadKeyBoxes(const Maps& maps, uint32_t to, int head, int t, int row,
-                             uint32_t barrier) {
-  const int own = head * (W::kNope + W::kValue);
-#pragma unroll
-  for (int b = 0; b < W::kKeyBoxes; ++b) {
-    if (b < W::kNopeBoxes) {
-      LoadBox(to + b * kBoxBytes, &maps.kv, {own + 64 * b, t, row, 0}, barrier);
-    } else {
-      LoadBox(to + b * kBoxBytes, &maps.k_pe, {64 * (b - W::kNopeBoxes), t, row, 0}, barrier);
-    }
-  }
-#pragma unroll
-  for (int b = 0; b < W::kValueBoxes; ++b) {
-    LoadBox(to + (W::kKeyBoxes + b) * kBoxBytes, &maps.kv, {own + W::kNope + 64 * b, t, row, 0},
-            barrier);
-  }
-}
-
-// dq -----------------------------------------------------------------------------------------
-
-template <class W>
-__device__ void LoadForQueries(const Job& job, const Maps& maps, Barriers<kKeyStages>& bars,
-                               Work (&works)[2], uint32_t own, uint32_t ring) {
-  Ring<2> at;
-  Ring<kKeyStages> kv;
-  uint32_t own_phase = 0;
-  for (int index = blockIdx.x;; index = gridDim.x + atomicAdd(job.counter, 1)) {
-    Work work = {-1, 0, 0};
-    if (index < job.tiles * job.pairs) work = WorkAt(index, job.tiles, job.pairs, job.group);
-    const int row = work.pair / static_cast<int>(job.heads);
-    const int head = work.pair % static_cast<int>(job.heads);
-    if (work.tile >= 0) {
-      work.tile = job.tiles - 1 - work.tile;
-      if (job.documents) {
-        work.end = job.start[row * job.padded + int64_t{work.tile} * kTile] / kKeys<W>;
-      }
-    }
-    Announce(bars, works, at, work);
-    if (work.tile < 0) return;
-    Wait(bars.own_empty, own_phase ^ 1);
-    own_phase ^= 1;
-    const uint32_t own_full = SharedAddress(&bars.own_full);
-    BarrierExpect(own_full, kOwnBox * W::kBoxes);
-    LoadQueryBoxes<W, kOwnBox>(maps, own, head, work.tile * kTile, row, own_full);
-    const int last = min(work.tile * kTile + kTile, static_cast<int>(job.length)) - 1;
-    for (int tile = last / kKeys<W>; tile >= work.end; --tile) {
-      const uint32_t full = SharedAddress(&bars.full[kv.stage]);
-      Wait(bars.empty[kv.stage], kv.phase ^ 1);
-      BarrierExpect(full, kKeyBox<W> * W::kBoxes);
-      LoadKeyBoxes<W, kKeyBox<W>>(maps, ring + kv.stage * kKeyBox<W> * W::kBoxes, head,
-                                  tile * kKeys<W>, row, full);
-      kv.Next();
-    }
-  }
-}
-
-// Scores s and gradients dp of the probabilities become the packed gradients of the scores, without
-// the scale.
-template <int N>
-__device__ __forceinline__ void Probabilities(float (&s)[N], float scale, const float (&lse)[2]) {
-#pragma unroll
-  for (int j = 0; j < N; ++j) s[j] = exp2f(fmaf(s[j], scale, -lse[j / 2 % 2]));
-}
-template <int N>
-__device__ __forceinline__ void ScoreGradients(uint32_t (&ds)[N / 2], const float (&p)[N],
-                                               const float (&dp)[N], const float (&delta)[2]) {
-#pragma unroll
-  for (int j = 0; j < N; j += 2) {
-    const float d = delta[j / 2 % 2];
-    ds[j / 2] = PackPair(p[j] * (dp[j] - d), p[j + 1] * (dp[j + 1] - d));
-  }
-}
-
-template <class W>
-__device__ void ComputeForQueries(const Job& job, Barriers<kKeyStages>& bars,
-                                  const Work (&works)[2], uint32_t own, uint32_t ring) {
-  constexpr int kN = kKeys<W>;
-  constexpr int kBox = kKeyBox<W>;
-  const int group = Uniform(threadIdx.x / 128) - 1;
-  const int row_of_tile = 64 * group + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-  const float scale = job.scale * kLog2E;
-  const uint64_t q = OperandOf(own + group * 64 * kLine, 0, 1024);
-  const uint64_t dout = OperandOf(own + W::kKeyBoxes * kOwnBox + group * 64 * kLine, 0, 1024);
-  Ring<2> at;
-  Ring<kKeyStages> kv;
-  uint32_t own_phase = 0;
-  const auto stage = [&] { return ring + kv.stage * kBox * W::kBoxes; };
-  if (group == kConsumers - 1) PassTurn(group);
-  for (;;) {
-    const Work work = Next(bars, works, at);
-    if (work.tile < 0) break;
-    const int query = work.tile * kTile + row_of_tile;
-    const int64_t row = work.pair / job.heads;
-    const int last = min(work.tile * kTile + kTile, static_cast<int>(job.length)) - 1;
-    float lse[2], delta[2];
-    int start[2] = {0, 0};
-    int all_from = 0;
-    for (int h = 0; h < 2; ++h) {
-      lse[h] = job.lse[work.pair * job.padded + query + 8 * h];
-      delta[h] = job.delta[work.pair * job.padded + query + 8 * h];
-      if (job.documents) start[h] = job.start[row * job.padded + query + 8 * h];
-    }
-    if (job.documents) all_from = Uniform(job.start[row * job.padded + last]);
-    const int column = threadIdx.x % 4 * 2;
-    float dq[W::kWidth / 2] = {};
-    float s[kN / 2], dp[kN / 2];
-    uint32_t ds[kN / 4];
-    // Scores and gradients of the probabilities of the stage's keys.
-    const auto begin = [&] {
-      Wait(bars.full[kv.stage], kv.phase);
-      TakeTurn(group);
-      Settle(s);
-      Settle(dp);
-      ProductsBegin();
-      KeyProducts<W, kOwnBox, kBox>(s, q, OperandOf(stage(), 0, 1024));
-      ProductsCommit();
-      ValueProducts<W, kOwnBox, kBox>(dp, dout, OperandOf(stage() + W::kKeyBoxes * kBox, 0, 1024));
-      ProductsCommit();
-    };
-    const auto between = [&](int tile) {
-      const int key = tile * kN;
-      ProductsWait<1>();
-      Settle(s);
-      if (key + kN - 1 > work.tile * kTile || key < all_from) {
-        MaskKeys(s, query, start, key + column);
-      }
-      Probabilities(s, scale, lse);
-      ProductsWait<0>();
-      Settle(dp);
-      ScoreGradients(ds, s, dp, delta);
-    };
-    const auto add = [&] {
-      Settle(dq);
-      ProductsBegin();
-      AddRowProducts(dq, ds, OperandOf(stage(), kBox, 1024));
-      ProductsCommit();
-    };
-    Wait(bars.own_full, own_phase);
-    own_phase ^= 1;
-    begin();
-    PassTurn(group);
-    between(last / kN);
-    for (int tile = last / kN; tile > work.end; --tile) {
-      add();
-      const uint32_t old = kv.stage;
-      kv.Next();
-      begin();
-      PassTurn(group);
-      between(tile - 1);
-      // Products end in order: those with the old stage are done.
-      Release(bars.empty[old]);
-    }
-    Release(bars.own_empty);
-    add();
-    ProductsWait<0>();
-    Settle(dq);
-    Release(bars.empty[kv.stage]);
-    kv.Next();
-    const int64_t head = work.pair % job.heads;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int64_t token = row * job.length + query + 8 * h;
-      const bool inside = query + 8 * h < job.length;
-      StoreRow<0, W::kWidth>(dq, h, job.scale,
-                             inside ? job.dq + (token * job.heads + head) * W::kWidth : nullptr);
-    }
-  }
-}
-
-template <class W>
-constexpr int kQueryGradShared = W::kBoxes*(kOwnBox + kKeyStages * kKeyBox<W>);
-
-template <class W>
-__global__ void __launch_bounds__(kThreads, 1)
-    HopperQueryGrad(const __grid_constant__ Maps maps, Job job) {
-  extern __shared__ __align__(1024) uint8_t shared[];
-  __shared__ Barriers<kKeyStages> bars;
-  __shared__ Work works[2];
-  const uint32_t own = SharedAddress(shared);
-  const uint32_t ring = own + W::kBoxes * kOwnBox;
-  if (threadIdx.x == 0) InitBarriers(bars);
-  __syncthreads();
-  if (Uniform(threadIdx.x / 128) == 0) {
-    RegistersDown<24>();
-    if (threadIdx.x == 0) LoadForQueries<W>(job, maps, bars, works, own, ring);
-  } else {
-    RegistersUp<240>();
-    ComputeForQueries<W>(job, bars, works, own, ring);
-  }
-}
-
-// dk and dv -------------------------------------------------------------------------------------
-
 // The last tile of queries that sees a key of the block. A warp.
 template <class W>
-__device__ int LastQueries(const Job& job, const Work& work) {
+__device__ int LastQueries(const GradJob& job, const Work& work) {
   const int tiles = static_cast<int>((job.length + kQueries<W> - 1) / kQueries<W>);
   if (!job.documents) return tiles - 1;
   const int64_t row = work.pair / job.heads;
@@ -356,7 +79,7 @@ template <class W>
 constexpr int kQueryStage = W::kBoxes* kQueryBox<W>;
 
 template <class W>
-__device__ void LoadForKeys(const Job& job, const Maps& maps, Barriers<kQueryStages>& bars,
+__device__ void LoadForKeys(const GradJob& job, const GradMaps& maps, Barriers<kQueryStages>& bars,
                             Work (&works)[2], uint32_t own, uint32_t ring,
                             QueryNotes (&notes)[kQueryStages]) {
   Ring<2> at;
@@ -410,21 +133,20 @@ __device__ __forceinline__ void TransposedProbabilities(uint32_t (&p)[N / 2], fl
                                                         float scale, const QueryNotes& notes,
                                                         int key, int q0, int column, bool masked,
                                                         bool documents) {
+  if (masked) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const int k = key + j / 2 % 2 * 8;
+      const int c = j / 4 * 8 + column + j % 2;
+      if (k > q0 + c || (documents && k < notes.start[c])) s[j] = -INFINITY;
+    }
+  }
 #pragma unroll
   for (int j = 0; j < N; j += 4) {
-    const int c = j * 2 + column;
-    const float2 lse = *reinterpret_cast<const float2*>(&notes.lse[c]);
-    if (masked) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int k = key + i / 2 * 8;
-        const int query = q0 + c + i % 2;
-        if (k > query || (documents && k < notes.start[c + i % 2])) s[j + i] = -INFINITY;
-      }
-    }
-    p[j / 2] = PackPair(exp2f(fmaf(s[j], scale, -lse.x)), exp2f(fmaf(s[j + 1], scale, -lse.y)));
+    const float2 lse = *reinterpret_cast<const float2*>(&notes.lse[j * 2 + column]);
+    p[j / 2] = PackPair(Exp2(fmaf(s[j], scale, -lse.x)), Exp2(fmaf(s[j + 1], scale, -lse.y)));
     p[j / 2 + 1] =
-        PackPair(exp2f(fmaf(s[j + 2], scale, -lse.x)), exp2f(fmaf(s[j + 3], scale, -lse.y)));
+        PackPair(Exp2(fmaf(s[j + 2], scale, -lse.x)), Exp2(fmaf(s[j + 3], scale, -lse.y)));
   }
 }
 
@@ -442,7 +164,7 @@ __device__ __forceinline__ void TransposedGradients(uint32_t (&ds)[N / 2],
 }
 
 template <class W>
-__device__ void StoreKeyGrads(const Job& job, const Work& work, int key,
+__device__ void StoreKeyGrads(const GradJob& job, const Work& work, int key,
                               const float (&dk)[W::kWidth / 2], const float (&dv)[W::kValue / 2]) {
   const int64_t row = work.pair / job.heads;
   const int64_t head = work.pair % job.heads;
@@ -465,8 +187,8 @@ __device__ void StoreKeyGrads(const Job& job, const Work& work, int key,
 }
 
 template <class W>
-__device__ void ComputeForKeys(const Job& job, Barriers<kQueryStages>& bars, const Work (&works)[2],
-                               uint32_t own, uint32_t ring,
+__device__ void ComputeForKeys(const GradJob& job, Barriers<kQueryStages>& bars,
+                               const Work (&works)[2], uint32_t own, uint32_t ring,
                                const QueryNotes (&notes)[kQueryStages]) {
   const int group = Uniform(threadIdx.x / 128) - 1;
   const int row_of_tile = 64 * group + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
@@ -534,12 +256,123 @@ __device__ void ComputeForKeys(const Job& job, Barriers<kQueryStages>& bars, con
   }
 }
 
+// The same where the scores of the next tile are made while the gradients of this one's are worked
+// out; keys stay in registers.
+template <class W>
+__device__ void ComputeForKeysAhead(const GradJob& job, Barriers<kQueryStages>& bars,
+                                    const Work (&works)[2], uint32_t own, uint32_t ring,
+                                    const QueryNotes (&notes)[kQueryStages]) {
+  constexpr int kN = kQueries<W>;
+  constexpr int kBox = kQueryBox<W>;
+  const int group = Uniform(threadIdx.x / 128) - 1;
+  const int row_of_tile = 64 * group + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+  const int column = threadIdx.x % 4 * 2;
+  const float scale = job.scale * kLog2E;
+  Ring<2> at;
+  Ring<kQueryStages> q;
+  uint32_t own_phase = 0;
+  const auto queries = [&](uint32_t stage) { return ring + stage * kQueryStage<W>; };
+  const auto douts = [&](uint32_t stage) { return queries(stage) + W::kKeyBoxes * kBox; };
+  for (;;) {
+    const Work work = Next(bars, works, at);
+    if (work.tile < 0) break;
+    const int first_key = work.tile * kTile + 64 * group;
+    const int key = work.tile * kTile + row_of_tile;
+    uint32_t k[W::kWidth / 16][4];
+    const uint64_t v = OperandOf(own + W::kKeyBoxes * kOwnBox + group * 64 * kLine, 0, 1024);
+    Wait(bars.own_full, own_phase);
+    own_phase ^= 1;
+    LoadOperands<kOwnBox>(k, own + group * 64 * kLine);
+    float dk[W::kWidth / 2] = {};
+    float dv[W::kValue / 2] = {};
+    float s[kN / 2], dp[kN / 2];
+    uint32_t p[kN / 4], ds[kN / 4];
+    int tile = work.tile * kTile / kN;
+    // These see no key of this warpgroup.
+    for (; tile <= work.end && tile * kN + kN - 1 < first_key; ++tile) {
+      Wait(bars.full[q.stage], q.phase);
+      Release(bars.empty[q.stage]);
+      q.Next();
+    }
+    const auto probabilities = [&] {
+      const QueryNotes& n = notes[q.stage];
+      const int q0 = tile * kN;
+      const bool masked =
+          q0 < first_key + 63 || (job.documents && Uniform(n.start[kN - 1]) > first_key);
+      TransposedProbabilities(p, s, scale, n, key, q0, column, masked, job.documents);
+    };
+    if (tile <= work.end) {
+      Wait(bars.full[q.stage], q.phase);
+      Settle(s);
+      ProductsBegin();
+      OperandProducts<kBox>(s, k, OperandOf(queries(q.stage), 0, 1024));
+      ProductsCommit();
+      ProductsWait<0>();
+      Settle(s);
+      probabilities();
+      uint32_t old = q.stage;
+      bool first = true;
+      while (tile < work.end) {
+        const uint32_t now = q.stage;
+        Settle(s);
+        Settle(dp);
+        Settle(dv);
+        ProductsBegin();
+        ValueProducts<W, kOwnBox, kBox>(dp, v, OperandOf(douts(now), 0, 1024));
+        ProductsCommit();
+        AddRowProducts(dv, p, OperandOf(douts(now), kBox, 1024));
+        q.Next();
+        Wait(bars.full[q.stage], q.phase);
+        ProductsBegin();
+        OperandProducts<kBox>(s, k, OperandOf(queries(q.stage), 0, 1024));
+        ProductsCommit();
+        ProductsWait<1>();
+        Settle(dp);
+        if (!first) Release(bars.empty[old]);
+        first = false;
+        old = now;
+        TransposedGradients(ds, p, dp, notes[now], column);
+        Settle(dk);
+        ProductsBegin();
+        AddRowProducts(dk, ds, OperandOf(queries(now), kBox, 1024));
+        ProductsCommit();
+        ProductsWait<1>();
+        Settle(s);
+        ++tile;
+        probabilities();
+      }
+      Settle(dp);
+      Settle(dv);
+      ProductsBegin();
+      ValueProducts<W, kOwnBox, kBox>(dp, v, OperandOf(douts(q.stage), 0, 1024));
+      ProductsCommit();
+      AddRowProducts(dv, p, OperandOf(douts(q.stage), kBox, 1024));
+      ProductsCommit();
+      ProductsWait<1>();
+      Settle(dp);
+      if (!first) Release(bars.empty[old]);
+      TransposedGradients(ds, p, dp, notes[q.stage], column);
+      Settle(dk);
+      ProductsBegin();
+      AddRowProducts(dk, ds, OperandOf(queries(q.stage), kBox, 1024));
+      ProductsCommit();
+      ProductsWait<0>();
+      Settle(dk);
+      Settle(dv);
+      Release(bars.empty[q.stage]);
+      q.Next();
+    }
+    Release(bars.own_empty);
+    StoreKeyGrads<W>(job, work, key, dk, dv);
+  }
+}
+
 template <class W>
 constexpr int kKeyGradShared = W::kBoxes* kOwnBox + kQueryStages* kQueryStage<W>;
 
 template <class W>
 __global__ void __launch_bounds__(kThreads, 1)
-    HopperKeyGrad(const __grid_constant__ Maps maps, Job job) {
+    HopperKeyGrad(const __grid_constant__ GradMaps maps, GradJob job) {
   extern __shared__ __align__(1024) uint8_t shared[];
   __shared__ Barriers<kQueryStages> bars;
   __shared__ Work works[2];
@@ -556,11 +389,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     RegistersUp<240>();
-    ComputeForKeys<W>(job, bars, works, own, ring, notes);
+    if constexpr (kAhead<W>) {
+      ComputeForKeysAhead<W>(job, bars, works, own, ring, notes);
+    } else {
+      ComputeForKeys<W>(job, bars, works, own, ring, notes);
+    }
   }
 }
-
-// -----------------------------------------------------------------------------------------------
 
 // Notes of all queries: kLanes threads a row of dout and out, 8 columns each.
 template <int kLanes>
@@ -596,14 +431,6 @@ __global__ void LayOutNotes(AttentionArgs<bf16> n, int64_t padded, float* lse, f
   }
 }
 
-Maps MapsOf(const AttentionArgs<bf16>& n, uint32_t query_rows, uint32_t key_rows) {
-  const auto map = [&](const bf16* base, int64_t width, uint32_t rows) {
-    return Bf16Map(base, {width, n.length, n.rows, 1}, {64, rows, 1, 1});
-  };
-  return {map(n.q, n.heads * n.width(), query_rows), map(n.dout, n.heads * n.value, query_rows),
-          map(n.kv, n.heads * (n.nope + n.value), key_rows), map(n.k_pe, n.rope, key_rows)};
-}
-
 template <class W>
 void Run(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
   const int64_t pairs = n.rows * n.heads;
@@ -618,7 +445,7 @@ void Run(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
          dim3(static_cast<unsigned>(CeilDiv(pairs * padded * kLanes, 256))), 256, 0, n, padded,
          Data<float>(lse), Data<float>(delta), Data<int32_t>(start));
 
-  Job job = {};
+  GradJob job = {};
   job.length = n.length;
   job.padded = padded;
   job.heads = n.heads;
@@ -640,8 +467,7 @@ void Run(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
   Launch(stream, HopperKeyGrad<W>, grid, kThreads, kKeyGradShared<W>, MapsOf(n, kQueries<W>, kTile),
          job);
   ++job.counter;
-  Launch(stream, HopperQueryGrad<W>, grid, kThreads, kQueryGradShared<W>,
-         MapsOf(n, kTile, kKeys<W>), job);
+  QueryGrad<W>(stream, n, job, grid);
 }
 
 }  // namespace

@@ -1,17 +1,20 @@
 // Attention forward on Hopper: bulk copies into swizzled tiles, products by warpgroups, softmax of
 // one tile under the products of the next.
 //
-// A block stays on its multiprocessor and takes tiles of 128 queries of one head off a counter,
-// those with most to do first, a few heads at a time so that their keys and values stay in L2. One
-// warp loads: a tile's queries, then keys and values of 128 positions at a time, from the diagonal
-// back to the first that any of its queries may see; the rotary part comes straight from k_pe,
-// nothing is packed. Two warpgroups of 64 queries each keep scores and sums in registers; they take
-// turns at the tensor cores, so that one's softmax runs under the other's products.
+// A block stays on its multiprocessor and takes tiles of 128 or 192 queries of one head off a
+// counter, those with most to do first, a few heads at a time so that their keys and values stay in
+// L2. One warp loads: a tile's queries, then keys and values of 128 positions at a time, from the
+// diagonal back to the first that any of its queries may see; the rotary part comes straight from
+// k_pe, nothing is packed. Two or three warpgroups of 64 queries each keep scores and sums in
+// registers; they take turns at the tensor cores, so that one's softmax runs under the others'
+// products.
 //
 // Roofline, 27B shape (4 rows of 4,096, 32 heads of 128 + 64 / 128): 0.69 TFLOP, 0.7 ms at 989
-// TFLOP/s; 0.47 GB to read and write, 0.14 ms. On an H100 whose large matmuls reach 788 TFLOP/s:
-// 675 (1.02 ms; cuDNN 614 without the packing that it needs), 672 to 745 at 1 row of 32,768; sweep
-// shape (16 rows of 2,048, 8 heads of 64 + 32 / 64) 385 (cuDNN 375).
+// TFLOP/s; 0.47 GB to read and write, 0.14 ms. Sweep shape (16 rows of 2,048, 8 heads of 64 + 32 /
+// 64): 0.086 TFLOP, 0.09 ms, and 285 M exponentials, 0.08 ms at 16 a clock and multiprocessor: two
+// warpgroups cannot keep both units busy, three come closer. On an H100 whose large matmuls reach
+// 786 TFLOP/s: 27B 663 (1.04 ms; cuDNN 614 without the packing that it needs), sweep 470 (0.183 ms;
+// cuDNN 375).
 #include "kernels/gpu/attention.h"
 #include "kernels/gpu/device/attention_sm90.cuh"
 #include "kernels/gpu/tensor_map.h"
@@ -22,11 +25,22 @@ namespace {
 using namespace hopper;
 
 constexpr int kStages = 2;               // tiles of keys, and of values, in flight
-constexpr int kBox = kTile * kLine;      // tiles of queries and of keys alike
+constexpr int kKeys = 128;               // of a tile
+constexpr int kBox = kKeys * kLine;      // of keys and values
 constexpr int64_t kResident = 24 << 20;  // bytes of keys and values that L2 is asked to hold
 
+// Warpgroups that compute, 64 queries each: as many as registers allow.
 template <class W>
-constexpr int kShared = kBox*(W::kKeyBoxes + kStages * W::kBoxes);
+constexpr int kGroups = W::kValue > 64 ? 2 : 3;
+template <class W>
+constexpr int kQueries = 64 * kGroups<W>;
+template <class W>
+constexpr int kQueryBox = kQueries<W>* kLine;
+template <class W>
+constexpr int kBlock = 128 * (1 + kGroups<W>);
+
+template <class W>
+constexpr int kShared = kQueryBox<W>* W::kKeyBoxes + kBox* kStages* W::kBoxes;
 
 // What the kernel is told beside the maps.
 struct Job {
@@ -43,15 +57,23 @@ struct Job {
 };
 
 // Tiles from the last to the first: those with most to do begin.
+template <class W>
 __device__ Work WorkOf(const Job& job, int index) {
   if (index >= job.tiles * job.pairs) return {-1, 0, 0};
   Work work = WorkAt(index, job.tiles, job.pairs, job.group);
   work.tile = job.tiles - 1 - work.tile;
   if (job.start != nullptr) {
     const int64_t row = work.pair / job.heads;
-    work.end = job.start[row * job.length + int64_t{work.tile} * kTile] / kTile;
+    work.end = job.start[row * job.length + int64_t{work.tile} * kQueries<W>] / kKeys;
   }
   return work;
+}
+
+// The last tile of keys that a query of the block sees.
+template <class W>
+__device__ int LastKeys(const Job& job, const Work& work) {
+  const int end = min((work.tile + 1) * kQueries<W>, static_cast<int>(job.length));
+  return (end - 1) / kKeys;
 }
 
 struct Barriers {
@@ -68,7 +90,7 @@ __device__ void Load(const Job& job, const CUtensorMap& q_map, const CUtensorMap
   Ring<kStages> at, kv;
   uint32_t q_phase = 0;
   for (int index = blockIdx.x;; index = gridDim.x + atomicAdd(job.counter, 1)) {
-    const Work work = WorkOf(job, index);
+    const Work work = WorkOf<W>(job, index);
     Wait(bars.work_empty[at.stage], at.phase ^ 1);
     works[at.stage] = work;
     BarrierArrive(SharedAddress(&bars.work_full[at.stage]));
@@ -81,22 +103,22 @@ __device__ void Load(const Job& job, const CUtensorMap& q_map, const CUtensorMap
     const uint32_t q_full = SharedAddress(&bars.q_full);
     Wait(bars.q_empty, q_phase ^ 1);
     q_phase ^= 1;
-    BarrierExpect(q_full, kBox * W::kKeyBoxes);
+    BarrierExpect(q_full, kQueryBox<W> * W::kKeyBoxes);
     for (int b = 0; b < W::kKeyBoxes; ++b) {
       const int column = b < W::kNopeBoxes ? 64 * b : W::kNope + 64 * (b - W::kNopeBoxes);
-      LoadBox(q + b * kBox, &q_map,
-              {head * (W::kNope + W::kRope) + column, work.tile * kTile, row, 0}, q_full);
+      LoadBox(q + b * kQueryBox<W>, &q_map,
+              {head * (W::kNope + W::kRope) + column, work.tile * kQueries<W>, row, 0}, q_full);
     }
-    for (int tile = work.tile; tile >= work.end; --tile) {
+    for (int tile = LastKeys<W>(job, work); tile >= work.end; --tile) {
       const uint32_t k_full = SharedAddress(&bars.k_full[kv.stage]);
       const uint32_t k_to = k + kv.stage * kBox * W::kKeyBoxes;
       Wait(bars.k_empty[kv.stage], kv.phase ^ 1);
       BarrierExpect(k_full, kBox * W::kKeyBoxes);
       for (int b = 0; b < W::kKeyBoxes; ++b) {
         if (b < W::kNopeBoxes) {
-          LoadBox(k_to + b * kBox, &kv_map, {own + 64 * b, tile * kTile, row, 0}, k_full);
+          LoadBox(k_to + b * kBox, &kv_map, {own + 64 * b, tile * kKeys, row, 0}, k_full);
         } else {
-          LoadBox(k_to + b * kBox, &pe_map, {64 * (b - W::kNopeBoxes), tile * kTile, row, 0},
+          LoadBox(k_to + b * kBox, &pe_map, {64 * (b - W::kNopeBoxes), tile * kKeys, row, 0},
                   k_full);
         }
       }
@@ -105,7 +127,7 @@ __device__ void Load(const Job& job, const CUtensorMap& q_map, const CUtensorMap
       BarrierExpect(v_full, kBox * W::kValueBoxes);
       for (int b = 0; b < W::kValueBoxes; ++b) {
         LoadBox(v + (kv.stage * W::kValueBoxes + b) * kBox, &kv_map,
-                {own + W::kNope + 64 * b, tile * kTile, row, 0}, v_full);
+                {own + W::kNope + 64 * b, tile * kKeys, row, 0}, v_full);
       }
       kv.Next();
     }
@@ -132,14 +154,14 @@ struct Softmax {
       highest[h] = fmaxf(highest[h], __shfl_xor_sync(0xffffffffu, highest[h], 1));
       highest[h] = fmaxf(highest[h], __shfl_xor_sync(0xffffffffu, highest[h], 2));
       base[h] = highest[h] == -INFINITY ? 0 : highest[h] * scale;
-      shrink[h] = exp2f(most[h] * scale - base[h]);
+      shrink[h] = Exp2(most[h] * scale - base[h]);
       most[h] = highest[h];
     }
 #pragma unroll
     for (int j = 0; j < 64; j += 4) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        s[j + i] = exp2f(fmaf(s[j + i], scale, -base[i / 2]));
+        s[j + i] = Exp2(fmaf(s[j + i], scale, -base[i / 2]));
         added[i / 2] += s[j + i];
       }
     }
@@ -151,6 +173,7 @@ template <class W>
 __device__ void Compute(const Job& job, Barriers& bars, const Work (&works)[kStages], uint32_t q,
                         uint32_t k, uint32_t v) {
   const int group = Uniform(threadIdx.x / 128) - 1;
+  const auto pass = [&] { PassTurn(group, kGroups<W>); };
   const int row_of_tile = 64 * group + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
   const float scale = job.scale * kLog2E;
   const uint64_t q_at = OperandOf(q + group * 64 * 128, 0, 1024);
@@ -160,7 +183,7 @@ __device__ void Compute(const Job& job, Barriers& bars, const Work (&works)[kSta
   const auto v_operand = [&] {
     return OperandOf(v + v_at.stage * kBox * W::kValueBoxes, kBox, 1024);
   };
-  if (group == kConsumers - 1) PassTurn(group);
+  if (group == kGroups<W> - 1) pass();
   for (;;) {
     Wait(bars.work_full[at.stage], at.phase);
     const Work work = Uniform(works[at.stage]);
@@ -168,13 +191,14 @@ __device__ void Compute(const Job& job, Barriers& bars, const Work (&works)[kSta
     at.Next();
     if (work.tile < 0) break;
     const int64_t sample = work.pair / job.heads * job.length;
-    const int query = work.tile * kTile + row_of_tile;
+    const int query = work.tile * kQueries<W> + row_of_tile;
+    const int first_query = work.tile * kQueries<W> + 64 * group;
     int start[2] = {0, 0};
     int all_from = 0;  // every query of the tile sees keys from here to the tile's first
     if (job.start != nullptr) {
       const int last = static_cast<int>(job.length) - 1;
       for (int h = 0; h < 2; ++h) start[h] = job.start[sample + min(query + 8 * h, last)];
-      all_from = job.start[sample + min(work.tile * kTile + kTile - 1, last)];
+      all_from = Uniform(job.start[sample + min(first_query + 63, last)]);
     }
     const int column = threadIdx.x % 4 * 2;
     Softmax softmax;
@@ -185,40 +209,53 @@ __device__ void Compute(const Job& job, Barriers& bars, const Work (&works)[kSta
 
     Wait(bars.q_full, q_phase);
     q_phase ^= 1;
+    int tile = LastKeys<W>(job, work);
+    // No query of this warpgroup sees these.
+    if (Holds(tile * kKeys > first_query + 63)) {
+      --tile;
+      Wait(bars.k_full[k_at.stage], k_at.phase);
+      Release(bars.k_empty[k_at.stage]);
+      k_at.Next();
+      TakeTurn(group);
+      pass();
+      Wait(bars.v_full[v_at.stage], v_at.phase);
+      Release(bars.v_empty[v_at.stage]);
+      v_at.Next();
+    }
     Wait(bars.k_full[k_at.stage], k_at.phase);
     TakeTurn(group);
     Settle(s);
     ProductsBegin();
-    KeyProducts<W, kBox, kBox>(s, q_at, k_operand());
+    KeyProducts<W, kQueryBox<W>, kBox>(s, q_at, k_operand());
     ProductsCommit();
-    PassTurn(group);
+    pass();
     ProductsWait<0>();
     Settle(s);
     Release(bars.k_empty[k_at.stage]);
     k_at.Next();
-    if (work.tile == work.end) Release(bars.q_empty);
-    MaskKeys(s, query, start, work.tile * kTile + column);
+    if (tile == work.end) Release(bars.q_empty);
+    MaskKeys(s, query, start, tile * kKeys + column);
     softmax.Step(s, scale, shrink);
     Pack(p, s);
-    for (int tile = work.tile - 1; tile >= work.end; --tile) {
+    while (--tile >= work.end) {
       Wait(bars.k_full[k_at.stage], k_at.phase);
       TakeTurn(group);
       Settle(s);
       Settle(o);
       ProductsBegin();
-      KeyProducts<W, kBox, kBox>(s, q_at, k_operand());
+      KeyProducts<W, kQueryBox<W>, kBox>(s, q_at, k_operand());
       ProductsCommit();
       Wait(bars.v_full[v_at.stage], v_at.phase);
       ProductsBegin();
       AddRowProducts(o, p, v_operand());
       ProductsCommit();
-      PassTurn(group);
+      pass();
       ProductsWait<1>();
       Settle(s);
       Release(bars.k_empty[k_at.stage]);
       k_at.Next();
       if (tile == work.end) Release(bars.q_empty);
-      if (tile * kTile < all_from) MaskKeys(s, query, start, tile * kTile + column);
+      if (tile * kKeys < all_from) MaskKeys(s, query, start, tile * kKeys + column);
       softmax.Step(s, scale, shrink);
       ProductsWait<0>();
       Settle(o);
@@ -255,7 +292,7 @@ __device__ void Compute(const Job& job, Barriers& bars, const Work (&works)[kSta
 }
 
 template <class W>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kBlock<W>, 1)
     HopperForward(const __grid_constant__ CUtensorMap q_map,
                   const __grid_constant__ CUtensorMap kv_map,
                   const __grid_constant__ CUtensorMap pe_map, Job job) {
@@ -263,27 +300,27 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ Barriers bars;
   __shared__ Work works[kStages];
   const uint32_t q = SharedAddress(shared);
-  const uint32_t k = q + kBox * W::kKeyBoxes;
+  const uint32_t k = q + kQueryBox<W> * W::kKeyBoxes;
   const uint32_t v = k + kStages * kBox * W::kKeyBoxes;
   if (threadIdx.x == 0) {
     BarrierInit(SharedAddress(&bars.q_full), 1);
-    BarrierInit(SharedAddress(&bars.q_empty), kReaders);
+    BarrierInit(SharedAddress(&bars.q_empty), 4 * kGroups<W>);
     for (int i = 0; i < kStages; ++i) {
       for (uint64_t* full : {&bars.k_full[i], &bars.v_full[i], &bars.work_full[i]}) {
         BarrierInit(SharedAddress(full), 1);
       }
       for (uint64_t* empty : {&bars.k_empty[i], &bars.v_empty[i], &bars.work_empty[i]}) {
-        BarrierInit(SharedAddress(empty), kReaders);
+        BarrierInit(SharedAddress(empty), 4 * kGroups<W>);
       }
     }
     BarrierInitFence();
   }
   __syncthreads();
   if (Uniform(threadIdx.x / 128) == 0) {
-    RegistersDown<40>();
+    RegistersDown<kGroups<W> == 2 ? 40 : 32>();
     if (threadIdx.x == 0) Load<W>(job, q_map, kv_map, pe_map, bars, works, q, k, v);
   } else {
-    RegistersUp<232>();
+    RegistersUp<kGroups<W> == 2 ? 232 : 160>();
     Compute<W>(job, bars, works, q, k, v);
   }
 }
@@ -291,15 +328,16 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <class W>
 void Run(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
   const int64_t pairs = n.rows * n.heads;
-  const CUtensorMap q = Bf16Map(n.q, {n.heads * n.width(), n.length, n.rows, 1}, {64, kTile, 1, 1});
+  const CUtensorMap q =
+      Bf16Map(n.q, {n.heads * n.width(), n.length, n.rows, 1}, {64, kQueries<W>, 1, 1});
   const CUtensorMap kv =
-      Bf16Map(n.kv, {n.heads * (n.nope + n.value), n.length, n.rows, 1}, {64, kTile, 1, 1});
-  const CUtensorMap pe = Bf16Map(n.k_pe, {n.rope, n.length, n.rows, 1}, {64, kTile, 1, 1});
+      Bf16Map(n.kv, {n.heads * (n.nope + n.value), n.length, n.rows, 1}, {64, kKeys, 1, 1});
+  const CUtensorMap pe = Bf16Map(n.k_pe, {n.rope, n.length, n.rows, 1}, {64, kKeys, 1, 1});
   Tensor counter = Tensor::Zeros(stream, DType::kI32, {1}, MemoryTag::kWorkspace);
   Job job = {};
   job.length = n.length;
   job.heads = n.heads;
-  job.tiles = static_cast<int32_t>(CeilDiv(n.length, kTile));
+  job.tiles = static_cast<int32_t>(CeilDiv(n.length, kQueries<W>));
   job.pairs = static_cast<int32_t>(pairs);
   const int64_t pair_bytes = n.length * (n.nope + n.value) * 2;
   job.group = static_cast<int32_t>(std::max<int64_t>(1, std::min(pairs, kResident / pair_bytes)));
@@ -309,8 +347,8 @@ void Run(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
   job.out = n.out;
   job.lse = n.lse_out;
   const int64_t blocks = std::min<int64_t>(QueueOf(stream).multiprocessors, job.tiles * pairs);
-  Launch(stream, HopperForward<W>, dim3(static_cast<unsigned>(blocks)), kThreads, kShared<W>, q, kv,
-         pe, job);
+  Launch(stream, HopperForward<W>, dim3(static_cast<unsigned>(blocks)), kBlock<W>, kShared<W>, q,
+         kv, pe, job);
 }
 
 }  // namespace

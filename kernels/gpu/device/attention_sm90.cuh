@@ -68,6 +68,10 @@ __device__ inline Work Uniform(const Work& work) {
   return {Uniform(work.tile), Uniform(work.pair), Uniform(work.end)};
 }
 
+// Whether it holds, and that the compiler knows the answer to be the same in the whole warp, which
+// it wants to know of branches around products.
+__device__ inline bool Holds(bool condition) { return __all_sync(0xffffffffu, condition); }
+
 __device__ inline void Wait(uint64_t& barrier, uint32_t phase) {
   BarrierWait(SharedAddress(&barrier), phase);
 }
@@ -78,12 +82,19 @@ __device__ inline void Release(uint64_t& barrier) {
   if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&barrier));
 }
 
-// The turn of a warpgroup at the tensor cores: one's softmax runs under the other's products. The
-// last warpgroup passes once before the first turn.
-__device__ inline void TakeTurn(int group) { NamedBarrier(1 + group, 128 * kConsumers); }
-__device__ inline void PassTurn(int group) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(1 + (group + 1) % kConsumers), "r"(128 * kConsumers)
-               : "memory");
+// The turn of a warpgroup at the tensor cores: one's softmax runs under the others' products. The
+// last of `groups` passes once before the first turn.
+__device__ inline void TakeTurn(int group) { NamedBarrier(1 + group, 256); }
+__device__ inline void PassTurn(int group, int groups) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(1 + (group + 1) % groups), "r"(256) : "memory");
+}
+
+// 2^x; 0 where that is below the smallest normal number. The library's exp2f takes three more
+// instructions for those.
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // s = x · yᵀ over the width of keys: 64 rows of x, boxes kXBox bytes apart; y likewise.
@@ -106,6 +117,26 @@ __device__ __forceinline__ void ValueProducts(float (&s)[N], uint64_t x, uint64_
     for (int i = 0; i < 4; ++i) {
       ProductOf(s, x + ((b * kXBox + 32 * i) >> 4), y + ((b * kYBox + 32 * i) >> 4), b + i > 0);
     }
+  }
+}
+// A warpgroup's 64 rows of some boxes, as left operands in registers.
+template <int kBoxBytes, int kSteps>
+__device__ __forceinline__ void LoadOperands(uint32_t (&x)[kSteps][4], uint32_t boxes) {
+  const int lane = threadIdx.x % 32;
+  const int row = threadIdx.x % 128 / 32 * 16 + lane % 16;
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const int unit = (i % 4 * 2 + lane / 16) ^ (row % 8);
+    LoadMatrices(boxes + i / 4 * kBoxBytes + row * kLine + unit * 16, x[i]);
+  }
+}
+// s = x · yᵀ with x in registers.
+template <int kYBox, int kSteps, int N>
+__device__ __forceinline__ void OperandProducts(float (&s)[N], const uint32_t (&x)[kSteps][4],
+                                                uint64_t y) {
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    ProductOf(s, x[i], y + ((i / 4 * kYBox + 32 * (i % 4)) >> 4), i > 0);
   }
 }
 // o += p · y over the rows of a tile of y: P registers of p are 8 P / 4 rows.

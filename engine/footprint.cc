@@ -7,8 +7,7 @@
 #include <limits>
 #include <sstream>
 
-#include "engine/machine.h"
-#include "models/count.h"
+#include "engine/rehearsal.h"
 
 namespace mneme {
 namespace {
@@ -16,36 +15,6 @@ namespace {
 // Tokens of a micro-batch that nobody chose.
 constexpr int64_t kTokensAtOnceCpu = 4096;
 constexpr int64_t kTokensAtOnceGpu = 32768;
-
-int64_t DivideUp(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
-// Values of one token that a block's notes hold on the way to the backward pass, by part.
-int64_t BlockValuesPerToken(const RunConfig& config, bool moe) {
-  const ModelConfig& m = config.model;
-  const auto recomputed = [&](const char* part) {
-    const auto& parts = config.train.recompute;
-    return std::any_of(parts.begin(), parts.end(),
-                       [&](const std::string& p) { return p == part || p == "all"; });
-  };
-  const int64_t d = m.hidden;
-  const int64_t attention = m.mla.heads * (3 * (m.mla.qk_nope + m.mla.qk_rope) + 2 * m.mla.v_head) +
-                            2 * m.mla.kv_lora_rank + 2 * d;
-  const int64_t width = moe ? (m.moe.top_k + m.moe.shared) * m.moe.expert_width : m.dense_width;
-  const int64_t ffn = 3 * width + (moe ? m.moe.top_k * d : 0) + 2 * d;
-  const int64_t streams = 2 * (m.mhc.streams + 1) * d;
-  return (recomputed("attention") ? d : attention) + (recomputed("ffn") ? d : ffn) +
-         (recomputed("mhc") ? d : streams);
-}
-
-int64_t ActivationValuesPerToken(const RunConfig& config) {
-  const ModelConfig& m = config.model;
-  int64_t values = 2 * m.mhc.streams * m.hidden;
-  for (int64_t block = 0; block < m.layers; ++block) {
-    values += BlockValuesPerToken(config, m.is_moe_block(block));
-  }
-  const int64_t engram = m.engram.d_mem + (4 * m.mhc.streams + 1) * m.hidden;
-  return values + static_cast<int64_t>(m.engram.blocks.size()) * engram;
-}
 
 int64_t FirstNumber(const std::string& path) {
   std::ifstream file(path);
@@ -91,43 +60,51 @@ int64_t GroupLeaves() {
 
 }  // namespace
 
-int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device) {
+int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device,
+                         int64_t shrink) {
   if (train.micro_batch > 0) return train.micro_batch;
   const int64_t tokens = device.is_cpu() ? kTokensAtOnceCpu : kTokensAtOnceGpu;
-  return std::max<int64_t>(1, tokens / std::max<int64_t>(1, sequence_length));
+  return std::max<int64_t>(1, tokens / std::max<int64_t>(1, sequence_length) / shrink);
+}
+
+int64_t ShrinkToFit(const RunConfig& config, const Layout& layout, int64_t vocabulary,
+                    const Device& device, int ranks_on_host, int64_t available,
+                    Footprint& footprint) {
+  const auto fits = [&](const Footprint& f) {
+    return CheckFits(f, ranks_on_host, available, device).ok();
+  };
+  if (config.train.micro_batch > 0 || fits(footprint)) return 1;
+  int64_t longest = 1;
+  for (const StageConfig& stage : config.stages)
+    longest = std::max(longest, WantedMicroBatch(config.train, stage.sequence_length, device));
+  for (int64_t shrink = 2; shrink < 2 * longest; shrink *= 2) {
+    const Footprint smaller = PredictFootprint(config, layout, vocabulary, device, shrink);
+    if (!fits(smaller)) continue;
+    footprint = smaller;
+    return shrink;
+  }
+  return 1;
 }
 
 Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_t vocabulary,
-                           const Device& device) {
-  ModelConfig model = config.model;
-  model.vocab_size = vocabulary;
-  const Counts counts = Count(model);
-  const DType dtype = PrecisionOf(config);
-  const int64_t size = SizeOf(Accurate(dtype));
-  const int64_t copy = dtype == Accurate(dtype) ? 0 : SizeOf(dtype);
-  const int64_t experts = DivideUp(counts.routed_experts, layout.expert);
-  const int64_t dense = counts.total() - counts.routed_experts - counts.tables;
-
-  Footprint f;
-  f.parameters = (dense + experts) * (size + copy);
-  f.gradients = (dense + experts) * size;
-  // Muon keeps one moment, AdamW two: two is the most.
-  f.optimizer =
-      2 * size * (DivideUp(dense, layout.world) + DivideUp(experts, layout.expert_replicas()));
-  if (model.engram.table.store == "resident") {
-    const int64_t rows = DivideUp(counts.tables, layout.memory);
-    f.tables = size * (rows + 2 * DivideUp(rows, layout.memory_replicas()));
-  }
-  f.tables_grow = counts.tables > 0 && f.tables == 0;
+                           const Device& device, int64_t shrink) {
+  Rehearsal fullest;
   for (const StageConfig& stage : config.stages) {
-    const int64_t length = stage.sequence_length;
-    const auto plan = PlanBatch(stage.batch_sequences,
-                                WantedMicroBatch(config.train, length, device), layout.world);
-    if (!plan.ok()) continue;  // refused elsewhere, with the legal values
-    const int64_t tokens = plan->micro * length;
-    f.activations =
-        std::max(f.activations, tokens * ActivationValuesPerToken(config) * SizeOf(dtype));
+    Rehearsal rehearsal = Rehearse(config, stage, layout, vocabulary, device, shrink);
+    if (rehearsal.peak > fullest.peak) fullest = rehearsal;
   }
+  const auto of = [&](MemoryTag tag) { return fullest.bytes[static_cast<size_t>(tag)]; };
+  Footprint f;
+  f.parameters = of(MemoryTag::kParameters);
+  f.gradients = of(MemoryTag::kGradients);
+  f.optimizer = of(MemoryTag::kOptimizer);
+  f.tables = of(MemoryTag::kTables);
+  const EngramConfig& engram = config.model.engram;
+  f.tables_grow = !engram.blocks.empty() && engram.table.store != "resident" && device.is_cpu();
+  f.activations = of(MemoryTag::kActivations);
+  f.exchange = of(MemoryTag::kExchange);
+  f.workspace = of(MemoryTag::kWorkspace);
+  f.other = of(MemoryTag::kOther);
   return f;
 }
 
@@ -149,8 +126,10 @@ std::string Describe(const Footprint& f) {
                              : f.tables > 0 ? ", tables " + FormatBytes(f.tables)
                                             : "";
   return "weights " + FormatBytes(f.parameters) + ", gradients " + FormatBytes(f.gradients) +
-         ", optimizer " + FormatBytes(f.optimizer) + tables + ", activations about " +
-         FormatBytes(f.activations) + "; together " + FormatBytes(f.total()) + " a rank";
+         ", optimizer " + FormatBytes(f.optimizer) + tables + ", activations " +
+         FormatBytes(f.activations) + ", exchange " + FormatBytes(f.exchange) + ", workspace " +
+         FormatBytes(f.workspace) + ", other " + FormatBytes(f.other) + "; together " +
+         FormatBytes(f.total()) + " a rank";
 }
 
 int64_t AvailableMemory() {

@@ -11,21 +11,30 @@
 
 namespace mneme {
 
+// By owner, at the moment when their sum is the largest.
 struct Footprint {
-  int64_t parameters = 0;  // values
+  int64_t parameters = 0;  // values, and their rounded copies
   int64_t gradients = 0;
-  int64_t optimizer = 0;     // moments of the owned ranges
-  int64_t tables = 0;        // resident rows with moments
-  bool tables_grow = false;  // with the touched rows, which nobody counted
-  int64_t activations = 0;   // of one micro-batch: an estimate
+  int64_t optimizer = 0;     // moments of the owned ranges, and of the rows
+  int64_t tables = 0;        // rows in memory from the start
+  bool tables_grow = false;  // with the rows that text touches, which are not in the sum
+  int64_t activations = 0;   // of one micro-batch
+  int64_t exchange = 0;      // on the way between ranks, and between tables and tokens
+  int64_t workspace = 0;     // scratch of ops
+  int64_t other = 0;         // ids, maps, counts
 
-  int64_t total() const { return parameters + gradients + optimizer + tables + activations; }
+  int64_t total() const {
+    return parameters + gradients + optimizer + tables + activations + exchange + workspace + other;
+  }
+  // What stays when no step runs.
+  int64_t state() const { return parameters + gradients + optimizer + tables; }
 };
 
-// Of the fullest rank. `vocabulary`: ids of the model. The stage with the largest micro-batch
-// counts.
+// Of the fullest rank. `vocabulary`: ids of the model; `shrink`: of micro-batches (below). The
+// stage that takes most counts. A step is rehearsed for it (engine/rehearsal.h): milliseconds, and
+// no memory.
 Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_t vocabulary,
-                           const Device& device = {});
+                           const Device& device = {}, int64_t shrink = 1);
 // "weights 12.3 MiB, gradients …, together 61.2 MiB a rank".
 std::string Describe(const Footprint& footprint);
 // "1.5 GiB".
@@ -40,7 +49,15 @@ absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t av
                        const Device& device = {});
 
 // Sequences that a rank computes at once: train.micro_batch, or a choice of about 4,096 tokens on a
-// CPU and 32,768 on a GPU, whose matrix products want many rows.
-int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device);
+// CPU and 32,768 on a GPU, whose matrix products want many rows, divided by `shrink`.
+int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device,
+                         int64_t shrink = 1);
+// The least of 1, 2, 4, ... by which micro-batches that nobody chose must shrink until
+// `ranks_on_host` ranks fit into what is `available` (CheckFits); 1 where that helps nothing or
+// train.micro_batch is stated. `footprint`: what is predicted without it on entry, with it on
+// return.
+int64_t ShrinkToFit(const RunConfig& config, const Layout& layout, int64_t vocabulary,
+                    const Device& device, int ranks_on_host, int64_t available,
+                    Footprint& footprint);
 
 }  // namespace mneme

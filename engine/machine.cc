@@ -7,17 +7,13 @@
 #include "kernels/kernels.h"
 
 namespace mneme {
-namespace {
-
-RecomputePlan MakeRecompute(const std::vector<std::string>& parts) {
+RecomputePlan RecomputeOf(const TrainConfig& train) {
   const auto asked = [&](const char* part) {
-    return std::any_of(parts.begin(), parts.end(),
+    return std::any_of(train.recompute.begin(), train.recompute.end(),
                        [&](const std::string& p) { return p == part || p == "all"; });
   };
   return {asked("attention"), asked("ffn"), asked("mhc")};
 }
-
-}  // namespace
 
 Machine::Machine(World& world, const Layout& layout, DType dtype, Device device)
     : allocator(device),
@@ -69,10 +65,9 @@ absl::StatusOr<std::unique_ptr<Model>> BuildModel(World& world, Machine& machine
   absl::Status status;
   if (absl::StatusOr<int64_t> size = ModelVocabularySize(config.model, vocabulary); size.ok()) {
     model_config.vocab_size = *size;
-    auto stack =
-        Stack::Make(machine.context, model_config, MakeVocabulary(model_config, vocabulary),
-                    MakeRecompute(config.train.recompute), static_cast<uint64_t>(config.train.seed),
-                    model->store);
+    auto stack = Stack::Make(machine.context, model_config,
+                             MakeVocabulary(model_config, vocabulary), RecomputeOf(config.train),
+                             static_cast<uint64_t>(config.train.seed), model->store);
     if (stack.ok()) model->stack = std::move(stack).value();
     status = stack.status();
   } else {

@@ -36,6 +36,8 @@ struct Model {
   std::unique_ptr<Stack> stack;
 };
 
+// Which parts train.recompute names.
+RecomputePlan RecomputeOf(const TrainConfig& train);
 // The run's precision as a dtype.
 DType PrecisionOf(const RunConfig& config);
 // model.vocab_size, the data's where it is 0. Errors: fewer ids than the data has.

@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "configs/device_rates.h"
 #include "configs/load.h"
 #include "configs/validate.h"
 #include "data/files.h"
@@ -18,11 +19,13 @@
 #include "engine/footprint.h"
 #include "engine/machine.h"
 #include "engine/optimizer.h"
+#include "engine/rehearsal.h"
 #include "engine/result.h"
 #include "engine/run_folder.h"
 #include "engine/signals.h"
 #include "engine/stage.h"
 #include "engine/step.h"
+#include "engine/step_time.h"
 #include "engine/tensorboard.h"
 #include "kernels/core/check.h"
 
@@ -47,7 +50,8 @@ class Trainer {
   absl::StatusOr<bool> OpenFolder();  // true: the run is finished already
   absl::Status Build();
   absl::Status CheckMicroBatches(const Device& device) const;
-  absl::Status CheckFitsDevice(const Device& device);
+  std::vector<double> PredictSeconds(const Device& device, const Layout& layout) const;
+  absl::Status FitDevice(const Device& device, const Layout& layout);
   absl::Status Resume();
   absl::Status Begin();
   absl::Status StartFrom(const std::string& path);
@@ -62,6 +66,7 @@ class Trainer {
   absl::Status SaveNow();
   absl::StatusOr<bool> AnswerSignals();  // true: stop
   absl::StatusOr<TrainResult> Finish();
+  std::string Measured(const RunResult& result) const;
   TrainResult Stopped() const;
 
   World& world_;
@@ -71,6 +76,8 @@ class Trainer {
   std::optional<FolderLock> lock_;
   std::vector<Stage> stages_;
   Footprint footprint_;
+  int64_t shrink_ = 1;                     // of micro-batches that nobody chose
+  std::vector<double> predicted_seconds_;  // of a step, by stage; empty without rates
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
@@ -85,6 +92,7 @@ class Trainer {
   bool made_folder_ = false;  // rank 0
   double last_loss_ = 0.0;
   double seconds_ = 0.0;
+  std::vector<double> step_seconds_;  // of the stage at hand
   int64_t tokens_here_ = 0;
   int64_t steps_here_ = 0;
 };
@@ -127,13 +135,35 @@ absl::Status Trainer::CheckMicroBatches(const Device& device) const {
   return absl::OkStatus();
 }
 
-absl::Status Trainer::CheckFitsDevice(const Device& device) {
-  if (!device.is_cpu()) {
-    return CheckFits(footprint_, 1, GpuDriver()->info(device.index).free_bytes, device);
+// Micro-batches that nobody chose give way before a run is refused; the ranks agree on how far.
+absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
+  const int64_t vocabulary = config_.model.vocab_size;
+  int ranks = 1;
+  int64_t available = 0;
+  if (device.is_cpu()) {
+    const std::vector<std::string> hosts = world_.AllGather(world_.host());
+    ranks = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
+    available = AvailableMemory();
+  } else {
+    available = GpuDriver()->info(device.index).free_bytes;
   }
-  const std::vector<std::string> hosts = world_.AllGather(world_.host());
-  const int here = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
-  return CheckFits(footprint_, here, AvailableMemory());
+  footprint_ = PredictFootprint(config_, layout, vocabulary, device);
+  const int64_t shrink =
+      world_.Max(ShrinkToFit(config_, layout, vocabulary, device, ranks, available, footprint_));
+  if (shrink > 1) {
+    footprint_ = PredictFootprint(config_, layout, vocabulary, device, shrink);
+    const int64_t wanted = stages_.front().plan.micro;
+    for (Stage& stage : stages_) {
+      ASSIGN_OR_RETURN(stage.plan,
+                       PlanBatch(stage.config.batch_sequences,
+                                 WantedMicroBatch(config_.train, stage.length(), device, shrink),
+                                 world_.size()));
+    }
+    Say("memory is short: micro-batches of " + std::to_string(stages_.front().plan.micro) +
+        " sequences instead of " + std::to_string(wanted) + " (train.micro_batch sets them)");
+  }
+  shrink_ = shrink;
+  return CheckFits(footprint_, ranks, available, device);
 }
 
 absl::Status Trainer::Build() {
@@ -141,7 +171,6 @@ absl::Status Trainer::Build() {
   absl::StatusOr<std::vector<Stage>> stages = OpenStages(config_, world_.size(), device);
   RETURN_IF_ERROR(world_.Agree(stages.status()));
   stages_ = std::move(stages).value();
-  RETURN_IF_ERROR(CheckMicroBatches(device));
   meta_.vocabulary = stages_.front().loader->vocabulary();
   meta_.data_digest = DataDigest(stages_);
   meta_.config = DumpConfig(config_);
@@ -150,8 +179,9 @@ absl::Status Trainer::Build() {
   absl::StatusOr<Layout> layout = MakeLayout(config_.parallel, world_.size());
   RETURN_IF_ERROR(world_.Agree(vocabulary.ok() ? layout.status() : vocabulary.status()));
   config_.model.vocab_size = *vocabulary;
-  footprint_ = PredictFootprint(config_, *layout, *vocabulary, device);
-  RETURN_IF_ERROR(world_.Agree(CheckFitsDevice(device)));
+  RETURN_IF_ERROR(world_.Agree(FitDevice(device, *layout)));
+  RETURN_IF_ERROR(CheckMicroBatches(device));
+  predicted_seconds_ = PredictSeconds(device, *layout);
   if (first()) {
     Say(Banner(config_, Count(config_.model), *layout, stages_, footprint_, folder_,
                DescribeDevice(device)));
@@ -162,6 +192,20 @@ absl::Status Trainer::Build() {
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
                                            config_.train.skip, model_->store, *model_->stack);
   return absl::OkStatus();
+}
+
+std::vector<double> Trainer::PredictSeconds(const Device& device, const Layout& layout) const {
+  std::vector<double> seconds;
+  if (!first()) return seconds;
+  const std::string name = device.is_cpu() ? "cpu" : GpuDriver()->info(device.index).name;
+  const absl::StatusOr<DeviceRates> rates = MatchDeviceRates(name);
+  if (!rates.ok()) return seconds;
+  for (const Stage& stage : stages_) {
+    const Rehearsal rehearsal =
+        Rehearse(config_, stage.config, layout, config_.model.vocab_size, device, shrink_);
+    seconds.push_back(PredictStepTime(rehearsal, *rates, Threads()).total());
+  }
+  return seconds;
 }
 
 absl::Status Trainer::CheckSameData(const std::string& checkpoint, bool data_too) {
@@ -300,6 +344,7 @@ TrainResult Trainer::Stopped() const {
 
 absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
   Context& context = machine_->context;
+  step_seconds_.clear();
   model_->stack->SetPositions(context, stage.length(), stage.config.yarn);
   Stepper stepper(world_, context, config_, stage, *model_->stack, *optimizer_, position_);
   const int64_t every = config_.train.checkpoint_every;
@@ -312,6 +357,7 @@ absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
     report.more.emplace_back("memory/peak_bytes",
                              static_cast<double>(machine_->allocator.total().peak));
     seconds_ += report.seconds;
+    step_seconds_.push_back(report.seconds);
     tokens_here_ += stage.plan.sequences * stage.length();
     ++steps_here_;
     last_loss_ = report.loss;
@@ -368,10 +414,22 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
     status = WriteResult(folder_.result(), result);
   }
   RETURN_IF_ERROR(world_.Agree(status));
-  return TrainResult{0, "finished " + std::to_string(position_.step) + " steps; memory at most " +
-                            FormatBytes(result.peak_memory) + " a rank, " +
-                            FormatBytes(footprint_.total()) + " predicted; results in " +
-                            folder_.result()};
+  return TrainResult{0, "finished " + std::to_string(position_.step) + " steps; " +
+                            Measured(result) + "results in " + folder_.result()};
+}
+
+// What was predicted beside what came: memory, and the median step.
+std::string Trainer::Measured(const RunResult& result) const {
+  std::string text = "memory at most " + FormatBytes(result.peak_memory) + " a rank, " +
+                     FormatBytes(footprint_.total()) + " predicted; ";
+  if (predicted_seconds_.empty() || step_seconds_.empty()) return text;
+  std::vector<double> seconds = step_seconds_;
+  std::nth_element(seconds.begin(), seconds.begin() + static_cast<int64_t>(seconds.size() / 2),
+                   seconds.end());
+  char times[96];
+  std::snprintf(times, sizeof times, "a step %.4g s, %.4g s predicted; ",
+                seconds[seconds.size() / 2], predicted_seconds_.back());
+  return text + times;
 }
 
 // A folder that was made for a run that could not begin is taken away again, if nothing is in it.

@@ -98,6 +98,9 @@ struct Kernels {
 const Kernels& CpuKernels();
 // The plain version of every op: the definition that the fast ones are tested against.
 const Kernels& PlainCpuKernels();
+// Ops that compute nothing on a device that is not there: they ask for the memory that the real
+// ones ask for, and write their work into the ledger of the stream (kernels/core/dry.h).
+const Kernels& DryKernels();
 // NVIDIA GPUs; nullptr in a build without CUDA.
 const Kernels* GpuKernels();
 

@@ -69,6 +69,15 @@ struct ReportArguments {
   bool json = false;
 };
 
+struct PlanArguments {
+  RunArguments run;
+  int ranks = 1;
+  int threads = 0;  // of a rank on a CPU; 0: all cores alone, one of several
+  std::string device = "cpu";
+  double price = 0.0;  // of a device and hour; 0: the device's own
+  bool json = false;
+};
+
 struct SweepArguments {
   std::string fit;     // a file of cells, JSONL or CSV
   std::string report;  // the HTML file to write
@@ -105,6 +114,7 @@ struct Arguments {
   GenerateArguments generate;
   AnalyzeArguments analyze;
   ReportArguments report;
+  PlanArguments plan;
   SweepArguments sweep;
   PrepareArguments prepare;
   InspectArguments inspect;

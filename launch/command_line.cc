@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "configs/device_rates.h"
 #include "configs/text.h"
 #include "launch/arguments.h"
 #include "launch/help.h"
@@ -19,11 +20,13 @@ Arguments Answer(const std::string& text, int exit_code) {
 }
 
 // "--a.b=c" is the override "a.b=c": it keeps its place among those written without dashes.
-std::string WithoutDashes(const std::string& text) {
+// `device` says whether --device=... is one too.
+std::string WithoutDashes(const std::string& text, bool device) {
   const size_t equals = text.find('=');
   if (text.rfind("--", 0) != 0 || equals == std::string::npos) return text;
   const std::string key = text.substr(2, equals - 2);
-  const bool dotted = key.find('.') != std::string::npos || key == "device" || key == "stages";
+  const bool dotted =
+      key.find('.') != std::string::npos || (device && key == "device") || key == "stages";
   return dotted ? text.substr(2) : text;
 }
 
@@ -41,7 +44,7 @@ class VerbParser {
   std::optional<Arguments> Parse(const std::vector<std::string>& arguments) {
     std::vector<std::string> reversed;
     for (auto it = arguments.rbegin(); it != arguments.rend(); ++it)
-      reversed.push_back(WithoutDashes(*it));
+      reversed.push_back(WithoutDashes(*it, verb_ != "plan"));
     try {
       app_.parse(reversed);
     } catch (const CLI::CallForHelp&) {
@@ -130,6 +133,25 @@ std::optional<Arguments> ParseTrain(VerbParser& parser, const std::vector<std::s
         "mneme train: --world-size goes with --dry-run; a run takes its ranks from mpirun -n", 2);
   }
   return SplitRun("train", parser.words(), train.run);
+}
+
+std::optional<Arguments> ParsePlan(VerbParser& parser, const std::vector<std::string>& rest,
+                                   PlanArguments& plan) {
+  CLI::App& app = parser.app();
+  parser.TakeWords("config", "a YAML file, then key=value overrides");
+  app.add_option("--ranks", plan.ranks, "as if on so many ranks")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--device", plan.device,
+                 "rates and memory: " + Join(ShippedDevices(), ", ") + ", or a file of your own")
+      ->capture_default_str();
+  app.add_option("--threads", plan.threads, "of a rank on a CPU; 0: as it would be started")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--price", plan.price, "of a device and hour, in your money")
+      ->check(CLI::NonNegativeNumber);
+  parser.AddJson(plan.json);
+  if (auto answer = parser.Parse(rest)) return answer;
+  return SplitRun("plan", parser.words(), plan.run);
 }
 
 std::optional<Arguments> ParseEvaluate(VerbParser& parser, const std::vector<std::string>& rest,
@@ -339,6 +361,7 @@ std::optional<Arguments> ParseVerb(const std::string& verb, const std::vector<st
   if (verb == "generate") return ParseGenerate(parser, rest, a.generate);
   if (verb == "analyze") return ParseAnalyze(parser, rest, a.analyze);
   if (verb == "report") return ParseReport(parser, rest, a.report);
+  if (verb == "plan") return ParsePlan(parser, rest, a.plan);
   if (verb == "sweep") return ParseSweep(parser, rest, a.sweep);
   if (verb == "prepare") return ParsePrepare(parser, rest, a.prepare);
   if (verb == "inspect") return ParseInspect(parser, rest, a.inspect);

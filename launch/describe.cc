@@ -64,7 +64,9 @@ std::string FootprintJson(const Footprint& footprint) {
   JsonObject json;
   json.Add("parameters", footprint.parameters).Add("gradients", footprint.gradients);
   json.Add("optimizer", footprint.optimizer).Add("tables", footprint.tables);
-  return json.Add("activations", footprint.activations).Add("total", footprint.total()).Text();
+  json.Add("activations", footprint.activations).Add("exchange", footprint.exchange);
+  json.Add("workspace", footprint.workspace).Add("other", footprint.other);
+  return json.Add("total", footprint.total()).Text();
 }
 
 std::string StageText(const StageConfig& stage, size_t i, int ranks) {
@@ -127,7 +129,9 @@ std::string ResolvedJson(const RunConfig& config) {
 absl::StatusOr<std::string> DescribeRun(const RunConfig& config, int ranks, bool json) {
   ASSIGN_OR_RETURN(const Layout layout, MakeLayout(config.parallel, ranks));
   const ModelConfig model = WithVocabulary(config);
-  const Footprint footprint = PredictFootprint(config, layout, model.vocab_size);
+  Device device;
+  if (config.device == "gpu" || config.device == "cuda") device.kind = Device::Kind::kGpu;
+  const Footprint footprint = PredictFootprint(config, layout, model.vocab_size, device);
   const RunFolder folder{config.run.dir};
   const int64_t length = config.stages.front().sequence_length;
   if (json) {

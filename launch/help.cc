@@ -62,6 +62,20 @@ constexpr Verb kVerbs[] = {
      "  mneme inspect runs/tiny\n"
      "  mneme inspect runs/tiny/checkpoints/step-50 runs/tiny/checkpoints/step-100\n"
      "  mneme inspect model/model-00001-of-00002.safetensors --matching experts.0 --json\n"},
+    {"plan", "what a run will take: memory, time, what breaks first",
+     "Says what a run will take before it is run; needs neither its data nor its device. "
+     "Parameters "
+     "by\n"
+     "group, memory of a rank by owner against the device, seconds of a step by kind of work from "
+     "rates\n"
+     "measured on the device, checkpoints, total time, the first limit that breaks and the "
+     "smallest "
+     "change\n"
+     "that mends it.\n\n"
+     "Examples:\n"
+     "  mneme plan configs/models/engram_27b.yaml --ranks 4 --device h200 train.precision=bf16\n"
+     "  mneme plan configs/models/moe_335m.yaml --device h100 train.precision=bf16 --json\n"
+     "  mneme plan configs/runs/tiny.yaml model.vocab_size=258 --threads 2\n"},
     {"sweep", "the curve of loss over the share of experts, with intervals",
      "Fits cells of a sweep, JSONL or CSV with rho, seed and validation_loss (or val): the curve "
      "of each\n"

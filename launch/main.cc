@@ -17,6 +17,7 @@ absl::StatusOr<int> RunAlone(const Arguments& arguments) {
   // Under mpirun the first rank does it; the others have nothing to add.
   if (!IsFirstOfLaunch()) return 0;
   if (arguments.verb == "report") return ReportVerb(arguments.report);
+  if (arguments.verb == "plan") return PlanVerb(arguments.plan);
   if (arguments.verb == "sweep") return SweepVerb(arguments.sweep);
   if (arguments.verb == "prepare") return PrepareVerb(arguments.prepare);
   if (arguments.verb == "inspect") return InspectVerb(arguments.inspect);

@@ -17,6 +17,7 @@ absl::StatusOr<int> AnalyzeVerb(World& world, const AnalyzeArguments& arguments)
 
 // Verbs of one process; under mpirun only the first rank runs them.
 absl::StatusOr<int> ReportVerb(const ReportArguments& arguments);
+absl::StatusOr<int> PlanVerb(const PlanArguments& arguments);
 absl::StatusOr<int> SweepVerb(const SweepArguments& arguments);
 absl::StatusOr<int> PrepareVerb(const PrepareArguments& arguments);
 absl::StatusOr<int> InspectVerb(const InspectArguments& arguments);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/core/check.h"
+#include "parallel/dry.h"
 #include "parallel/step_gradient.h"
 
 namespace mneme {
@@ -275,12 +276,15 @@ std::unique_ptr<RowExchange> MakeHostExchange(Mesh& mesh, const Kernels& kernels
 absl::StatusOr<std::unique_ptr<RowExchange>> MakeRowExchange(Stream& stream, const Kernels& kernels,
                                                              Mesh& mesh, RowTableSpec spec,
                                                              bool resident) {
+  const bool spread = mesh.world->size() > 1;
+  if (stream.device().dry && (stream.device().is_cpu() || !resident || spread))
+    return MakeDryExchange(stream, mesh, std::move(spec), resident || !stream.device().is_cpu());
   if (stream.device().is_cpu()) {
     auto store = MakeRowStore(stream, kernels, mesh, std::move(spec), resident);
     RETURN_IF_ERROR(store.status());
     return MakeHostExchange(mesh, kernels, *std::move(store));
   }
-  if (!resident || mesh.world->size() > 1) {
+  if (!resident || spread) {
     return absl::UnimplementedError(
         spec.name +
         ": on a GPU a table lives whole in the memory of one device: a lazy store, or "

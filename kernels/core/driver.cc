@@ -62,6 +62,7 @@ const Driver& CpuDriver() {
 }
 
 const Driver& DriverOf(const Device& device) {
+  if (device.dry) return DryDriver();
   if (device.is_cpu()) return CpuDriver();
   CHECK(GpuDriver() != nullptr);
   return *GpuDriver();

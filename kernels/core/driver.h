@@ -49,6 +49,8 @@ struct Driver {
 
 const Driver& CpuDriver();
 const Driver* GpuDriver();  // nullptr in a build without CUDA
+// Memory that is counted but not there (kernels/core/dry.h).
+const Driver& DryDriver();
 const Driver& DriverOf(const Device& device);
 
 }  // namespace mneme

@@ -77,10 +77,14 @@ void Allocator::Account(int64_t bytes_delta, MemoryTag tag) {
 }
 
 void Allocator::AccountLocked(int64_t bytes_delta, MemoryTag tag) {
+  const int64_t peak = total_.peak;
   for (MemoryUse* use : {&use_[static_cast<int>(tag)], &total_}) {
     use->live += bytes_delta;
     use->peak = std::max(use->peak, use->live);
   }
+  if (total_.peak == peak) return;
+  for (MemoryUse& use : use_) use.then = use.live;
+  total_.then = total_.live;
 }
 
 MemoryUse Allocator::use(MemoryTag tag) const {

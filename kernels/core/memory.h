@@ -30,6 +30,7 @@ const char* Name(MemoryTag tag);
 struct MemoryUse {
   int64_t live = 0;  // bytes handed out now
   int64_t peak = 0;  // most that `live` ever was
+  int64_t then = 0;  // `live` at the moment when that of all tags together was the largest
 };
 
 // A pool of blocks of one device. Freed blocks are kept by size and handed out again, so that after

@@ -2,51 +2,103 @@
 
 #include <gtest/gtest.h>
 
-#include "engine/machine.h"
-#include "engine/optimizer.h"
+#include <algorithm>
+
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
 namespace {
 
-VocabularyInfo Bytes258() {
-  VocabularyInfo v;
-  v.size = 258;
-  v.eos = 256;
-  v.pad = 257;
-  for (int32_t i = 0; i < 258; ++i) v.canonical.push_back(i);
-  v.canonical_size = 258;
-  return v;
+// What the pool counted as the most of a run, and what was predicted for it.
+struct Peaks {
+  double measured = 0.0, predicted = 0.0;
+};
+
+Peaks PeaksOf(int ranks, const std::vector<std::string>& overrides) {
+  TempFolder temp;
+  std::vector<std::string> all = {"train.precision=f32", "train.steps=2", "evaluate.sets=[]",
+                                  "model.engram.table.store=resident"};
+  all.insert(all.end(), overrides.begin(), overrides.end());
+  const RunConfig config = TinyRun(temp.path(), all);
+  const Outcome outcome = TrainThreads(ranks, config);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.status << outcome.message;
+  Peaks peaks;
+  for (const StepReport& step : outcome.steps) {
+    for (const auto& [name, value] : step.more) {
+      if (name == "memory/peak_bytes") peaks.measured = std::max(peaks.measured, value);
+    }
+  }
+  const auto layout = MakeLayout(config.parallel, ranks);
+  const int64_t vocabulary = config.model.vocab_size > 0 ? config.model.vocab_size : 258;
+  peaks.predicted = static_cast<double>(PredictFootprint(config, *layout, vocabulary).total());
+  return peaks;
 }
 
-// What is predicted stands beside what the pool then counts; gaps between parameters, the pool's
-// rounding and the shares of uneven owners are all that may differ.
-TEST(Footprint, PredictsWhatIsAllocated) {
+// Within 5 % on every kind of model and of run, since a step is rehearsed with the code that runs.
+TEST(Footprint, PredictsTheMostOfARun) {
+  const std::vector<std::vector<std::string>> runs = {
+      {},
+      {"model.mhc.streams=4", "model.hidden=96"},
+      {"model.mhc.streams=1"},
+      {"train.recompute=[all]"},
+      {"train.recompute=[attention]"},
+      {"train.recompute=[ffn, mhc]"},
+      {"optim.matrices=adamw", "train.micro_batch=4"},
+      {"train.sequence_length=1024", "train.micro_batch=2"},
+      {"model.engram.blocks=[]"},
+      {"model.moe.experts=0", "model.layers=5"},
+      {"model.vocab_size=8192"},
+      {"model.mla.q_lora_rank=24", "model.mhc.readout=mean", "model.moe.sequence_balance=0.001"},
+      {"model.engram.gate.branches=single", "model.engram.gate.transform=none"},
+      {"model.engram.gate.branches=none", "model.engram.conv.enabled=false"},
+      {"model.engram.vocab_size=40000", "model.engram.d_mem=64"},
+      {"model.engram.table.adam=touched", "train.micro_batch=1"},
+      {"train.precision=f64"},
+      {"model.hidden=192", "model.dense_width=512", "model.moe.shared=0"}};
+  for (const std::vector<std::string>& run : runs) {
+    const Peaks peaks = PeaksOf(1, run);
+    EXPECT_NEAR(peaks.predicted / peaks.measured, 1.0, 0.05)
+        << (run.empty() ? "as it is" : run.front()) << ": " << peaks.measured;
+  }
+}
+
+TEST(Footprint, PredictsTheMostOfARunOnSeveralRanks) {
+  for (const std::vector<std::string>& run : std::vector<std::vector<std::string>>{
+           {"parallel.expert=2", "parallel.memory=2"}, {"optim.matrices=adamw"}}) {
+    const Peaks peaks = PeaksOf(2, run);
+    EXPECT_NEAR(peaks.predicted / peaks.measured, 1.0, 0.1) << run.front();
+  }
+}
+
+TEST(Footprint, NobodyAllocatesForAPrediction) {
   TempFolder temp;
-  const RunConfig config =
-      TinyRun(temp.path(), {"train.precision=f32", "model.engram.table.store=resident",
-                            "parallel.expert=2", "parallel.memory=2"});
-  const Footprint predicted = PredictFootprint(config, *MakeLayout(config.parallel, 2), 258);
-  ThreadWorld::Run(2, [&](World& world) {
-    Machine machine(world, *MakeLayout(config.parallel, 2), DType::kF32);
-    auto model = BuildModel(world, machine, config, Bytes258());
-    ASSERT_TRUE(model.ok()) << model.status();
-    Optimizer optimizer(machine.context, config.optim, config.model, config.train.skip,
-                        (*model)->store, *(*model)->stack);
-    const auto live = [&](MemoryTag tag) {
-      return static_cast<double>(machine.allocator.use(tag).live);
-    };
-    const auto expect_near = [](double got, int64_t want, const char* what) {
-      EXPECT_NEAR(got / static_cast<double>(want), 1.0, 0.2) << what;
-    };
-    expect_near(live(MemoryTag::kParameters), predicted.parameters, "parameters");
-    expect_near(live(MemoryTag::kGradients), predicted.gradients, "gradients");
-    // Two moments are predicted, Muon keeps one: and the tables' moments count as optimizer there.
-    EXPECT_LE(live(MemoryTag::kOptimizer), static_cast<double>(predicted.optimizer) * 1.1 +
-                                               static_cast<double>(predicted.tables) * 0.7);
-    EXPECT_LE(live(MemoryTag::kTables), static_cast<double>(predicted.tables) * 1.2);
-    EXPECT_GT(live(MemoryTag::kTables), static_cast<double>(predicted.tables) * 0.3);
-  });
+  RunConfig config = TinyRun(temp.path(), {"train.precision=f32"});
+  config.model.hidden = 1 << 16;
+  config.model.engram.vocab_size = {1 << 24};
+  config.model.engram.table.store = "resident";
+  const Device gpu{Device::Kind::kGpu, 0};
+  const Footprint footprint = PredictFootprint(config, *MakeLayout({}, 1), 258, gpu);
+  EXPECT_GT(footprint.total(), int64_t{40} << 30);
+}
+
+// Micro-batches that nobody chose give way to memory; those that somebody chose do not.
+TEST(Footprint, ShrinksMicroBatchesToFit) {
+  TempFolder temp;
+  RunConfig config = TinyRun(temp.path(), {"train.precision=f32"});
+  const Layout layout = *MakeLayout({}, 1);
+  const Footprint whole = PredictFootprint(config, layout, 258);
+  const int64_t room = whole.total() * 2 / 3;
+  Footprint fitted = whole;
+  const int64_t shrink = ShrinkToFit(config, layout, 258, {}, 1, room, fitted);
+  EXPECT_GE(shrink, 2);
+  EXPECT_LE(fitted.total(), room);
+  EXPECT_EQ(WantedMicroBatch(config.train, 384, {}, shrink),
+            std::max<int64_t>(1, WantedMicroBatch(config.train, 384, {}) / shrink));
+  fitted = whole;
+  EXPECT_EQ(ShrinkToFit(config, layout, 258, {}, 1, whole.total(), fitted), 1);
+  EXPECT_EQ(ShrinkToFit(config, layout, 258, {}, 1, 1000, fitted), 1);
+  config.train.micro_batch = 8;
+  EXPECT_EQ(ShrinkToFit(config, layout, 258, {}, 1, room, fitted), 1);
 }
 
 TEST(Footprint, SpreadingExpertsAndRowsShrinksARank) {
@@ -57,7 +109,8 @@ TEST(Footprint, SpreadingExpertsAndRowsShrinksARank) {
   const Footprint spread = PredictFootprint(config, *MakeLayout(config.parallel, 4), 258);
   EXPECT_LT(spread.parameters, one.parameters);
   EXPECT_LT(spread.tables, one.tables);
-  EXPECT_EQ(spread.activations, one.activations);
+  EXPECT_NEAR(static_cast<double>(spread.activations), static_cast<double>(one.activations),
+              0.05 * static_cast<double>(one.activations));
 }
 
 TEST(Footprint, ARunThatDoesNotFitIsRefusedBeforeItBegins) {

@@ -18,7 +18,7 @@ TEST(Help, EveryVerbHasExamplesAndExitCodes) {
   EXPECT_EQ(general.code, 0);
   EXPECT_EQ(place.Run("--help").out, general.out);
   for (const std::string verb : {"prepare", "train", "evaluate", "generate", "analyze", "report",
-                                 "sweep", "inspect", "config"}) {
+                                 "plan", "sweep", "inspect", "config"}) {
     EXPECT_NE(general.out.find("  " + verb + " "), std::string::npos) << verb;
     const Ran help = place.Run(verb + " --help");
     EXPECT_EQ(help.code, 0);
@@ -36,8 +36,8 @@ TEST(Help, EveryVerbHasExamplesAndExitCodes) {
 // What the examples name is not there, but each must be understood.
 TEST(Help, ExamplesAreUnderstood) {
   Workplace place;
-  for (const std::string verb :
-       {"prepare", "evaluate", "generate", "analyze", "report", "sweep", "inspect", "config"}) {
+  for (const std::string verb : {"prepare", "evaluate", "generate", "analyze", "report", "plan",
+                                 "sweep", "inspect", "config"}) {
     std::istringstream help(place.Run(verb + " --help").out);
     for (std::string line; std::getline(help, line);) {
       if (line.rfind("  mneme ", 0) != 0 || line.back() == '\\') continue;

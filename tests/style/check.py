@@ -15,6 +15,7 @@ BELOW = {
     "kernels/ops": {"kernels/core"},
     "kernels/cpu": {"kernels", "kernels/ops", "kernels/core"},
     "kernels/gpu": {"kernels", "kernels/ops", "kernels/core"},
+    "kernels/dry": {"kernels", "kernels/ops", "kernels/core"},
     "data": {"configs"},
     "parallel": {"configs", "kernels"},
     "models": {"configs", "kernels", "parallel"},

@@ -1,0 +1,149 @@
+#include "engine/rehearsal.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "engine/footprint.h"
+#include "engine/machine.h"
+#include "engine/optimizer.h"
+#include "kernels/core/check.h"
+#include "models/count.h"
+#include "parallel/dry.h"
+
+namespace mneme {
+namespace {
+
+// More micro-batches than that repeat themselves, and their work is scaled. A table on a device
+// keeps the gradients of all, one on the host sums them up; without either two are like many.
+constexpr int64_t kMostWithTables = 64;
+constexpr int64_t kMostWithout = 2;
+
+Vocabulary PlainVocabulary(int64_t size) {
+  Vocabulary vocabulary;
+  vocabulary.size = vocabulary.canonical_size = size;
+  vocabulary.canonical.resize(static_cast<size_t>(size));
+  return vocabulary;
+}
+
+class DryRun {
+ public:
+  DryRun(const RunConfig& config, const StageConfig& stage, const Layout& layout, Device device)
+      : config_(config),
+        stage_(stage),
+        allocator_(device),
+        stream_(device, allocator_),
+        mesh_(MakeDryMesh(layout)),
+        context_{DryKernels(), stream_, mesh_, PrecisionOf(config)} {}
+
+  absl::Status Build(int64_t vocabulary) {
+    ModelConfig model = config_.model;
+    model.vocab_size = vocabulary;
+    ASSIGN_OR_RETURN(stack_, Stack::Make(context_, model, PlainVocabulary(vocabulary),
+                                         RecomputeOf(config_.train), 0, store_));
+    store_.Allocate(stream_, context_.dtype, mesh_.layout, 0);
+    optimizer_ = std::make_unique<Optimizer>(context_, config_.optim, model, config_.train.skip,
+                                             store_, *stack_);
+    stack_->SetPositions(context_, stage_.sequence_length, stage_.yarn);
+    return absl::OkStatus();
+  }
+
+  void Step(const BatchPlan& plan, Rehearsal& out) {
+    const int64_t length = stage_.sequence_length;
+    const bool tables =
+        !stack_->tables().empty() && (stream_.device().is_cpu() || mesh_.layout.world == 1);
+    const int64_t batches = std::min(plan.accumulation, tables ? kMostWithTables : kMostWithout);
+    const auto scale = static_cast<double>(plan.accumulation) / static_cast<double>(batches);
+    const bool documents = stage_.data.doc_boundary == "reset";
+    Tensor ids[4];
+    for (Tensor& t : ids) t = Other(DType::kI32, plan.per_rank * length);
+    Tensor scale_of[3];
+    for (Tensor& t : scale_of) t = Other(Accurate(context_.dtype), 1);
+    const Tensor step_plan = Other(DType::kF64, kPlanScalars);
+    Tensor sums = Other(DType::kF64, kSumScalars);
+    Tensor report = Other(DType::kF64, kStepReportScalars);
+    Tensor losses = sums.Flat(kSumLosses, kSumLosses + 1);
+    Mark();
+    for (int64_t i = 0; i < batches; ++i) {
+      const int64_t begin = i * plan.micro * length;
+      const auto part = [&](int n) { return ids[n].Flat(begin, begin + plan.micro * length); };
+      const MicroBatch batch = {plan.micro, length, part(0), part(1), part(2), part(3), documents};
+      stack_->TrainStep(context_, batch, scale_of[0], scale_of[1], losses, scale_of[2]);
+    }
+    Take(scale, out.forward_backward);
+    const SentBytes before = sent_;
+    sent_.experts = mesh_.expert->bytes_sent();
+    sent_.rows = mesh_.memory->bytes_sent();
+    out.sent.experts = static_cast<int64_t>(scale * Real(sent_.experts - before.experts));
+    out.sent.rows = static_cast<int64_t>(scale * Real(sent_.rows - before.rows));
+    optimizer_->Step(context_, step_plan, sums, report);
+    Take(1.0, out.update);
+    sent_.gradients = mesh_.world->bytes_sent() + mesh_.expert_replicas->bytes_sent();
+    out.sent.gradients = sent_.gradients - before.gradients;
+  }
+
+  void Report(Rehearsal& out) {
+    const int64_t size = SizeOf(Accurate(context_.dtype));
+    for (const RegionState& state : optimizer_->state()) {
+      const int64_t values = state.region->value.elements() * (state.muon ? 2 : 3);
+      const bool expert = state.region->view == View::kExpert;
+      out.checkpoint_bytes += size * values * (expert ? mesh_.layout.expert : 1);
+    }
+    if (!stack_->tables().empty()) out.checkpoint_bytes += 3 * size * Count(config_.model).tables;
+    out.peak = allocator_.total().peak;
+    for (int tag = 0; tag < kMemoryTags; ++tag)
+      out.bytes[static_cast<size_t>(tag)] = allocator_.use(static_cast<MemoryTag>(tag)).then;
+  }
+
+ private:
+  static double Real(int64_t n) { return static_cast<double>(n); }
+  Tensor Other(DType dtype, int64_t n) {
+    return Tensor::Empty(stream_, dtype, {n}, MemoryTag::kOther);
+  }
+
+  void Mark() { LedgerOf(stream_) = {}; }
+  // The work since the last mark.
+  void Take(double scale, std::array<WorkDone, kWorks>& out) {
+    out = LedgerOf(stream_).done;
+    for (WorkDone& work : out) {
+      work.calls = static_cast<int64_t>(scale * Real(work.calls));
+      work.flops *= scale;
+      work.bytes *= scale;
+    }
+    Mark();
+  }
+
+  const RunConfig& config_;
+  const StageConfig& stage_;
+  Allocator allocator_;
+  Stream stream_;
+  Mesh mesh_;
+  Context context_;
+  ParameterStore store_;
+  std::unique_ptr<Stack> stack_;
+  std::unique_ptr<Optimizer> optimizer_;
+  SentBytes sent_;  // so far
+};
+
+}  // namespace
+
+Rehearsal Rehearse(const RunConfig& config, const StageConfig& stage, const Layout& layout,
+                   int64_t vocabulary, Device device, int64_t shrink) {
+  Rehearsal out;
+  const int64_t length = stage.sequence_length;
+  const auto plan = PlanBatch(stage.batch_sequences,
+                              WantedMicroBatch(config.train, length, device, shrink), layout.world);
+  if (!plan.ok()) return out;
+  out.micro_batches = plan->accumulation;
+  out.tokens = plan->per_rank * length;
+  device.dry = true;
+  DryRun run(config, stage, layout, device);
+  if (!run.Build(std::max<int64_t>(1, vocabulary)).ok()) return out;
+  // On the host what the first step made room for stays.
+  if (device.is_cpu()) run.Step(*plan, out);
+  run.Step(*plan, out);
+  run.Report(out);
+  return out;
+}
+
+}  // namespace mneme

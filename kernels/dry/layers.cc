@@ -1,0 +1,183 @@
+// Ops of layers that compute products or ask for scratch. The sizes of the scratch are those of the
+// files of the same names in kernels/cpu (the fast versions, in f32) and kernels/gpu (Hopper's);
+// tests hold the sum against what a real step takes.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "kernels/dry/work.h"
+
+namespace mneme::dry {
+namespace {
+
+bool OnCpu(Stream& stream) { return stream.device().is_cpu(); }
+
+int64_t DivideUp(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// Each query sees (length + 1) / 2 keys of its sequence on average; a product of scores and one of
+// values.
+double AttentionFlops(const AttentionShape& n) {
+  const double pairs = 0.5 * Real(n.length + 1) * Real(n.length * n.rows * n.heads);
+  return 2.0 * pairs * Real(n.nope + n.rope + n.value);
+}
+
+int64_t Workers(int64_t tasks) { return std::clamp<int64_t>(tasks, 1, omp_get_max_threads()); }
+
+constexpr int64_t kTileValues = 64 * 256;  // scores that a thread has in work (cpu/attention_fast)
+constexpr int64_t kHeadChunk = 256;        // tokens (cpu/head_fast)
+constexpr int64_t kLogitBytes = int64_t{2} << 30;  // of a chunk of logits (gpu/head)
+constexpr int64_t kHeadStep = 256;                 // a chunk is a multiple of it
+constexpr int64_t kNotesPadding = 384;             // rows of the notes (gpu/attention_grad_sm90)
+
+// Plan of the pairs of local experts: what the caller keeps (kernels/ops/experts.h).
+int64_t PlanPairs(Stream& stream, const Tensor& experts, int64_t count, ExpertsSaved& saved) {
+  const int32_t* chosen = experts.data<int32_t>();
+  const int64_t pairs =
+      std::count_if(chosen, chosen + experts.elements(), [](int32_t e) { return e >= 0; });
+  saved.offsets = Tensor::Empty(stream, DType::kI64, {count + 1});
+  saved.order = Tensor::Empty(stream, DType::kI32, {pairs});
+  saved.place = Tensor::Empty(stream, DType::kI32, experts.shape());
+  return pairs;
+}
+
+}  // namespace
+
+void Matmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans, bool, Tensor& c) {
+  const int64_t inner = ta == Trans::kYes ? a.dim(0) : a.dim(1);
+  LedgerOf(stream).Add(Work::kMatmul, 2.0 * Real(c.elements()) * Real(inner),
+                       BytesOf(a) + BytesOf(b) + BytesOf(c));
+}
+
+void Attention(Stream& stream, const AttentionShape& n, double, const Tensor& q, const Tensor& kv,
+               const Tensor& k_pe, const Tensor&, Tensor& out, Tensor&) {
+  Tensor scratch;
+  if (OnCpu(stream)) {
+    const int64_t each = n.length * (n.nope + n.rope) + kTileValues;
+    scratch = Scratch(stream, q.dtype(), {Workers(n.rows * n.heads), each});
+  }
+  LedgerOf(stream).Add(Work::kAttention, AttentionFlops(n),
+                       BytesOf(q) + BytesOf(kv) + BytesOf(k_pe) + BytesOf(out));
+}
+
+void AttentionGrad(Stream& stream, const AttentionShape& n, double, const Tensor& dout,
+                   const Tensor& q, const Tensor& kv, const Tensor& k_pe, const Tensor&,
+                   const Tensor& out, const Tensor&, Tensor& dq, Tensor& dkv, Tensor&) {
+  const int64_t pairs = n.rows * n.heads;
+  Tensor scratch, parts, notes[2];
+  if (OnCpu(stream)) {
+    const int64_t each = 2 * n.length * (n.nope + n.rope) + 2 * kTileValues + n.length;
+    scratch = Scratch(stream, q.dtype(), {Workers(pairs), each});
+    parts = Scratch(stream, q.dtype(), {pairs, n.length, n.rope});
+  } else {
+    parts = Scratch(stream, DType::kF32, {n.rows * n.length, n.heads, n.rope});
+    const int64_t padded = DivideUp(n.length, kNotesPadding) * kNotesPadding;
+    for (Tensor& t : notes) t = Scratch(stream, DType::kF32, {pairs, padded});
+  }
+  LedgerOf(stream).Add(Work::kAttentionGrad, 2.5 * AttentionFlops(n),
+                       BytesOf(dout) + BytesOf(q) + BytesOf(kv) + BytesOf(k_pe) + BytesOf(out) +
+                           BytesOf(dq) + BytesOf(dkv));
+}
+
+void ShortConvGrad(Stream& stream, const Tensor& dy, const Tensor& n, const Tensor& w, int64_t,
+                   int64_t, const Tensor&, Tensor& dn, Tensor& dw) {
+  Tensor slope;
+  // On a GPU the kernels of 2 to 4 taps keep it in registers.
+  if (OnCpu(stream) || w.dim(1) > 4) {
+    slope = Tensor::Empty(stream, OnCpu(stream) ? n.dtype() : DType::kF32, {n.dim(0), n.dim(1)});
+  }
+  LedgerOf(stream).Add(Work::kMemory, 0, BytesOf(dy) + BytesOf(n) + BytesOf(dn) + BytesOf(dw));
+}
+
+// Every token takes experts of its own, spread over all: as a balanced router does.
+void Route(Stream& stream, const RouteOptions& options, const Tensor& logits, const Tensor& bias,
+           Tensor& scores, Tensor& experts, Tensor& weights, Tensor&) {
+  const auto count = static_cast<uint64_t>(scores.dim(1));
+  int32_t* chosen = experts.data<int32_t>();
+  for (int64_t t = 0; t < experts.dim(0); ++t) {
+    const uint64_t mixed = (static_cast<uint64_t>(t) + 1) * 0x9e3779b97f4a7c15u;
+    const uint64_t first = mixed >> 40, step = 1 + (mixed >> 20) % std::max<uint64_t>(1, count - 1);
+    for (int64_t j = 0; j < options.top_k; ++j) {
+      *chosen++ = static_cast<int32_t>((first + static_cast<uint64_t>(j) * step) % count);
+    }
+  }
+  LedgerOf(stream).Add(
+      Work::kRouting, 0,
+      BytesOf(logits) + BytesOf(bias) + BytesOf(scores) + BytesOf(experts) + BytesOf(weights));
+}
+
+void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor&,
+             const Tensor& w_gate_up, const Tensor& w_down, Tensor& y, ExpertsSaved& saved) {
+  const int64_t width = w_down.dim(2), hidden = x.dim(1);
+  const int64_t pairs = PlanPairs(stream, experts, w_gate_up.dim(0), saved);
+  saved.gate_up = Tensor::Empty(stream, x.dtype(), {pairs, 2 * width});
+  const Tensor act = Scratch(stream, x.dtype(), {pairs, width});
+  const Tensor rows = Scratch(stream, x.dtype(), {pairs, hidden});
+  LedgerOf(stream).Add(Work::kExperts, 6.0 * Real(pairs) * Real(width * hidden),
+                       BytesOf(x) + BytesOf(y) + 2 * BytesOf(rows) + BytesOf(act) +
+                           BytesOf(saved.gate_up) + BytesOf(w_gate_up) + BytesOf(w_down));
+}
+
+void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor&,
+                 const Tensor& w_gate_up, const Tensor& w_down, const ExpertsSaved& saved,
+                 Tensor& dx, Tensor&, Tensor& d_w_gate_up, Tensor& d_w_down) {
+  const int64_t width = w_down.dim(2), hidden = x.dim(1), pairs = saved.order.elements();
+  const Tensor rows = Scratch(stream, x.dtype(), {pairs, hidden});
+  const Tensor act = Scratch(stream, x.dtype(), {pairs, width});
+  const Tensor d_gate_up = Scratch(stream, x.dtype(), {pairs, 2 * width});
+  Tensor d_act;
+  if (OnCpu(stream)) d_act = Scratch(stream, x.dtype(), {pairs, width});
+  LedgerOf(stream).Add(Work::kExperts, 12.0 * Real(pairs) * Real(width * hidden),
+                       BytesOf(dy) + BytesOf(x) + BytesOf(dx) + 4 * BytesOf(rows) +
+                           2 * BytesOf(act) + 3 * BytesOf(d_gate_up) + BytesOf(w_gate_up) +
+                           BytesOf(w_down) + 2 * (BytesOf(d_w_gate_up) + BytesOf(d_w_down)));
+}
+
+void HyperEnter(Stream& stream, const HyperOptions&, const Tensor& x, const Tensor& phi,
+                const Tensor&, const Tensor&, Tensor&, Tensor& m, Tensor&, Tensor&, Tensor&,
+                Tensor& h) {
+  LedgerOf(stream).Add(Work::kStreams, 2.0 * Real(m.elements()) * Real(x.dim(1) * x.dim(2)),
+                       2 * BytesOf(x) + BytesOf(phi) + BytesOf(h));
+}
+
+void HyperEnterGrad(Stream& stream, const HyperOptions&, const Tensor& dout, const Tensor& dh,
+                    const Tensor&, const Tensor&, const Tensor& x, const Tensor& phi, const Tensor&,
+                    const Tensor&, const Tensor&, const Tensor& m, const Tensor&, const Tensor&,
+                    Tensor& dx, Tensor&, Tensor&, Tensor&) {
+  const DType sums = OnCpu(stream) ? x.dtype() : DType::kF32;
+  const Tensor du = Tensor::Empty(stream, sums, {x.dim(0), m.dim(1)});
+  LedgerOf(stream).Add(Work::kStreams, 4.0 * Real(m.elements()) * Real(x.dim(1) * x.dim(2)),
+                       BytesOf(dout) + BytesOf(dh) + 2 * BytesOf(x) + BytesOf(phi) + BytesOf(dx));
+}
+
+void HyperReadGrad(Stream& stream, const HyperOptions&, const Tensor& dh, const Tensor& x,
+                   const Tensor& fn, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                   const Tensor&, Tensor& dx, Tensor&, Tensor&, Tensor&) {
+  const DType sums = OnCpu(stream) ? x.dtype() : DType::kF32;
+  const Tensor du = Tensor::Empty(stream, sums, {x.dim(0), x.dim(1)});
+  LedgerOf(stream).Add(Work::kStreams, 0, BytesOf(dh) + 2 * BytesOf(x) + BytesOf(fn) + BytesOf(dx));
+}
+
+void EngramGateGrad(Stream& stream, const GateOptions&, const Tensor& du, const Tensor& h,
+                    const Tensor& kv, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                    const Tensor&, const Tensor&, Tensor& dh, Tensor& dkv, Tensor&, Tensor&) {
+  LedgerOf(stream).Add(Work::kMemory, 0,
+                       BytesOf(du) + BytesOf(h) + BytesOf(kv) + BytesOf(dh) + BytesOf(dkv));
+}
+
+void HeadLoss(Stream& stream, const Tensor& x, const Tensor& w, const Tensor&, const Tensor&,
+              Tensor&, Tensor& dx, Tensor& dw) {
+  const int64_t tokens = x.dim(0), vocab = w.dim(0), row = vocab * SizeOf(x.dtype());
+  int64_t chunk = std::min(tokens, kHeadChunk);
+  if (!OnCpu(stream)) {
+    const int64_t most = std::max<int64_t>(kLogitBytes / row / kHeadStep, 1) * kHeadStep;
+    const int64_t chunks = std::max<int64_t>(1, DivideUp(tokens, most));
+    chunk = std::min(tokens, DivideUp(DivideUp(tokens, chunks), kHeadStep) * kHeadStep);
+  }
+  const Tensor logits = Scratch(stream, x.dtype(), {chunk, vocab});
+  const double products = dx.defined() ? 3.0 : 1.0;
+  LedgerOf(stream).Add(
+      Work::kHead, 2.0 * products * Real(tokens) * Real(vocab * x.dim(1)),
+      BytesOf(x) + BytesOf(w) + BytesOf(dx) + 2 * BytesOf(dw) + 2 * Real(tokens) * Real(row));
+}
+
+}  // namespace mneme::dry

@@ -1,0 +1,65 @@
+// What the dry ops share: bytes of a call, and ops of which nothing is left but their bytes.
+#pragma once
+
+#include "kernels/core/dry.h"
+#include "kernels/kernels.h"
+
+namespace mneme::dry {
+
+inline double BytesOf(const Tensor& t) { return t.defined() ? static_cast<double>(t.bytes()) : 0; }
+inline double BytesOf(RowParts parts) {
+  double bytes = 0;
+  for (const Tensor& part : parts) bytes += BytesOf(part);
+  return bytes;
+}
+template <class T>
+double BytesOf(const T&) {
+  return 0;
+}
+
+inline double Real(int64_t n) { return static_cast<double>(n); }
+
+// Scratch of an op: asked for, and given back at the end of the statement's scope.
+inline Tensor Scratch(Stream& stream, DType dtype, Shape shape) {
+  return Tensor::Empty(stream, dtype, shape, MemoryTag::kWorkspace);
+}
+
+// An op that passes over its tensors once.
+template <class Fn>
+struct Pass;
+template <class... Args>
+struct Pass<void(Stream&, Args...)> {
+  template <Work kind>
+  static void Run(Stream& stream, Args... args) {
+    LedgerOf(stream).Add(kind, 0, (BytesOf(args) + ... + 0));
+  }
+};
+
+// layers.cc
+MatmulFn Matmul;
+AttentionFn Attention;
+AttentionGradFn AttentionGrad;
+ShortConvGradFn ShortConvGrad;
+RouteFn Route;
+ExpertsFn Experts;
+ExpertsGradFn ExpertsGrad;
+HyperEnterFn HyperEnter;
+HyperEnterGradFn HyperEnterGrad;
+HyperReadGradFn HyperReadGrad;
+EngramGateGradFn EngramGateGrad;
+HeadLossFn HeadLoss;
+
+// updates.cc
+GatherRowsFn GatherRows;
+ScatterAddRowsFn ScatterAddRows;
+NgramGatherFn NgramGather;
+GroupRowsFn GroupRows;
+SumGroupsFn SumGroups;
+AdamGroupsFn AdamGroups;
+AdamRowsFn AdamRows;
+AdamWFn AdamW;
+MuonMomentumFn MuonMomentum;
+NewtonSchulzFn NewtonSchulz;
+MuonApplyFn MuonApply;
+
+}  // namespace mneme::dry

@@ -1,0 +1,261 @@
+#include "parallel/dry.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "kernels/core/check.h"
+#include "kernels/core/dry.h"
+#include "parallel/resident_size.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kStageBytes = 1 << 20;  // of a reduce-scatter (parallel/comm.cc)
+
+int64_t Total(absl::Span<const int64_t> counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
+class DryComm : public Comm {
+ public:
+  explicit DryComm(int size) : size_(size) {}
+  int rank() const override { return 0; }
+  int size() const override { return size_; }
+  int64_t bytes_sent() const override { return bytes_sent_; }
+
+  void AllReduce(Stream&, Tensor& x, Reduce) override { Send(2 * x.bytes()); }
+
+  void ReduceScatter(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts,
+                     Tensor&) override {
+    const int64_t item = SizeOf(in.dtype());
+    const int64_t longest = *std::max_element(counts.begin(), counts.end());
+    const int64_t stage = std::min(kStageBytes / item, longest);
+    const Tensor staged =
+        Tensor::Empty(stream, in.dtype(), {size_, size_ == 1 ? 0 : stage}, MemoryTag::kExchange);
+    Send(in.bytes());
+  }
+
+  void AllGather(Stream&, const Tensor&, absl::Span<const int64_t>, Tensor& out) override {
+    Send(out.bytes());
+  }
+
+  // The others send here what this rank sends to them. Integers arrive, since the host reads them.
+  void AllToAll(Stream&, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
+                absl::Span<const int64_t> recv) override {
+    CHECK_EQ(in.dim(0), Total(send));
+    CHECK_EQ(out.dim(0), Total(recv));
+    if (in.dtype() == DType::kI32 || in.dtype() == DType::kI64)
+      std::memcpy(out.raw(), in.raw(), static_cast<size_t>(std::min(in.bytes(), out.bytes())));
+    Send(in.bytes());
+  }
+
+  void Broadcast(Stream&, Tensor& x, int) override { Send(x.bytes()); }
+
+  std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send) override {
+    return {send.begin(), send.end()};
+  }
+
+  std::unique_ptr<Comm> Split(int, int) override { return std::make_unique<DryComm>(size_); }
+
+ private:
+  void Send(int64_t bytes) { bytes_sent_ += bytes / size_ * (size_ - 1); }
+
+  int size_;
+  int64_t bytes_sent_ = 0;
+};
+
+// Rows of the sums of a step's gradient and entries of their index, as StepGradient and RowIndex
+// grow them.
+struct GrownRows {
+  static constexpr int64_t kFirstEntries = 1024;
+  int64_t distinct = 0;
+  int64_t room = 0;
+  int64_t entries = kFirstEntries;
+
+  void Grow(int64_t rows) {
+    distinct = std::max(distinct, rows);
+    if (distinct > room) room = std::max(distinct, room + room / 2);
+    while (distinct * 4 > entries * 3) entries += entries / 2;
+  }
+  int64_t bytes(int64_t row_bytes) const { return room * row_bytes + 8 * (entries + distinct); }
+};
+
+class DryExchange : public RowExchange {
+ public:
+  DryExchange(Stream& stream, Mesh& mesh, RowTableSpec spec, bool resident)
+      : mesh_(mesh), spec_(std::move(spec)), allocator_(stream.allocator()) {
+    const RowShare share = {0, mesh.memory->size(), 0, mesh.memory_replicas->size()};
+    if (resident) {
+      const RowsHeld held = ResidentRows(spec_, share);
+      Hold(MemoryTag::kTables,
+           (held.kept + held.mirrored) * row_bytes() + (held.kept + held.mirrored + 7) / 8);
+      Hold(MemoryTag::kOptimizer, 2 * held.kept * row_bytes());
+    }
+    Account();
+  }
+  ~DryExchange() override {
+    for (const auto& [tag, bytes] : held_) allocator_.Account(-bytes, tag);
+    allocator_.Account(-accounted_, MemoryTag::kGradients);
+  }
+
+  Pending<FetchedRows> Fetch(Stream&, const Tensor&, DType) override {
+    CHECK(false);
+    return {};
+  }
+
+  Pending<FetchedRows> Fetch(Stream& stream, const RowQuery& query, DType dtype) override {
+    Tensor asked = Exchange(stream, DType::kI64, {query.requests()});
+    tokens_ += query.tokens.elements();
+    FetchedRows fetched;
+    const int64_t n = query.requests();
+    const int64_t distinct = Distinct(query, static_cast<double>(query.tokens.elements()));
+    step_distinct_ = Distinct(query, static_cast<double>(tokens_));
+    fetched.inverse = Exchange(stream, DType::kI32, {n});
+    fetched.ids = Exchange(stream, DType::kI64, {n}).Rows(0, distinct);
+    fetched.asked = fetched.ids;
+    if (mesh_.memory->size() > 1) {
+      fetched.ids = Exchange(stream, DType::kI64, {distinct});
+      fetched.asked = Exchange(stream, DType::kI64, {distinct});
+    }
+    Tensor found = Exchange(stream, spec_.dtype, {distinct, spec_.width});
+    if (mesh_.memory->size() > 1) found = Exchange(stream, spec_.dtype, {distinct, spec_.width});
+    fetched.rows = Tensor::Empty(stream, dtype, {n, spec_.width});
+    LedgerOf(stream).Add(Work::kTables, 0,
+                         static_cast<double>(fetched.rows.bytes() + 3 * found.bytes()));
+    return Pending<FetchedRows>(std::move(fetched));
+  }
+
+  void PushGradient(Stream& stream, const FetchedRows& fetched, const Tensor& drows) override {
+    const int64_t distinct = fetched.ids.elements();
+    Tensor summed = Exchange(stream, spec_.dtype, {distinct, spec_.width});
+    if (mesh_.memory->size() > 1) summed = Exchange(stream, spec_.dtype, {distinct, spec_.width});
+    sums_.Grow(step_distinct_);
+    Account();
+    ++pushed_;
+    LedgerOf(stream).Add(Work::kTables, 0, static_cast<double>(drows.bytes() + 4 * summed.bytes()));
+  }
+
+  // Sums of one micro-batch stand in order; those of several are put in order.
+  void ReduceGradients(Stream& stream) override {
+    const int64_t n = step_distinct_;
+    const auto make = [&](DType dtype, Shape shape) {
+      return Tensor::Empty(stream, dtype, shape, MemoryTag::kGradients);
+    };
+    ids_ = make(DType::kI64, {n});
+    if (pushed_ > 1 || mesh_.memory->size() > 1 || mesh_.memory_replicas->size() > 1)
+      grads_ = make(spec_.dtype, {n, spec_.width});
+    if (mesh_.memory_replicas->size() == 1) return;
+    const Tensor moved = Exchange(stream, spec_.dtype, {n, spec_.width});
+    const Tensor theirs = Exchange(stream, spec_.dtype, {n, spec_.width});
+  }
+
+  void SumSquares(Stream&, Tensor&) override {}
+
+  void Update(Stream& stream, const Tensor&) override {
+    const double rows = static_cast<double>(step_distinct_ * row_bytes());
+    LedgerOf(stream).Add(Work::kTables, 0, 7.0 * rows);
+    ids_ = grads_ = Tensor();
+    tokens_ = 0;
+    pushed_ = 0;
+  }
+
+  RowStore& store() override {
+    CHECK(false);
+    return *none_;
+  }
+  RowTraffic traffic() const override { return {}; }
+  void ResetTraffic() override {}
+
+ private:
+  int64_t row_bytes() const { return spec_.width * SizeOf(spec_.dtype); }
+  static Tensor Exchange(Stream& stream, DType dtype, Shape shape) {
+    return Tensor::Empty(stream, dtype, shape, MemoryTag::kExchange);
+  }
+
+  int64_t Distinct(const RowQuery& query, double tokens) const {
+    double rows = 0.0;
+    for (size_t i = 0; i < query.hash.primes.size(); ++i) {
+      const int64_t order = query.hash.orders[i / static_cast<size_t>(query.hash.heads)];
+      rows += DistinctNgrams(order, query.canonical.elements(), tokens,
+                             static_cast<double>(query.hash.primes[i]));
+    }
+    return static_cast<int64_t>(rows);
+  }
+
+  void Hold(MemoryTag tag, int64_t bytes) {
+    allocator_.Account(bytes, tag);
+    held_.emplace_back(tag, bytes);
+  }
+  void Account() {
+    const int64_t now = sums_.bytes(row_bytes());
+    allocator_.Account(now - accounted_, MemoryTag::kGradients);
+    accounted_ = now;
+  }
+
+  Mesh& mesh_;
+  const RowTableSpec spec_;
+  Allocator& allocator_;
+  std::vector<std::pair<MemoryTag, int64_t>> held_;
+  GrownRows sums_;
+  int64_t accounted_ = 0;
+  int64_t tokens_ = 0;         // of this step
+  int64_t step_distinct_ = 0;  // rows of this step's gradient
+  int64_t pushed_ = 0;         // micro-batches of this step
+  Tensor ids_, grads_;
+  RowStore* none_ = nullptr;
+};
+
+std::unique_ptr<Comm> MakeDryComm(int size) { return std::make_unique<DryComm>(size); }
+
+}  // namespace
+
+Mesh MakeDryMesh(const Layout& layout) {
+  Mesh mesh;
+  mesh.layout = layout;
+  mesh.world = MakeDryComm(layout.world);
+  mesh.expert = MakeDryComm(layout.expert);
+  mesh.expert_replicas = MakeDryComm(layout.expert_replicas());
+  mesh.memory = MakeDryComm(layout.memory);
+  mesh.memory_replicas = MakeDryComm(layout.memory_replicas());
+  return mesh;
+}
+
+double DistinctNgrams(int64_t order, int64_t vocabulary, double tokens, double rows) {
+  // Shares of distinct n-grams of English prose among kAt tokens, orders 1, 2, ...: of bytes, and
+  // of a vocabulary of 32,768. Straight lines between them, in logarithms.
+  constexpr size_t kPoints = 3, kOrders = 6;
+  constexpr double kAt[kPoints] = {512, 4096, 65536};
+  constexpr double kShares[2][kOrders][kPoints] = {{{0.1, 0.015, 0.001},
+                                                    {0.410, 0.113, 0.014},
+                                                    {0.736, 0.370, 0.074},
+                                                    {0.868, 0.607, 0.205},
+                                                    {0.928, 0.754, 0.372},
+                                                    {0.959, 0.848, 0.530}},
+                                                   {{0.45, 0.25, 0.1},
+                                                    {0.800, 0.653, 0.539},
+                                                    {0.891, 0.803, 0.767},
+                                                    {0.929, 0.868, 0.856},
+                                                    {0.95, 0.90, 0.88},
+                                                    {0.96, 0.92, 0.90}}};
+  constexpr int64_t kBytes = 1024;  // fewer ids are bytes and a few marks
+  if (tokens < 1 || order < 1) return 0;
+  const auto place = static_cast<size_t>(std::min<int64_t>(order, kOrders)) - 1;
+  const auto& shares = kShares[vocabulary > kBytes ? 1 : 0][place];
+  const size_t piece = tokens < kAt[1] ? 0 : 1;
+  const double along = std::log(tokens / kAt[piece]) / std::log(kAt[piece + 1] / kAt[piece]);
+  const double share = shares[piece] * std::pow(shares[piece + 1] / shares[piece], along);
+  const double distinct = tokens * std::min(1.0, share);
+  // Some of them meet in a row.
+  return rows * -std::expm1(-distinct / rows);
+}
+
+std::unique_ptr<RowExchange> MakeDryExchange(Stream& stream, Mesh& mesh, RowTableSpec spec,
+                                             bool resident) {
+  return std::make_unique<DryExchange>(stream, mesh, std::move(spec), resident);
+}
+
+}  // namespace mneme

@@ -1,0 +1,25 @@
+// Ranks and tables of a dry device (kernels/core/dry.h): one rank that acts as if the others were
+// there, and as balanced as it is. Nothing travels; bytes are counted, and memory is asked for as
+// the real ones ask.
+#pragma once
+
+#include <memory>
+
+#include "parallel/mesh.h"
+#include "parallel/row_exchange.h"
+
+namespace mneme {
+
+// Rank 0 of a layout, which holds no less than any other rank.
+Mesh MakeDryMesh(const Layout& layout);
+
+// Distinct rows, of `rows`, that a head of an n-gram order asks for among `tokens` neighbouring
+// tokens over `vocabulary` ids: an estimate from English prose (docs/plan.md).
+double DistinctNgrams(int64_t order, int64_t vocabulary, double tokens, double rows);
+
+// The exchange of a table that is spread, or kept on the host (MakeHostExchange): it asks for the
+// same memory, with the distinct rows of the estimate. It has no store and takes queries only.
+std::unique_ptr<RowExchange> MakeDryExchange(Stream& stream, Mesh& mesh, RowTableSpec spec,
+                                             bool resident);
+
+}  // namespace mneme

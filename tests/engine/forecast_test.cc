@@ -1,0 +1,99 @@
+// What a plan says of runs that nobody can start here.
+#include "engine/forecast.h"
+
+#include <sstream>
+
+#include "configs/load.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace mneme {
+namespace {
+
+using testing::HasSubstr;
+
+RunConfig MustLoad(const std::string& name, const std::vector<std::string>& overrides) {
+  const auto config = LoadConfig(std::string(MNEME_CONFIGS_FOLDER) + "/" + name, overrides);
+  EXPECT_TRUE(config.ok()) << config.status();
+  return config.ok() ? *config : RunConfig();
+}
+
+Forecast MustForecast(const RunConfig& config, int ranks, const std::string& device) {
+  ForecastOptions options;
+  options.ranks = ranks;
+  const auto rates = LoadDeviceRates(device);
+  EXPECT_TRUE(rates.ok()) << rates.status();
+  options.device = *rates;
+  const auto forecast = MakeForecast(config, options);
+  EXPECT_TRUE(forecast.ok()) << forecast.status();
+  return forecast.ok() ? *forecast : Forecast();
+}
+
+// Weights with their copies, fp32 gradients, replicated dense parts and 14 of 55 experts on the
+// fullest rank: about 108 GB a GPU.
+TEST(Forecast, Engram27BOnFourH200s) {
+  const std::vector<std::string> spread = {"train.precision=bf16", "parallel.expert=4",
+                                           "parallel.memory=4"};
+  const RunConfig config = MustLoad("models/engram_27b.yaml", spread);
+  const Forecast forecast = MustForecast(config, 4, "h200");
+  EXPECT_NEAR(1e-9 * static_cast<double>(forecast.footprint.state()), 108.0, 7.0);
+  EXPECT_THAT(forecast.breaks, HasSubstr("memory"));
+  ASSERT_FALSE(forecast.mend.empty());
+  // What it says mends it.
+  std::vector<std::string> mended = spread;
+  std::istringstream words(forecast.mend);
+  for (std::string word; words >> word;) mended.push_back(word);
+  const Forecast after = MustForecast(MustLoad("models/engram_27b.yaml", mended), 4, "h200");
+  EXPECT_EQ(after.breaks, "");
+}
+
+TEST(Forecast, SpreadingIsProposedWhereEveryRankHoldsAll) {
+  const RunConfig config = MustLoad("models/engram_27b.yaml", {"train.precision=bf16"});
+  const Forecast forecast = MustForecast(config, 4, "h200");
+  EXPECT_THAT(forecast.breaks, HasSubstr("alone"));
+  EXPECT_THAT(forecast.mend, HasSubstr("parallel.expert=0 parallel.memory=0"));
+}
+
+TEST(Forecast, ASmallModelFitsAndItsTimesAddUp) {
+  const RunConfig config =
+      MustLoad("models/moe_335m.yaml", {"train.precision=bf16", "train.steps=100"});
+  const Forecast forecast = MustForecast(config, 1, "h100");
+  EXPECT_EQ(forecast.breaks, "");
+  ASSERT_EQ(forecast.stages.size(), 1u);
+  const StageForecast& stage = forecast.stages[0];
+  EXPECT_EQ(stage.tokens, 100 * 16 * 2048);
+  double parts = stage.time.calls + stage.time.exchange;
+  for (size_t i = 0; i < kWorks; ++i)
+    parts += stage.time.forward_backward[i] + stage.time.update[i];
+  EXPECT_NEAR(parts, stage.time.total(), 1e-12);
+  EXPECT_NEAR(forecast.seconds, 100 * parts, 1e-9);
+  // Values and two moments in f32.
+  EXPECT_EQ(forecast.checkpoint_bytes, 12 * forecast.counts.total());
+}
+
+TEST(Forecast, ErrorsNameWhatIsMissing) {
+  ForecastOptions options;
+  options.device = *LoadDeviceRates("cpu");
+  const auto none = MakeForecast(MustLoad("models/tiny.yaml", {}), options);
+  EXPECT_EQ(none.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(none.status().message()), HasSubstr("model.vocab_size"));
+  options.ranks = 5;
+  const auto uneven = MakeForecast(MustLoad("models/tiny.yaml", {"model.vocab_size=258"}), options);
+  EXPECT_EQ(uneven.status().code(), absl::StatusCode::kInvalidArgument);
+  const auto unknown = LoadDeviceRates("h20O");
+  EXPECT_THAT(std::string(unknown.status().message()), HasSubstr("nearest: h200"));
+  EXPECT_EQ(MatchDeviceRates("NVIDIA H100 80GB HBM3")->name, "NVIDIA H100");
+  EXPECT_EQ(MatchDeviceRates("a slide rule").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Forecast, EveryShippedDeviceHasRates) {
+  for (const std::string& name : ShippedDevices()) {
+    const auto rates = LoadDeviceRates(name);
+    ASSERT_TRUE(rates.ok()) << rates.status();
+    EXPECT_GT(rates->rates.matmul.flops, 0.0) << name;
+    EXPECT_FALSE(rates->measured.empty()) << name;
+  }
+}
+
+}  // namespace
+}  // namespace mneme

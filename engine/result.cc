@@ -44,7 +44,12 @@ absl::Status WriteResult(const std::string& path, const RunResult& result) {
         .Add("seconds", result.seconds)
         .Add("tokens_per_second", static_cast<double>(result.tokens_here) / result.seconds);
   }
+  if (result.trained && result.predicted_seconds > 0.0) {
+    j.Add("step_seconds", result.step_seconds)
+        .Add("predicted_step_seconds", result.predicted_seconds);
+  }
   j.Add("peak_memory_bytes", result.peak_memory)
+      .Add("predicted_memory_bytes", result.predicted_memory)
       .Add("ranks", result.ranks)
       .AddRaw("parameters", CountsJson(result.counts));
   return WriteFileAtomically(path, j.Text() + "\n");

@@ -20,6 +20,9 @@ struct RunResult {
   double seconds = 0.0;     // of training in this process
   int64_t tokens_here = 0;  // trained on in those seconds
   int64_t peak_memory = 0;  // bytes, of the fullest rank
+  int64_t predicted_memory = 0;
+  double step_seconds = 0.0;       // median of the last stage
+  double predicted_seconds = 0.0;  // of such a step; 0: no rates are known for the device
   int ranks = 0;
   Counts counts;
 };

@@ -66,7 +66,7 @@ class Trainer {
   absl::Status SaveNow();
   absl::StatusOr<bool> AnswerSignals();  // true: stop
   absl::StatusOr<TrainResult> Finish();
-  std::string Measured(const RunResult& result) const;
+  void AddMeasured(RunResult& result) const;
   TrainResult Stopped() const;
 
   World& world_;
@@ -403,7 +403,7 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
   result.train_loss = last_loss_;
   result.seconds = seconds_;
   result.tokens_here = tokens_here_;
-  result.peak_memory = world_.Max(machine_->allocator.total().peak);
+  AddMeasured(result);
   result.ranks = world_.size();
   result.counts = Count(config_.model);
   absl::Status status;
@@ -414,22 +414,28 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
     status = WriteResult(folder_.result(), result);
   }
   RETURN_IF_ERROR(world_.Agree(status));
-  return TrainResult{0, "finished " + std::to_string(position_.step) + " steps; " +
-                            Measured(result) + "results in " + folder_.result()};
+  std::string text = "finished " + std::to_string(position_.step) + " steps; memory at most " +
+                     FormatBytes(result.peak_memory) + " a rank, " +
+                     FormatBytes(result.predicted_memory) + " predicted; ";
+  if (result.predicted_seconds > 0.0) {
+    char times[96];
+    std::snprintf(times, sizeof times, "a step %.4g s, %.4g s predicted; ", result.step_seconds,
+                  result.predicted_seconds);
+    text += times;
+  }
+  return TrainResult{0, text + "results in " + folder_.result()};
 }
 
-// What was predicted beside what came: memory, and the median step.
-std::string Trainer::Measured(const RunResult& result) const {
-  std::string text = "memory at most " + FormatBytes(result.peak_memory) + " a rank, " +
-                     FormatBytes(footprint_.total()) + " predicted; ";
-  if (predicted_seconds_.empty() || step_seconds_.empty()) return text;
+// Adds what was predicted beside what came: memory, and the median step.
+void Trainer::AddMeasured(RunResult& result) const {
+  result.peak_memory = world_.Max(machine_->allocator.total().peak);
+  result.predicted_memory = footprint_.total();
+  if (predicted_seconds_.empty() || step_seconds_.empty()) return;
   std::vector<double> seconds = step_seconds_;
-  std::nth_element(seconds.begin(), seconds.begin() + static_cast<int64_t>(seconds.size() / 2),
-                   seconds.end());
-  char times[96];
-  std::snprintf(times, sizeof times, "a step %.4g s, %.4g s predicted; ",
-                seconds[seconds.size() / 2], predicted_seconds_.back());
-  return text + times;
+  const auto middle = seconds.begin() + static_cast<int64_t>(seconds.size() / 2);
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  result.step_seconds = *middle;
+  result.predicted_seconds = predicted_seconds_.back();
 }
 
 // A folder that was made for a run that could not begin is taken away again, if nothing is in it.

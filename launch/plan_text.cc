@@ -79,10 +79,13 @@ std::string MemoryText(const RunConfig& config, const Forecast& f) {
   }
   const double gigabytes = 1e-9 * static_cast<double>(f.footprint.state());
   out += Line("state", FormatBytes(f.footprint.state()),
-              Format("%.1f GB: what stays between steps", gigabytes));
-  return out +
-         Line("together", FormatBytes(f.footprint.total()),
-              f.available < 0 ? "" : "of " + FormatBytes(f.available) + " of " + f.device.name);
+              (gigabytes < 1.0 ? "" : Format("%.1f GB: ", gigabytes)) + "what stays between steps");
+  const auto reserved = static_cast<int64_t>(f.device.reserved);
+  std::string note;
+  if (f.available >= 0) note = "of " + FormatBytes(f.available) + " of " + f.device.name;
+  if (f.available >= 0 && reserved > 0)
+    note += "; its driver and libraries keep " + FormatBytes(reserved);
+  return out + Line("together", FormatBytes(f.footprint.total()), note);
 }
 
 std::string StageText(const Forecast& f, const StageForecast& s) {

@@ -6,6 +6,7 @@
 #include "configs/load.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/tiny_run.h"
 
 namespace mneme {
 namespace {
@@ -69,6 +70,25 @@ TEST(Forecast, ASmallModelFitsAndItsTimesAddUp) {
   EXPECT_NEAR(forecast.seconds, 100 * parts, 1e-9);
   // Values and two moments in f32.
   EXPECT_EQ(forecast.checkpoint_bytes, 12 * forecast.counts.total());
+}
+
+TEST(Forecast, ACorpusThatRepeatsIsNamed) {
+  TempFolder temp;
+  ForecastOptions options;
+  options.device = *LoadDeviceRates("cpu");
+  const auto passes = [&](const std::string& steps) {
+    const RunConfig config =
+        TinyRun(temp.path(), {"train.precision=f32", "evaluate.sets=[]", "train.steps=" + steps});
+    const auto forecast = MakeForecast(config, options);
+    EXPECT_TRUE(forecast.ok()) << forecast.status();
+    const bool warned =
+        testing::Matches(testing::Contains(HasSubstr("the corpus repeats")))(forecast->warnings);
+    EXPECT_EQ(warned, forecast->stages[0].passes > 1.0) << steps;
+    return forecast->stages[0].passes;
+  };
+  EXPECT_LT(passes("1"), 1.0);
+  EXPECT_NEAR(passes("1000"), 1000 * passes("1"), 1e-6);
+  EXPECT_GT(passes("1000"), 1.0);
 }
 
 TEST(Forecast, ErrorsNameWhatIsMissing) {

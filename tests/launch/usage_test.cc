@@ -229,5 +229,26 @@ TEST(DryRun, DescribesAnyWorldAndWritesNothing) {
   EXPECT_TRUE(place.Files().empty());
 }
 
+TEST(Plan, SaysWhatAModelTakesAndWhatIsUnknown) {
+  Workplace place;
+  const std::string plan = "plan " + kConfigs + "models/moe_335m.yaml train.precision=bf16 ";
+  const Ran text = place.Run(plan + "--device=h100 --price 2");
+  EXPECT_EQ(text.code, 0) << text.err;
+  for (const char* part :
+       {"routed experts", "activations", "together", "tokens/s", "none breaks"}) {
+    EXPECT_NE(text.out.find(part), std::string::npos) << text.out;
+  }
+  const auto json = nlohmann::json::parse(place.Run(plan + "--device h100 --json").out);
+  EXPECT_NEAR(json["parameters"]["total"].get<double>(), 335.3e6, 0.1e6);
+  EXPECT_GT(json["bytes_per_rank"]["activations"].get<double>(), 1e9);
+  EXPECT_GT(json["stages"][0]["seconds_per_step"].get<double>(), 0.0);
+  EXPECT_EQ(json["breaks"], "");
+  const Ran unknown = place.Run(plan + "--device h20");
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_NE(unknown.err.find("nearest: h200"), std::string::npos) << unknown.err;
+  EXPECT_EQ(place.Run(plan + "--ranks 3").code, 2);
+  EXPECT_TRUE(place.Files().empty());
+}
+
 }  // namespace
 }  // namespace mneme

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
+
+#include "kernels/core/driver.h"
 
 namespace mneme {
 namespace {
@@ -55,10 +58,11 @@ std::array<double, kWorks> Seconds(const std::array<WorkDone, kWorks>& done,
 
 }  // namespace
 
-double StepTime::total() const {
-  return std::accumulate(forward_backward.begin(), forward_backward.end(), 0.0) +
-         std::accumulate(update.begin(), update.end(), 0.0) + calls + exchange;
+double StepTime::Sum(const std::array<double, kWorks>& parts) {
+  return std::accumulate(parts.begin(), parts.end(), 0.0);
 }
+
+double StepTime::total() const { return Sum(forward_backward) + Sum(update) + calls + exchange; }
 
 StepTime PredictStepTime(const Rehearsal& rehearsal, const DeviceRates& rates, int threads) {
   threads = rates.kind == "cpu" ? std::max(1, threads) : 1;
@@ -69,6 +73,19 @@ StepTime PredictStepTime(const Rehearsal& rehearsal, const DeviceRates& rates, i
   time.exchange =
       Quotient(static_cast<double>(sent.experts + sent.rows + sent.gradients), rates.link);
   return time;
+}
+
+std::vector<double> PredictStageSeconds(const RunConfig& config, const Layout& layout,
+                                        int64_t vocabulary, const Device& device, int64_t shrink) {
+  std::vector<double> seconds;
+  const std::string name = device.is_cpu() ? "cpu" : DriverOf(device).info(device.index).name;
+  const absl::StatusOr<DeviceRates> rates = MatchDeviceRates(name);
+  if (!rates.ok()) return seconds;
+  for (const StageConfig& stage : config.stages) {
+    const Rehearsal rehearsal = Rehearse(config, stage, layout, vocabulary, device, shrink);
+    seconds.push_back(PredictStepTime(rehearsal, *rates, Threads()).total());
+  }
+  return seconds;
 }
 
 int Threads() { return omp_get_max_threads(); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <vector>
 
 #include "configs/device_rates.h"
 #include "engine/rehearsal.h"
@@ -15,10 +16,16 @@ struct StepTime {
   double exchange = 0.0;  // with other ranks, nothing hidden behind work
 
   double total() const;
+  static double Sum(const std::array<double, kWorks>& parts);
 };
 
 // `threads`: of a rank on a CPU; a GPU is one.
 StepTime PredictStepTime(const Rehearsal& rehearsal, const DeviceRates& rates, int threads);
+
+// Of each stage of a run on this device, at its shipped rates; empty where none are shipped for it.
+// `shrink`: of micro-batches (WantedMicroBatch).
+std::vector<double> PredictStageSeconds(const RunConfig& config, const Layout& layout,
+                                        int64_t vocabulary, const Device& device, int64_t shrink);
 
 // OpenMP threads of this rank.
 int Threads();

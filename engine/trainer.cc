@@ -8,7 +8,6 @@
 #include <optional>
 #include <utility>
 
-#include "configs/device_rates.h"
 #include "configs/load.h"
 #include "configs/validate.h"
 #include "data/files.h"
@@ -19,7 +18,6 @@
 #include "engine/footprint.h"
 #include "engine/machine.h"
 #include "engine/optimizer.h"
-#include "engine/rehearsal.h"
 #include "engine/result.h"
 #include "engine/run_folder.h"
 #include "engine/signals.h"
@@ -50,7 +48,6 @@ class Trainer {
   absl::StatusOr<bool> OpenFolder();  // true: the run is finished already
   absl::Status Build();
   absl::Status CheckMicroBatches(const Device& device) const;
-  std::vector<double> PredictSeconds(const Device& device, const Layout& layout) const;
   absl::Status FitDevice(const Device& device, const Layout& layout);
   absl::Status Resume();
   absl::Status Begin();
@@ -181,7 +178,8 @@ absl::Status Trainer::Build() {
   config_.model.vocab_size = *vocabulary;
   RETURN_IF_ERROR(world_.Agree(FitDevice(device, *layout)));
   RETURN_IF_ERROR(CheckMicroBatches(device));
-  predicted_seconds_ = PredictSeconds(device, *layout);
+  if (first())
+    predicted_seconds_ = PredictStageSeconds(config_, *layout, *vocabulary, device, shrink_);
   if (first()) {
     Say(Banner(config_, Count(config_.model), *layout, stages_, footprint_, folder_,
                DescribeDevice(device)));
@@ -192,20 +190,6 @@ absl::Status Trainer::Build() {
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
                                            config_.train.skip, model_->store, *model_->stack);
   return absl::OkStatus();
-}
-
-std::vector<double> Trainer::PredictSeconds(const Device& device, const Layout& layout) const {
-  std::vector<double> seconds;
-  if (!first()) return seconds;
-  const std::string name = device.is_cpu() ? "cpu" : GpuDriver()->info(device.index).name;
-  const absl::StatusOr<DeviceRates> rates = MatchDeviceRates(name);
-  if (!rates.ok()) return seconds;
-  for (const Stage& stage : stages_) {
-    const Rehearsal rehearsal =
-        Rehearse(config_, stage.config, layout, config_.model.vocab_size, device, shrink_);
-    seconds.push_back(PredictStepTime(rehearsal, *rates, Threads()).total());
-  }
-  return seconds;
 }
 
 absl::Status Trainer::CheckSameData(const std::string& checkpoint, bool data_too) {

@@ -99,6 +99,8 @@ std::string StageText(const Forecast& f, const StageForecast& s) {
     out += Line(Name(static_cast<Work>(i)), Span(seconds),
                 Format("%.1f %%", 100.0 * seconds / s.time.total()));
   }
+  out += Line("forward and backward", Span(StepTime::Sum(s.time.forward_backward)));
+  out += Line("update", Span(StepTime::Sum(s.time.update)));
   if (s.time.calls > 0.0) out += Line("calls", Span(s.time.calls));
   if (s.time.exchange > 0.0) out += Line("between ranks", Span(s.time.exchange), "not hidden");
   const double rate = static_cast<double>(s.batch) / s.time.total();
@@ -128,6 +130,8 @@ std::string StageJson(const StageForecast& s) {
     work.Add("calls", s.work[i].calls).Add("flops", s.work[i].flops).Add("bytes", s.work[i].bytes);
     works.AddRaw(name, work.Text());
   }
+  parts.Add("forward_backward", StepTime::Sum(s.time.forward_backward));
+  parts.Add("update", StepTime::Sum(s.time.update));
   parts.Add("calls", s.time.calls).Add("exchange", s.time.exchange);
   json.Add("name", s.name).Add("steps", s.steps).Add("tokens", s.tokens);
   json.Add("micro_batch", s.micro).Add("micro_batches", s.micro_batches);

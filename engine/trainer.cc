@@ -63,8 +63,9 @@ class Trainer {
   absl::Status SaveNow();
   absl::StatusOr<bool> AnswerSignals();  // true: stop
   absl::StatusOr<TrainResult> Finish();
-  void AddMeasured(RunResult& result) const;
-  TrainResult Stopped() const;
+  void AddMeasured(RunResult& result) const;  // collective
+  std::string MeasuredText(const RunResult& result) const;
+  TrainResult Stopped();
 
   World& world_;
   RunConfig config_;
@@ -320,10 +321,12 @@ absl::Status Trainer::Log(const StepReport& report) {
   return metrics_->Write(report);
 }
 
-TrainResult Trainer::Stopped() const {
+TrainResult Trainer::Stopped() {
+  RunResult result;
+  AddMeasured(result);
   return {75, "stopped after step " + std::to_string(position_.step) + " of " +
                   std::to_string(TotalSteps(config_)) + " with a checkpoint in " + folder_.dir +
-                  "; the same command goes on"};
+                  "; " + MeasuredText(result) + "the same command goes on"};
 }
 
 absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
@@ -398,16 +401,8 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
     status = WriteResult(folder_.result(), result);
   }
   RETURN_IF_ERROR(world_.Agree(status));
-  std::string text = "finished " + std::to_string(position_.step) + " steps; memory at most " +
-                     FormatBytes(result.peak_memory) + " a rank, " +
-                     FormatBytes(result.predicted_memory) + " predicted; ";
-  if (result.predicted_seconds > 0.0) {
-    char times[96];
-    std::snprintf(times, sizeof times, "a step %.4g s, %.4g s predicted; ", result.step_seconds,
-                  result.predicted_seconds);
-    text += times;
-  }
-  return TrainResult{0, text + "results in " + folder_.result()};
+  return TrainResult{0, "finished " + std::to_string(position_.step) + " steps; " +
+                            MeasuredText(result) + "results in " + folder_.result()};
 }
 
 // Adds what was predicted beside what came: memory, and the median step.
@@ -420,6 +415,16 @@ void Trainer::AddMeasured(RunResult& result) const {
   std::nth_element(seconds.begin(), middle, seconds.end());
   result.step_seconds = *middle;
   result.predicted_seconds = predicted_seconds_.back();
+}
+
+std::string Trainer::MeasuredText(const RunResult& result) const {
+  std::string text = "memory at most " + FormatBytes(result.peak_memory) + " a rank, " +
+                     FormatBytes(result.predicted_memory) + " predicted; ";
+  if (result.predicted_seconds == 0.0) return text;
+  char times[96];
+  std::snprintf(times, sizeof times, "a step %.4g s, %.4g s predicted; ", result.step_seconds,
+                result.predicted_seconds);
+  return text + times;
 }
 
 // A folder that was made for a run that could not begin is taken away again, if nothing is in it.

@@ -173,7 +173,8 @@ absl::Status ReadEverything(Context& context, CheckpointSource& source,
                                                 Name(Accurate(context.dtype)) +
                                                 " (train.precision)");
   }
-  if (part.optimizer != nullptr) {
+  const bool moments = part.optimizer != nullptr && source.manifest().moments;
+  if (moments) {
     for (RegionState& state : part.optimizer->state()) {
       RETURN_IF_ERROR(ReadRegion(context.stream, source, *state.region, &state));
     }
@@ -186,7 +187,7 @@ absl::Status ReadEverything(Context& context, CheckpointSource& source,
     RETURN_IF_ERROR(ReadInto(context.stream, source, "router_bias", router.name, 1,
                              router.bias.elements(), 0, 1, router.bias));
   }
-  return ReadTables(context, source, *part.stack, part.optimizer != nullptr);
+  return ReadTables(context, source, *part.stack, moments);
 }
 
 // Everything in the checkpoint has a place in the model, too. Collective.

@@ -117,6 +117,7 @@ CheckpointManifest ManifestFrom(const Json& j) {
   m.position = PositionFrom(j.at("position"));
   m.dtype = j.at("dtype").get<std::string>();
   m.ranks = j.at("ranks").get<int>();
+  m.moments = j.value("moments", true);
   m.data_digest = j.at("data_digest").get<std::string>();
   m.vocabulary = VocabularyFrom(j.at("vocabulary"));
   AddContents(j, m);
@@ -131,6 +132,7 @@ std::string DumpCheckpointManifest(const CheckpointManifest& m) {
             {"position", ToJson(m.position)},
             {"dtype", m.dtype},
             {"ranks", m.ranks},
+            {"moments", m.moments},
             {"data_digest", m.data_digest},
             {"vocabulary", ToJson(m.vocabulary)}};
   j.update(ContentsJson(m));

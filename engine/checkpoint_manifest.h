@@ -45,8 +45,9 @@ struct StoredFile {
 
 struct CheckpointManifest {
   RunPosition position;
-  std::string dtype;  // "f32" or "f64"
-  int ranks = 0;      // that wrote it
+  std::string dtype;    // "f32" or "f64"
+  bool moments = true;  // false: weights alone; an optimizer begins anew
+  int ranks = 0;        // that wrote it
   std::string data_digest;
   VocabularyInfo vocabulary;  // canonical and tokenizer_json stand in files of their own
   std::map<std::string, StoredFile> files;

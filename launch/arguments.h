@@ -7,6 +7,7 @@
 
 #include "data/prepare.h"
 #include "engine/analyze.h"
+#include "engine/convert/convert.h"
 #include "engine/convert/inspect.h"
 #include "engine/generate.h"
 #include "engine/sweep/fit.h"
@@ -98,7 +99,13 @@ struct InspectArguments {
   bool json = false;
 };
 
+struct ConvertArguments {
+  ConvertOptions options;
+  bool json = false;
+};
+
 struct ConfigArguments {
+  std::string foreign;  // a config.json to map; else
   bool schema = false;  // else resolve
   RunArguments run;
   bool json = false;
@@ -118,6 +125,7 @@ struct Arguments {
   SweepArguments sweep;
   PrepareArguments prepare;
   InspectArguments inspect;
+  ConvertArguments convert;
   ConfigArguments config;
 };
 

@@ -334,21 +334,64 @@ std::optional<Arguments> ParseInspect(VerbParser& parser, const std::vector<std:
   return answer;
 }
 
+std::optional<Arguments> ParseConvert(VerbParser& parser, const std::vector<std::string>& rest,
+                                      ConvertArguments& convert) {
+  CLI::App& app = parser.app();
+  ConvertOptions& options = convert.options;
+  bool no_logits = false;
+  app.add_option("--from", options.from,
+                 "a checkpoint or a run, or a folder in the Hugging Face layout")
+      ->required();
+  app.add_option("--to", options.to, "the folder to make")->required();
+  app.add_option("--format", options.format, "of that folder: mneme (a checkpoint) or huggingface")
+      ->required();
+  app.add_option("--dtype", options.dtype, "of exported weights: bf16 or f32")
+      ->capture_default_str();
+  app.add_option("--file-bytes", options.file_bytes, "of a file of weights, about")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--vocabulary", options.vocabulary,
+                 "a prepared corpus whose vocabulary an imported model takes");
+  app.add_option("--tokenizer-json", options.tokenizer_json, "a file to go with exported weights");
+  app.add_option("--add-engram", options.add_engram,
+                 "a config whose model.engram the model gets, its logits unchanged; key=value "
+                 "overrides go on top");
+  parser.TakeWords("overrides", "with --add-engram: key=value");
+  app.add_flag("--replace", options.replace, "put the new folder in the place of an old one");
+  app.add_flag("--no-logits", no_logits, "do not run the model on both sides");
+  parser.AddJson(convert.json);
+  auto answer = parser.Parse(rest);
+  options.logits = !no_logits;
+  options.overrides = parser.words();
+  if (!answer && !options.overrides.empty() && options.add_engram.empty()) {
+    return Answer("mneme convert: '" + options.overrides.front() +
+                      "' goes with --add-engram only; see mneme help convert",
+                  2);
+  }
+  return answer;
+}
+
 std::optional<Arguments> ParseConfigVerb(VerbParser& parser, const std::vector<std::string>& rest,
                                          ConfigArguments& config) {
-  parser.TakeWords("what", "schema, or resolve FILE [key=value]...");
+  parser.TakeWords("what", "schema, resolve FILE [key=value]..., or from-hf CONFIG_JSON");
   parser.AddJson(config.json);
   if (auto answer = parser.Parse(rest)) return answer;
   std::vector<std::string> words = parser.words();
   const std::string what = words.empty() ? "" : words.front();
-  if (what != "schema" && what != "resolve") {
-    return Answer("mneme config: '" + what + "' is neither schema nor resolve; nearest: " +
-                      Nearest(what, {"schema", "resolve"}),
+  const std::vector<std::string> known = {"schema", "resolve", "from-hf"};
+  if (std::find(known.begin(), known.end(), what) == known.end()) {
+    return Answer("mneme config: '" + what +
+                      "' is neither schema, resolve nor from-hf; nearest: " + Nearest(what, known),
                   2);
   }
   words.erase(words.begin());
   config.schema = what == "schema";
-  if (!config.schema) return SplitRun("config resolve", words, config.run);
+  if (what == "resolve") return SplitRun("config resolve", words, config.run);
+  if (what == "from-hf") {
+    if (words.size() != 1) return Answer("mneme config from-hf takes one file, a config.json", 2);
+    config.foreign = words[0];
+    return std::nullopt;
+  }
   return words.empty() ? std::optional<Arguments>()
                        : Answer("mneme config schema takes no file", 2);
 }
@@ -364,6 +407,7 @@ std::optional<Arguments> ParseVerb(const std::string& verb, const std::vector<st
   if (verb == "plan") return ParsePlan(parser, rest, a.plan);
   if (verb == "sweep") return ParseSweep(parser, rest, a.sweep);
   if (verb == "prepare") return ParsePrepare(parser, rest, a.prepare);
+  if (verb == "convert") return ParseConvert(parser, rest, a.convert);
   if (verb == "inspect") return ParseInspect(parser, rest, a.inspect);
   return ParseConfigVerb(parser, rest, a.config);
 }

@@ -52,6 +52,24 @@ constexpr Verb kVerbs[] = {
      "  mneme report runs/tiny\n"
      "  mneme report runs/tiny --svg loss.svg\n"
      "  mneme report runs/tiny --json\n"},
+    {"convert", "weights to and from the Hugging Face layout",
+     "Carries a model to the Hugging Face layout under DeepSeek-V3's names (transformers loads it, "
+     "with "
+     "the code\n"
+     "written beside it where the model has a memory or hyper-connections), or imports one: "
+     "DeepSeek-V2 "
+     "and V3 in\n"
+     "bf16, float or FP8. Bounded memory; killed, the same command goes on where it was. Every "
+     "conversion writes\n"
+     "certificate.json: what became of each tensor, checksums of both sides, the difference of "
+     "logits.\n\n"
+     "Examples:\n"
+     "  mneme convert --from runs/tiny --to export/tiny --format huggingface\n"
+     "  mneme convert --from runs/tiny/checkpoints/step-100 --to export/f32 --format huggingface "
+     "--dtype f32\n"
+     "  mneme convert --from DeepSeek-V2-Lite --to imported/lite --format mneme\n"
+     "  mneme convert --from imported/lite --to with_memory --format mneme --add-engram "
+     "memory.yaml\n"},
     {"inspect", "what a checkpoint or a file of weights holds; how two differ",
      "Lists tensors with dtype, shape, size, norm, range and numbers that are not finite, and what "
      "is known\n"
@@ -89,6 +107,8 @@ constexpr Verb kVerbs[] = {
      "  mneme sweep --fit cells.jsonl --coordinate log_rho --json\n"},
     {"config", "every key; what a config comes to",
      "schema prints every key with type, default and meaning (docs/configuration.md).\n"
+     "from-hf CONFIG_JSON maps every key of a DeepSeek-V2 or V3 configuration, or refuses it by "
+     "name.\n"
      "resolve FILE prints the whole config that a run would have, and its parameters: total, "
      "active, sparse\n"
      "and table, as the paper counts (one vocabulary matrix in the total, none in the active) and "
@@ -97,7 +117,8 @@ constexpr Verb kVerbs[] = {
      "Examples:\n"
      "  mneme config schema\n"
      "  mneme config resolve configs/models/engram_27b.yaml --json\n"
-     "  mneme config resolve configs/runs/tiny.yaml model.layers=6\n"},
+     "  mneme config resolve configs/runs/tiny.yaml model.layers=6\n"
+     "  mneme config from-hf DeepSeek-V2-Lite/config.json\n"},
 };
 
 }  // namespace

@@ -20,6 +20,7 @@ absl::StatusOr<int> RunAlone(const Arguments& arguments) {
   if (arguments.verb == "plan") return PlanVerb(arguments.plan);
   if (arguments.verb == "sweep") return SweepVerb(arguments.sweep);
   if (arguments.verb == "prepare") return PrepareVerb(arguments.prepare);
+  if (arguments.verb == "convert") return ConvertVerb(arguments.convert);
   if (arguments.verb == "inspect") return InspectVerb(arguments.inspect);
   return ConfigVerb(arguments.config);
 }

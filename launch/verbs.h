@@ -21,6 +21,7 @@ absl::StatusOr<int> PlanVerb(const PlanArguments& arguments);
 absl::StatusOr<int> SweepVerb(const SweepArguments& arguments);
 absl::StatusOr<int> PrepareVerb(const PrepareArguments& arguments);
 absl::StatusOr<int> InspectVerb(const InspectArguments& arguments);
+absl::StatusOr<int> ConvertVerb(const ConvertArguments& arguments);
 absl::StatusOr<int> ConfigVerb(const ConfigArguments& arguments);
 
 // "mneme 0.1.0 (commit ...)", compiler and libraries, a line each.

@@ -232,6 +232,11 @@ Scores Stack::Score(Context& context, const MicroBatch& batch, bool memory_off, 
   return scores;
 }
 
+Tensor Stack::Logits(Context& context, const MicroBatch& batch) {
+  const Tensor y = state_->Forward(context, state_->MakePass(batch), false, nullptr, nullptr);
+  return ProjectAccurate(context, y, state_->head->value);
+}
+
 Tensor Stack::LastLogits(Context& context, const MicroBatch& batch, bool memory_off,
                          std::vector<Tensor>* gates) {
   const Tensor y = state_->Forward(context, state_->MakePass(batch), memory_off, nullptr, gates);

@@ -58,6 +58,8 @@ class Stack {
   // (arXiv 2601.07372).
   Scores Score(Context& context, const MicroBatch& batch, bool memory_off = false,
                bool with_gates = false);
+  // Logits [T, V] of every position. Collective.
+  Tensor Logits(Context& context, const MicroBatch& batch);
   // Logits [rows, V] of the last position of each row. Collective.
   Tensor LastLogits(Context& context, const MicroBatch& batch, bool memory_off = false,
                     std::vector<Tensor>* gates = nullptr);

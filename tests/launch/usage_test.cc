@@ -18,7 +18,7 @@ TEST(Help, EveryVerbHasExamplesAndExitCodes) {
   EXPECT_EQ(general.code, 0);
   EXPECT_EQ(place.Run("--help").out, general.out);
   for (const std::string verb : {"prepare", "train", "evaluate", "generate", "analyze", "report",
-                                 "plan", "sweep", "inspect", "config"}) {
+                                 "plan", "sweep", "convert", "inspect", "config"}) {
     EXPECT_NE(general.out.find("  " + verb + " "), std::string::npos) << verb;
     const Ran help = place.Run(verb + " --help");
     EXPECT_EQ(help.code, 0);
@@ -37,7 +37,7 @@ TEST(Help, EveryVerbHasExamplesAndExitCodes) {
 TEST(Help, ExamplesAreUnderstood) {
   Workplace place;
   for (const std::string verb : {"prepare", "evaluate", "generate", "analyze", "report", "plan",
-                                 "sweep", "inspect", "config"}) {
+                                 "sweep", "convert", "inspect", "config"}) {
     std::istringstream help(place.Run(verb + " --help").out);
     for (std::string line; std::getline(help, line);) {
       if (line.rfind("  mneme ", 0) != 0 || line.back() == '\\') continue;
@@ -130,8 +130,10 @@ const Wrong kWrong[] = {
     {"train " MNEME_SOURCE_DIR "/configs/models/tiny.yaml",
      2,
      {"data.train: names no corpus", "train.steps: is 0"}},
-    {"config", 2, {"neither schema nor resolve"}},
-    {"config reslove x.yaml", 2, {"'reslove' is neither schema nor resolve; nearest: resolve"}},
+    {"config", 2, {"neither schema, resolve nor from-hf"}},
+    {"config reslove x.yaml",
+     2,
+     {"'reslove' is neither schema, resolve nor from-hf; nearest: resolve"}},
     {"config resolve", 2, {"names no config"}},
     {"config resolve nowhere.yaml", 2, {"nowhere.yaml: no such file"}},
     {"config schema x", 2, {"takes no file"}},

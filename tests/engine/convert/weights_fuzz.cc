@@ -2,7 +2,7 @@
 
 #include <string_view>
 
-#include "engine/convert/json_tree.h"
+#include "engine/convert/foreign_config.h"
 #include "engine/convert/safetensors.h"
 #include "kernels/core/check.h"
 
@@ -30,7 +30,9 @@ void FuzzWeights(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data) + 2, size - 2);
   CheckHeader(text, data[0] | data[1] << 8);
   const auto tree = ParseJson(text, "input");
-  if (tree.ok()) CHECK(ParseJson(ShowJson(*tree), "shown").ok());
+  if (!tree.ok()) return;
+  CHECK(ParseJson(ShowJson(*tree), "shown").ok());
+  (void)ReadForeignConfig(*tree, "input");
 }
 
 }  // namespace mneme

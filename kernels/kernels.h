@@ -12,6 +12,7 @@
 #include "kernels/ops/experts.h"
 #include "kernels/ops/head.h"
 #include "kernels/ops/hyper.h"
+#include "kernels/ops/latent.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/norm.h"
 #include "kernels/ops/rope.h"
@@ -43,6 +44,8 @@ struct Kernels {
   RmsNormFn* rms_norm;
   RmsNormGradFn* rms_norm_grad;
   RopeFn* rope;
+  LatentFn* latent;
+  LatentGradFn* latent_grad;
   AttentionFn* attention;
   AttentionGradFn* attention_grad;
   SwiGluFn* swiglu;

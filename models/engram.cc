@@ -139,9 +139,9 @@ Tensor Engram::BackwardConv(Context& c, const Pass& pass, const Tensor& dy,
                             conv->value, Dilation(), pass.batch.length, pass.batch.doc_start, dn,
                             conv->grad);
   // du = dY (the skip) + the norm's gradient.
-  Tensor du = conv_norm.Backward(c, dn.Reshape(vectors), saved.u.Reshape(vectors), saved.norm);
-  c.kernels.add(c.stream, dy.Reshape(vectors), du);
-  return du.Reshape(shape);
+  return conv_norm
+      .Backward(c, dn.Reshape(vectors), saved.u.Reshape(vectors), dy.Reshape(vectors), saved.norm)
+      .Reshape(shape);
 }
 
 Tensor Engram::BackwardGate(Context& c, const Tensor& du, Saved& saved) const {

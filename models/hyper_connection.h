@@ -78,13 +78,12 @@ struct HyperConnected {
   Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
     const Shape flat = {x.dim(0), x.dim(1) * x.dim(2)};
     if (!mixes.has_value()) {
-      Tensor out = inner.Forward(c, pass, x.Reshape(flat), saved ? &saved->inner : nullptr);
-      c.kernels.add(c.stream, x.Reshape(flat), out);
-      return out.Reshape(x.shape());
+      const Tensor in = x.Reshape(flat);
+      return inner.Forward(c, pass, in, in, saved ? &saved->inner : nullptr).Reshape(x.shape());
     }
     HyperMixes::Saved note;
     const Tensor h = mixes->Enter(c, x, note);
-    const Tensor y = inner.Forward(c, pass, h, saved ? &saved->inner : nullptr);
+    const Tensor y = inner.Forward(c, pass, h, {}, saved ? &saved->inner : nullptr);
     Tensor out = mixes->Leave(c, x, note, y);
     if (saved == nullptr) return out;
     saved->x = x;
@@ -100,14 +99,13 @@ struct HyperConnected {
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dout, Saved saved) const {
     if (!mixes.has_value()) {
       const Shape flat = {dout.dim(0), dout.dim(1) * dout.dim(2)};
-      Tensor dx = inner.Backward(c, pass, dout.Reshape(flat), std::move(saved.inner));
-      c.kernels.add(c.stream, dout.Reshape(flat), dx);
-      return dx.Reshape(dout.shape());
+      const Tensor dy = dout.Reshape(flat);
+      return inner.Backward(c, pass, dy, dy, std::move(saved.inner)).Reshape(dout.shape());
     }
     if (recompute) saved.inner.x = mixes->Enter(c, saved.x, saved.mixes);
     const auto grad = mixes->BackwardLeave(c, dout, saved.x, saved.mixes, saved.y);
     saved.y = Tensor();
-    const Tensor dh = inner.Backward(c, pass, grad.dy, std::move(saved.inner));
+    const Tensor dh = inner.Backward(c, pass, grad.dy, {}, std::move(saved.inner));
     return mixes->BackwardEnter(c, dout, dh, saved.x, saved.mixes, grad);
   }
 };

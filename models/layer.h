@@ -11,18 +11,22 @@ namespace mneme {
 // A layer is a pair of functions and the note that the first leaves for the second. It declares its
 // parameters when it is built and owns none of their memory.
 //
-//   Forward(c, pass, x, saved)   y of x. `saved` may be null: evaluation, nothing is kept and no
-//                                state moves.
-//   Backward(c, pass, dy, saved) consumes the note; returns dx (assigned) and adds to the
-//                                parameters' gradients.
-//   Saved::x                     the only handle of the input in the note. Who can make the input
-//                                again may drop it after Forward and put it back before Backward.
-//   Saved::ForEachTensor(f)      f(tensor) for every tensor kept.
+//   Forward(c, pass, x, skip, saved)    y of x, + skip. `saved` may be null: evaluation, nothing is
+//                                       kept and no state moves.
+//   Backward(c, pass, dy, skip, saved)  consumes the note; returns dx + skip (assigned) and adds to
+//                                       the parameters' gradients.
+//   Saved::x                            the only handle of the input in the note. Who can make the
+//                                       input again may drop it after Forward and put it back
+//                                       before Backward.
+//   Saved::ForEachTensor(f)             f(tensor) for every tensor kept.
+//
+// `skip`, of the shape of what is returned, is what goes round the layer: its last op adds it in
+// passing, which a pass of its own over both would cost memory's time for. Undefined: nothing.
 template <class L>
 concept Layer = requires(const L layer, Context& c, const Pass& pass, const Tensor& x,
                          typename L::Saved* kept, typename L::Saved note) {
-  { layer.Forward(c, pass, x, kept) } -> std::same_as<Tensor>;
-  { layer.Backward(c, pass, x, std::move(note)) } -> std::same_as<Tensor>;
+  { layer.Forward(c, pass, x, x, kept) } -> std::same_as<Tensor>;
+  { layer.Backward(c, pass, x, x, std::move(note)) } -> std::same_as<Tensor>;
   { note.x } -> std::convertible_to<Tensor>;
   note.ForEachTensor([](const Tensor&) {});
 };
@@ -52,22 +56,24 @@ struct Recomputed {
   Inner inner;
   bool on = false;
 
-  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
-    if (saved == nullptr) return inner.Forward(c, pass, x, nullptr);
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
+                 Saved* saved) const {
+    if (saved == nullptr) return inner.Forward(c, pass, x, skip, nullptr);
     saved->x = x;
-    if (on) return inner.Forward(c, pass, x, nullptr);
-    Tensor y = inner.Forward(c, pass, x, &saved->inner);
+    if (on) return inner.Forward(c, pass, x, skip, nullptr);
+    Tensor y = inner.Forward(c, pass, x, skip, &saved->inner);
     saved->inner.x = Tensor();
     return y;
   }
 
-  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
+                  Saved saved) const {
     if (on) {
-      inner.Forward(c, pass, saved.x, &saved.inner);
+      inner.Forward(c, pass, saved.x, {}, &saved.inner);
     } else {
       saved.inner.x = std::move(saved.x);
     }
-    return inner.Backward(c, pass, dy, std::move(saved.inner));
+    return inner.Backward(c, pass, dy, skip, std::move(saved.inner));
   }
 };
 

@@ -11,13 +11,8 @@ namespace mneme {
 // One logical matrix of a parameter, N(0, std^2) at the start (docs/mathematics.md).
 Piece MatrixPiece(std::string name, int64_t rows, int64_t cols, double std);
 
-// y [T, out] = x [T, in] · wᵀ, w [out, in].
-Tensor Project(Context& c, const Tensor& x, const Tensor& w);
-// The same, y accurate: scores and logits that something is decided on.
+// y [T, out] = x [T, in] · wᵀ, w [out, in], y accurate: logits that something is decided on.
 Tensor ProjectAccurate(Context& c, const Tensor& x, const Tensor& w);
-// Gradient: dw += dyᵀ · x; dx assigned, or += where `accumulate`.
-void ProjectGrad(Context& c, const Tensor& dy, const Tensor& x, const Tensor& w, bool accumulate,
-                 Tensor& dw, Tensor& dx);
 
 struct Linear {
   Parameter* weight = nullptr;  // [out, in]
@@ -26,13 +21,17 @@ struct Linear {
   static Linear Declare(ParameterStore& store, const std::string& name, int64_t out, int64_t in,
                         double std, Reading reading = Reading::kRounded);
 
-  Tensor Forward(Context& c, const Tensor& x) const { return Project(c, x, weight->value); }
-  // The same, added to y.
-  void AddForward(Context& c, const Tensor& x, Tensor& y) const;
-  // x is the input of Forward. Returns dx.
-  Tensor Backward(Context& c, const Tensor& dy, const Tensor& x) const;
-  // The same, added to dx.
+  // y [T, out] = x [T, in] · wᵀ + addend. An undefined addend adds nothing, here and below.
+  Tensor Forward(Context& c, const Tensor& x, const Tensor& addend = {}) const;
+  // x is the input of Forward. Returns dx + addend.
+  Tensor Backward(Context& c, const Tensor& dy, const Tensor& x, const Tensor& addend = {}) const;
+  // The same, added to dx in place.
   void AddBackward(Context& c, const Tensor& dy, const Tensor& x, Tensor& dx) const;
+
+ private:
+  // dw += dyᵀ · x; dx = dy · w + addend.
+  void Gradients(Context& c, const Tensor& dy, const Tensor& x, const Tensor& addend,
+                 Tensor& dx) const;
 };
 
 }  // namespace mneme

@@ -63,17 +63,18 @@ void Mla::ForwardQuery(Context& c, const Pass& pass, Saved& note) const {
 
 void Mla::ForwardKeyValue(Context& c, const Pass& pass, Saved& note) const {
   const int64_t tokens = note.x.dim(0);
-  const int64_t latent = config.kv_lora_rank;
-  const Tensor& w = kv_a.weight->value;
-  note.kv_latent = Project(c, note.x, w.Rows(0, latent));
-  note.k_pe = Project(c, note.x, w.Rows(latent, w.dim(0)));
-  Rotate(c, pass, 0, false, note.k_pe.Reshape({tokens, 1, config.qk_rope}));
-  note.kv_normed = kv_norm.Forward(c, note.kv_latent, &note.kv_norm);
+  note.kv_latent = kv_a.Forward(c, note.x);
+  note.kv_normed = c.Empty({tokens, config.kv_lora_rank});
+  note.k_pe = c.Empty({tokens, config.qk_rope});
+  note.kv_norm.rstd = c.EmptyAccurate({tokens});
+  c.kernels.latent(c.stream, note.kv_latent, kv_norm.gain->value, kv_norm.eps, pass.rotary.table,
+                   pass.batch.positions, note.kv_normed, note.k_pe, note.kv_norm.rstd);
   note.kv = kv_b.Forward(c, note.kv_normed)
                 .Reshape({tokens, config.heads, config.qk_nope + config.v_head});
 }
 
-Tensor Mla::Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
+Tensor Mla::Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
+                    Saved* saved) const {
   const int64_t tokens = x.dim(0);
   Saved note;
   note.x = x;
@@ -83,12 +84,13 @@ Tensor Mla::Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved)
   note.lse = c.EmptyAccurate({tokens, config.heads});
   c.kernels.attention(c.stream, ShapeOf(config, pass.batch), Scale(pass), note.q, note.kv,
                       note.k_pe, pass.batch.doc_start, note.out, note.lse);
-  Tensor y = o.Forward(c, note.out.Reshape({tokens, config.heads * config.v_head}));
+  Tensor y = o.Forward(c, note.out.Reshape({tokens, config.heads * config.v_head}), skip);
   if (saved != nullptr) *saved = std::move(note);
   return y;
 }
 
-Tensor Mla::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
+Tensor Mla::Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
+                     Saved saved) const {
   const int64_t tokens = dy.dim(0);
   const int64_t width = config.heads * config.v_head;
   const Tensor dout = o.Backward(c, dy, saved.out.Reshape({tokens, width}))
@@ -100,38 +102,30 @@ Tensor Mla::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved
                            saved.kv, saved.k_pe, pass.batch.doc_start, saved.out, saved.lse, dq,
                            dkv, dk_pe);
   saved.q = saved.kv = saved.out = Tensor();
-  Tensor dx = c.Empty(saved.x.shape());
-  BackwardQuery(c, pass, std::move(dq), saved, dx);
-  BackwardKeyValue(c, pass, dkv, std::move(dk_pe), saved, dx);
+  Tensor dx = BackwardQuery(c, pass, std::move(dq), skip, saved);
+  BackwardKeyValue(c, pass, dkv, dk_pe, saved, dx);
   return dx;
 }
 
-void Mla::BackwardQuery(Context& c, const Pass& pass, Tensor dq, const Saved& saved,
-                        Tensor& dx) const {
+Tensor Mla::BackwardQuery(Context& c, const Pass& pass, Tensor dq, const Tensor& skip,
+                          const Saved& saved) const {
   Rotate(c, pass, config.qk_nope, true, dq);
   dq = dq.Reshape({dq.dim(0), dq.dim(1) * dq.dim(2)});
-  if (!q_a.has_value()) {
-    ProjectGrad(c, dq, saved.x, q.weight->value, false, q.weight->grad, dx);
-    return;
-  }
+  if (!q_a.has_value()) return q.Backward(c, dq, saved.x, skip);
   const Tensor dnormed = q.Backward(c, dq, saved.q_normed);
-  const Tensor dlatent = q_norm->Backward(c, dnormed, saved.q_latent, saved.q_norm);
-  ProjectGrad(c, dlatent, saved.x, q_a->weight->value, false, q_a->weight->grad, dx);
+  const Tensor dlatent = q_norm->Backward(c, dnormed, saved.q_latent, {}, saved.q_norm);
+  return q_a->Backward(c, dlatent, saved.x, skip);
 }
 
-void Mla::BackwardKeyValue(Context& c, const Pass& pass, const Tensor& dkv, Tensor dk_pe,
+void Mla::BackwardKeyValue(Context& c, const Pass& pass, const Tensor& dkv, const Tensor& dk_pe,
                            const Saved& saved, Tensor& dx) const {
-  const int64_t tokens = dkv.dim(0);
-  const int64_t latent = config.kv_lora_rank;
-  Rotate(c, pass, 0, true, dk_pe.Reshape({tokens, 1, config.qk_rope}));
   const Tensor dnormed =
-      kv_b.Backward(c, dkv.Reshape({tokens, dkv.dim(1) * dkv.dim(2)}), saved.kv_normed);
-  const Tensor dlatent = kv_norm.Backward(c, dnormed, saved.kv_latent, saved.kv_norm);
-  const Tensor& w = kv_a.weight->value;
-  Tensor dw_latent = kv_a.weight->grad.Rows(0, latent);
-  Tensor dw_rope = kv_a.weight->grad.Rows(latent, w.dim(0));
-  ProjectGrad(c, dlatent, saved.x, w.Rows(0, latent), true, dw_latent, dx);
-  ProjectGrad(c, dk_pe, saved.x, w.Rows(latent, w.dim(0)), true, dw_rope, dx);
+      kv_b.Backward(c, dkv.Reshape({dkv.dim(0), dkv.dim(1) * dkv.dim(2)}), saved.kv_normed);
+  Tensor dlatent = c.Empty(saved.kv_latent.shape());
+  c.kernels.latent_grad(c.stream, dnormed, dk_pe, saved.kv_latent, kv_norm.gain->value,
+                        saved.kv_norm.rstd, pass.rotary.table, pass.batch.positions, dlatent,
+                        kv_norm.gain->grad);
+  kv_a.AddBackward(c, dlatent, saved.x, dx);
 }
 
 }  // namespace mneme

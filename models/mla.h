@@ -14,9 +14,10 @@ namespace mneme {
 struct Mla {
   // H heads, L = kv_lora_rank, A = q_lora_rank, N = qk_nope, R = qk_rope, U = v_head.
   struct Saved {
-    Tensor x;                     // [T, D]
-    Tensor q_latent, q_normed;    // [T, A]; undefined without query compression
-    Tensor kv_latent, kv_normed;  // [T, L]
+    Tensor x;                   // [T, D]
+    Tensor q_latent, q_normed;  // [T, A]; undefined without query compression
+    Tensor kv_latent;           // [T, L + R]: latent, then the rotary key as it came
+    Tensor kv_normed;           // [T, L]
     Norm::Saved q_norm, kv_norm;
     Tensor q;     // [T, H, N + R], rotated
     Tensor kv;    // [T, H, N + U]
@@ -45,16 +46,19 @@ struct Mla {
   // Pieces prefix.{q | q_a, q_norm, q_b}, .kv_a, .kv_norm, .kv_b, .o.
   static Mla Declare(ParameterStore& store, const std::string& prefix, const ModelConfig& model);
 
-  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const;
-  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
+                 Saved* saved) const;
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
+                  Saved saved) const;
 
  private:
   double Scale(const Pass& pass) const;
   void ForwardQuery(Context& c, const Pass& pass, Saved& note) const;
   void ForwardKeyValue(Context& c, const Pass& pass, Saved& note) const;
-  // dq and dk_pe still rotated; both add to, or assign, dx.
-  void BackwardQuery(Context& c, const Pass& pass, Tensor dq, const Saved& saved, Tensor& dx) const;
-  void BackwardKeyValue(Context& c, const Pass& pass, const Tensor& dkv, Tensor dk_pe,
+  // dq and dk_pe still rotated. dx of the queries, + skip; that of keys and values is added to it.
+  Tensor BackwardQuery(Context& c, const Pass& pass, Tensor dq, const Tensor& skip,
+                       const Saved& saved) const;
+  void BackwardKeyValue(Context& c, const Pass& pass, const Tensor& dkv, const Tensor& dk_pe,
                         const Saved& saved, Tensor& dx) const;
 };
 

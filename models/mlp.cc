@@ -28,14 +28,16 @@ Tensor Mlp::BackwardHidden(Context& c, const Tensor& dy, const Saved& saved) con
   return dpre;
 }
 
-Tensor Mlp::Forward(Context& c, const Pass&, const Tensor& x, Saved* saved) const {
-  return down.Forward(c, ForwardHidden(c, x, saved));
+Tensor Mlp::Forward(Context& c, const Pass&, const Tensor& x, const Tensor& skip,
+                    Saved* saved) const {
+  return down.Forward(c, ForwardHidden(c, x, saved), skip);
 }
 
-Tensor Mlp::Backward(Context& c, const Pass&, const Tensor& dy, Saved saved) const {
+Tensor Mlp::Backward(Context& c, const Pass&, const Tensor& dy, const Tensor& skip,
+                     Saved saved) const {
   const Tensor dpre = BackwardHidden(c, dy, saved);
   saved.h = Tensor();
-  return gate_up.Backward(c, dpre, saved.x);
+  return gate_up.Backward(c, dpre, saved.x, skip);
 }
 
 }  // namespace mneme

@@ -29,11 +29,13 @@ struct Mlp {
   static Mlp Declare(ParameterStore& store, const std::string& prefix, int64_t width,
                      int64_t hidden, double std);
 
-  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const;
-  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
+                 Saved* saved) const;
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
+                  Saved saved) const;
 
-  // In halves, for a caller that adds the result to its own: y += down(h) and dx += gate_up's
-  // gradient of the second half are one product each.
+  // In halves, for a caller with work between them: y = down(h), and dx is gate_up's gradient of
+  // the second half.
   // h [T, F] of x; saved may be null.
   Tensor ForwardHidden(Context& c, const Tensor& x, Saved* saved) const;
   // Gradient of the pre-activations [T, 2F].

@@ -85,25 +85,28 @@ void Moe::ForwardRoute(Context& c, const Pass& pass, Saved& note, bool training)
                          pass.balance_scale, note.balance, sum);
 }
 
-Tensor Moe::ForwardExperts(Context& c, const RoutedTokens& routed, ExpertsSaved& local) const {
+Tensor Moe::ForwardExperts(Context& c, const RoutedTokens& routed, const Tensor& addend,
+                           ExpertsSaved& local) const {
   Tensor y = c.Empty(routed.x.shape());
   c.kernels.experts(c.stream, routed.x, routed.experts, routed.weights, gate_up->value, down->value,
-                    y, local);
+                    addend, y, local);
   return y;
 }
 
-Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
+Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
+                    Saved* saved) const {
   Saved note;
   note.x = x;
   ForwardRoute(c, pass, note, saved != nullptr);
   auto leaving = exchange->Dispatch(c.stream, x, note.experts, note.weights);
   // The shared expert computes while tokens are away.
-  Tensor shared_h;
-  if (shared.has_value()) shared_h = shared->ForwardHidden(c, x, &note.shared);
+  Tensor base = skip;
+  if (shared.has_value()) {
+    base = shared->down.Forward(c, shared->ForwardHidden(c, x, &note.shared), skip);
+  }
   note.routed = leaving.Wait(c.stream);
-  Tensor y_here = ForwardExperts(c, note.routed, note.local);
-  Tensor y = exchange->Combine(c.stream, note.routed, y_here, x.dim(0)).Wait(c.stream);
-  if (shared.has_value()) shared->down.AddForward(c, shared_h, y);
+  const Tensor y_here = ForwardExperts(c, note.routed, exchange->AddedHere(base), note.local);
+  Tensor y = exchange->Combine(c.stream, note.routed, y_here, base, x.dim(0)).Wait(c.stream);
   if (saved == nullptr) return y;
   // The shared expert's input is x, which whoever holds this note may drop.
   note.shared.x = Tensor();
@@ -115,7 +118,8 @@ Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved)
   return y;
 }
 
-Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
+Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
+                     Saved saved) const {
   auto returning = exchange->CombineGrad(c.stream, saved.routed, dy);
   Tensor dshared;
   if (shared.has_value()) {
@@ -123,7 +127,7 @@ Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved
     dshared = shared->BackwardHidden(c, dy, saved.shared);
     saved.shared = {};
   }
-  if (recompute) ForwardExperts(c, saved.routed, saved.local);
+  if (recompute) ForwardExperts(c, saved.routed, {}, saved.local);
   const Tensor dy_here = returning.Wait(c.stream);
   Tensor dx_here = c.Empty(saved.routed.x.shape());
   Tensor dweights_here = c.EmptyAccurate(saved.routed.weights.shape());
@@ -137,6 +141,7 @@ Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved
   Tensor dx = std::move(source.dx);
   if (shared.has_value()) shared->gate_up.AddBackward(c, dshared, saved.x, dx);
   BackwardRoute(c, pass, source.dweights, saved, dx);
+  if (skip.defined()) c.kernels.add(c.stream, skip, dx);
   return dx;
 }
 

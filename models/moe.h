@@ -22,8 +22,8 @@ struct RouterState {
 };
 
 // Tokens leave for the ranks of their experts while the shared expert computes here. Collective
-// over the expert axis; recomputation repeats no exchange and counts no load twice. The shared
-// expert adds its second product to what came back.
+// over the expert axis; recomputation repeats no exchange and counts no load twice. The sum
+// over the routed experts is added to what the shared one made, and to the skip.
 struct Moe {
   struct Saved {
     Tensor x;             // [T, D]
@@ -61,13 +61,16 @@ struct Moe {
                      const ModelConfig& model, bool recompute, RouterState& state);
 
   // Where `saved` is null neither loads nor the balance loss move.
-  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const;
-  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
+                 Saved* saved) const;
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
+                  Saved saved) const;
 
  private:
   RouteOptions Options() const;
   void ForwardRoute(Context& c, const Pass& pass, Saved& note, bool training) const;
-  Tensor ForwardExperts(Context& c, const RoutedTokens& routed, ExpertsSaved& local) const;
+  Tensor ForwardExperts(Context& c, const RoutedTokens& routed, const Tensor& addend,
+                        ExpertsSaved& local) const;
   // Adds the router's part to dx.
   void BackwardRoute(Context& c, const Pass& pass, const Tensor& dweights, const Saved& saved,
                      Tensor& dx) const;

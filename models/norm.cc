@@ -22,9 +22,10 @@ Tensor Norm::Forward(Context& c, const Tensor& x, Saved* saved) const {
   return y;
 }
 
-Tensor Norm::Backward(Context& c, const Tensor& dy, const Tensor& x, const Saved& saved) const {
+Tensor Norm::Backward(Context& c, const Tensor& dy, const Tensor& x, const Tensor& skip,
+                      const Saved& saved) const {
   Tensor dx = c.Empty({x.dim(0), x.dim(1)});
-  c.kernels.rms_norm_grad(c.stream, dy, x, gain->value, saved.rstd, dx, gain->grad);
+  c.kernels.rms_norm_grad(c.stream, dy, x, gain->value, saved.rstd, skip, dx, gain->grad);
   return dx;
 }
 

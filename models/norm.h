@@ -28,8 +28,9 @@ struct Norm {
 
   // x [R, width]. saved may be null.
   Tensor Forward(Context& c, const Tensor& x, Saved* saved) const;
-  // x is the input of Forward. Returns dx.
-  Tensor Backward(Context& c, const Tensor& dy, const Tensor& x, const Saved& saved) const;
+  // x is the input of Forward. Returns dx + skip, as a layer does.
+  Tensor Backward(Context& c, const Tensor& dy, const Tensor& x, const Tensor& skip,
+                  const Saved& saved) const;
 };
 
 // inner(norm(x)): the F of a residual sub-layer (docs/mathematics.md).
@@ -52,18 +53,20 @@ struct PreNormed {
   Inner inner;
   bool recompute_norm = false;  // the inner layer's input is not kept but made again
 
-  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
-    if (saved == nullptr) return inner.Forward(c, pass, norm.Forward(c, x, nullptr), nullptr);
+  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
+                 Saved* saved) const {
+    if (saved == nullptr) return inner.Forward(c, pass, norm.Forward(c, x, nullptr), skip, nullptr);
     saved->x = x;
-    Tensor y = inner.Forward(c, pass, norm.Forward(c, x, &saved->norm), &saved->inner);
+    Tensor y = inner.Forward(c, pass, norm.Forward(c, x, &saved->norm), skip, &saved->inner);
     if (recompute_norm) saved->inner.x = Tensor();
     return y;
   }
 
-  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
+  Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
+                  Saved saved) const {
     if (recompute_norm) saved.inner.x = norm.Forward(c, saved.x, nullptr);
-    const Tensor dn = inner.Backward(c, pass, dy, std::move(saved.inner));
-    return norm.Backward(c, dn, saved.x, saved.norm);
+    const Tensor dn = inner.Backward(c, pass, dy, {}, std::move(saved.inner));
+    return norm.Backward(c, dn, saved.x, skip, saved.norm);
   }
 };
 

@@ -41,6 +41,23 @@ Tensor CanonicalMap(Context& c, const Vocabulary& vocabulary, int64_t size) {
   return canonical;
 }
 
+// x [T, C] as `streams` equal streams; and the gradient: the sum of dx [T, n, C] over them. One
+// stream is the tensor itself.
+Tensor Expand(Context& c, const Tensor& x, int64_t streams) {
+  const Shape shape = {x.dim(0), streams, x.dim(1)};
+  if (streams == 1) return x.Reshape(shape);
+  Tensor all = c.Empty(shape);
+  c.kernels.hyper_expand(c.stream, x, all);
+  return all;
+}
+Tensor Reduced(Context& c, const Tensor& dx) {
+  const Shape shape = {dx.dim(0), dx.dim(2)};
+  if (dx.dim(1) == 1) return dx.Reshape(shape);
+  Tensor sum = c.Empty(shape);
+  c.kernels.hyper_reduce(c.stream, dx, 1.0, sum);
+  return sum;
+}
+
 absl::Status CheckWidths(const ModelConfig& model) {
   const EngramConfig& e = model.engram;
   const int64_t heads = static_cast<int64_t>(e.orders.size()) * e.heads;
@@ -155,9 +172,7 @@ Tensor Stack::State::Forward(Context& c, const Pass& pass, bool memory_off, Save
   // Rows set out before anything is computed: they depend on token ids only.
   PendingRows rows = memory_off ? PendingRows(blocks.size()) : Fetch(c, pass.batch);
   const int64_t tokens = pass.batch.tokens_count();
-  const Tensor embedded = embedding.Forward(c, pass.batch.tokens);
-  Tensor x = c.Empty({tokens, config.mhc.streams, config.hidden});
-  c.kernels.hyper_expand(c.stream, embedded, x);
+  Tensor x = Expand(c, embedding.Forward(c, pass.batch.tokens), config.mhc.streams);
   if (saved != nullptr) saved->blocks.resize(blocks.size());
   for (size_t b = 0; b < blocks.size(); ++b) {
     Tensor* gate = nullptr;
@@ -176,16 +191,14 @@ Tensor Stack::State::Forward(Context& c, const Pass& pass, bool memory_off, Save
 }
 
 void Stack::State::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) {
-  Tensor dx = norm.Backward(c, dy, saved.read, saved.norm);
+  Tensor dx = norm.Backward(c, dy, saved.read, {}, saved.norm);
   saved.read = Tensor();
   dx = readout.Backward(c, dx, std::move(saved.readout));
   for (size_t b = blocks.size(); b-- > 0;) {
     dx = blocks[b].Backward(c, pass, dx, std::move(saved.blocks[b]));
     saved.blocks.pop_back();
   }
-  Tensor dembedded = c.Empty({dx.dim(0), dx.dim(2)});
-  c.kernels.hyper_reduce(c.stream, dx, 1.0, dembedded);
-  embedding.Backward(c, dembedded, pass.batch.tokens);
+  embedding.Backward(c, Reduced(c, dx), pass.batch.tokens);
 }
 
 Stack::Stack() : state_(std::make_unique<State>()) {}

@@ -112,17 +112,18 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
 }
 
 Tensor ExpertExchange::BackToSources(Stream& stream, const RoutedTokens& routed, const Tensor& rows,
-                                     int64_t tokens) {
+                                     const Tensor& addend, int64_t tokens) {
   const Tensor back = Carry(stream, axis_, rows, routed.recv, routed.send);
   Tensor out = Tensor::Zeros(stream, rows.dtype(), {tokens, rows.dim(1)});
   kernels_.scatter_add_rows(stream, back, routed.sent, out);
+  if (addend.defined()) kernels_.add(stream, addend, out);
   return out;
 }
 
 Pending<Tensor> ExpertExchange::Combine(Stream& stream, const RoutedTokens& routed, const Tensor& y,
-                                        int64_t tokens) {
+                                        const Tensor& addend, int64_t tokens) {
   if (axis_.size() == 1) return Pending<Tensor>(y);
-  return Pending<Tensor>(BackToSources(stream, routed, y, tokens));
+  return Pending<Tensor>(BackToSources(stream, routed, y, addend, tokens));
 }
 
 Pending<Tensor> ExpertExchange::CombineGrad(Stream& stream, const RoutedTokens& routed,
@@ -143,8 +144,8 @@ Pending<ExpertExchange::SourceGrad> ExpertExchange::DispatchGrad(Stream& stream,
   // A weight's gradient comes from the one owner of its expert; the others send zeros.
   const int64_t tokens = experts.dim(0);
   SourceGrad grad;
-  grad.dx = BackToSources(stream, routed, dx, tokens);
-  grad.dweights = BackToSources(stream, routed, dweights, tokens);
+  grad.dx = BackToSources(stream, routed, dx, {}, tokens);
+  grad.dweights = BackToSources(stream, routed, dweights, {}, tokens);
   return Pending<SourceGrad>(std::move(grad));
 }
 

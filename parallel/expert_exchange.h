@@ -32,9 +32,12 @@ class ExpertExchange {
   // x [T, D], experts i32 [T, K] global, weights [T, K].
   Pending<RoutedTokens> Dispatch(Stream& stream, const Tensor& x, const Tensor& experts,
                                  const Tensor& weights);
-  // y [R, D] of the owners back to [T, D] at the sources.
+  // The part of Combine's addend that the experts of this rank add to their y: all of it where
+  // nobody else has experts, else none.
+  Tensor AddedHere(const Tensor& addend) const { return axis_.size() == 1 ? addend : Tensor(); }
+  // y [R, D] of the owners back to [T, D] at the sources, + addend [T, D] where it is defined.
   Pending<Tensor> Combine(Stream& stream, const RoutedTokens& routed, const Tensor& y,
-                          int64_t tokens);
+                          const Tensor& addend, int64_t tokens);
   // Gradients: dy [T, D] -> [R, D]; then dx [R, D], dweights [R, K] -> dx [T, D], dweights [T, K].
   Pending<Tensor> CombineGrad(Stream& stream, const RoutedTokens& routed, const Tensor& dy);
   struct SourceGrad {
@@ -45,9 +48,9 @@ class ExpertExchange {
                                    const Tensor& dweights, const Tensor& experts);
 
  private:
-  // rows [R, D] of owners -> [tokens, D]: those of one token added in rank order.
+  // rows [R, D] of owners -> [tokens, D]: those of one token added in rank order, then the addend.
   Tensor BackToSources(Stream& stream, const RoutedTokens& routed, const Tensor& rows,
-                       int64_t tokens);
+                       const Tensor& addend, int64_t tokens);
 
   Comm& axis_;
   const Kernels& kernels_;

@@ -14,7 +14,8 @@
 //     c.forward = [](OpRun& r) {
 //       r.kernels.rms_norm(r.stream, r["x"], r["w"], 1e-5, r["y"], r["rstd"]); };
 //     c.backward = [](OpRun& r) {
-//       r.kernels.rms_norm_grad(r.stream, r["dy"], r["x"], r["w"], r["rstd"], r["dx"], r["dw"]); };
+//       r.kernels.rms_norm_grad(r.stream, r["dy"], r["x"], r["w"], r["rstd"], {}, r["dx"],
+//                               r["dw"]); };
 //     return c;
 //   }
 //   TEST(NormTest, AnswersAll) { CheckOp(Norm(7, 33)); }

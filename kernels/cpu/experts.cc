@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/chunks.h"
 #include "kernels/cpu/fast.h"
+#include "kernels/ops/elementwise.h"
 #include "kernels/ops/matmul.h"
 
 namespace mneme::cpu {
@@ -94,7 +95,8 @@ void WeighPairs(const T* weights, const Tensor& place, Tensor& z, Tensor& act, T
 }  // namespace
 
 void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor& weights,
-             const Tensor& w_gate_up, const Tensor& w_down, Tensor& y, ExpertsSaved& saved) {
+             const Tensor& w_gate_up, const Tensor& w_down, const Tensor& addend, Tensor& y,
+             ExpertsSaved& saved) {
   const int64_t count = w_gate_up.dim(0), width = w_down.dim(2), hidden = x.dim(1);
   CHECK_EQ(w_gate_up.shape(), (Shape{count, 2 * width, hidden}));
   CHECK_EQ(w_down.shape(), (Shape{count, hidden, width}));
@@ -112,6 +114,7 @@ void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tenso
     GroupedMatmul(stream, act, w_down, Trans::kYes, saved.offsets, rows);
     CombinePairs<T>(rows, weights.data<T>(), saved.place, y);
   });
+  if (addend.defined()) Add(stream, addend, y);
 }
 
 void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weights,

@@ -137,7 +137,7 @@ void HyperEnter(Stream& stream, const HyperOptions& options, const Tensor& x, co
   const int64_t n = s.n, columns = s.mixes();
   CHECK_EQ(n, options.streams);
   CHECK_EQ(phi.shape(), (Shape{s.flat(), columns}));
-  Matmul(stream, Flatten(x), Trans::kNo, phi, Trans::kNo, false, m);
+  Matmul(stream, Flatten(x), Trans::kNo, phi, Trans::kNo, {}, m);
   DispatchReal(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     T* mix = m.data<T>();
@@ -244,8 +244,8 @@ void HyperEnterGrad(Stream& stream, const HyperOptions& options, const Tensor& d
     for (int64_t c = 0; c < columns; ++c)
       db.data<T>()[c] += static_cast<T>(total[static_cast<size_t>(3 + c)]);
     Tensor dflat = Flatten(dx);
-    Matmul(stream, du, Trans::kNo, phi, Trans::kYes, false, dflat);
-    Matmul(stream, Flatten(x), Trans::kYes, du, Trans::kNo, true, dphi);
+    Matmul(stream, du, Trans::kNo, phi, Trans::kYes, {}, dflat);
+    Matmul(stream, Flatten(x), Trans::kYes, du, Trans::kNo, dphi, dphi);
     AddScaled(s, factor, x.data<T>(), dx.data<T>());
     AddWeighted(s, pre.data<T>(), dh.data<T>(), dx.data<T>());
     AddMixed(s, res.data<T>(), dout.data<T>(), dx.data<T>());
@@ -257,7 +257,7 @@ void HyperRead(Stream& stream, const HyperOptions& options, const Tensor& x, con
                Tensor& h) {
   const Streams s = StreamsOf(x);
   CHECK_EQ(fn.shape(), (Shape{s.n, s.flat()}));
-  Matmul(stream, Flatten(x), Trans::kNo, fn, Trans::kYes, false, logit);
+  Matmul(stream, Flatten(x), Trans::kNo, fn, Trans::kYes, {}, logit);
   DispatchReal(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     T *z = logit.data<T>(), *weight = w.data<T>();
@@ -301,8 +301,8 @@ void HyperReadGrad(Stream& stream, const HyperOptions&, const Tensor& dh, const 
     for (int64_t i = 0; i < s.n; ++i)
       dbase.data<T>()[i] += static_cast<T>(total[static_cast<size_t>(1 + i)]);
     Tensor dflat = Flatten(dx);
-    Matmul(stream, du, Trans::kNo, fn, Trans::kNo, false, dflat);
-    Matmul(stream, du, Trans::kYes, Flatten(x), Trans::kNo, true, dfn);
+    Matmul(stream, du, Trans::kNo, fn, Trans::kNo, {}, dflat);
+    Matmul(stream, du, Trans::kYes, Flatten(x), Trans::kNo, dfn, dfn);
     AddScaled(s, shrink, x.data<T>(), dx.data<T>());
     AddWeighted(s, w.data<T>(), g, dx.data<T>());
   });

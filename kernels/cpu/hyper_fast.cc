@@ -285,7 +285,7 @@ void HyperEnterFast(Stream& stream, const HyperOptions& options, const Tensor& x
                     const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m, Tensor& pre,
                     Tensor& post, Tensor& res, Tensor& h) {
   if (!Fits(x)) return HyperEnter(stream, options, x, phi, alpha, b, r, m, pre, post, res, h);
-  Matmul(stream, Flatten(x), Trans::kNo, phi, Trans::kNo, false, m);
+  Matmul(stream, Flatten(x), Trans::kNo, phi, Trans::kNo, {}, m);
   DivideByRms(x, options.norm_eps, r, m);
   const auto eps = static_cast<float>(options.eps),
              post_mult = static_cast<float>(options.post_mult);
@@ -396,8 +396,8 @@ void HyperEnterGradFast(Stream& stream, const HyperOptions& options, const Tenso
     to += static_cast<float>(total[static_cast<size_t>(i)]);
   }
   Tensor dflat = Flatten(dx);
-  Matmul(stream, du, Trans::kNo, phi, Trans::kYes, false, dflat);
-  Matmul(stream, Flatten(x), Trans::kYes, du, Trans::kNo, true, dphi);
+  Matmul(stream, du, Trans::kNo, phi, Trans::kYes, {}, dflat);
+  Matmul(stream, Flatten(x), Trans::kYes, du, Trans::kNo, dphi, dphi);
   AddToStreams(x, factor, dh, pre, dout, res, dx);
 }
 

@@ -15,6 +15,8 @@ constexpr Kernels Plain() {
       .rms_norm = cpu::RmsNorm,
       .rms_norm_grad = cpu::RmsNormGrad,
       .rope = cpu::Rope,
+      .latent = cpu::Latent,
+      .latent_grad = cpu::LatentGrad,
       .attention = cpu::Attention,
       .attention_grad = cpu::AttentionGrad,
       .swiglu = cpu::SwiGlu,

@@ -1,6 +1,7 @@
 #include "kernels/ops/matmul.h"
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/ops/elementwise.h"
 
 namespace mneme::cpu {
 namespace {
@@ -17,8 +18,8 @@ const int64_t* Borders(const Tensor& offsets, int64_t groups, int64_t rows) {
 
 }  // namespace
 
-void Matmul(Stream&, const Tensor& a, Trans ta, const Tensor& b, Trans tb, bool accumulate,
-            Tensor& c) {
+void Matmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans tb,
+            const Tensor& addend, Tensor& c) {
   CHECK_EQ(a.shape().rank(), 2);
   CHECK_EQ(b.shape().rank(), 2);
   const bool turn_a = ta == Trans::kYes;
@@ -28,11 +29,13 @@ void Matmul(Stream&, const Tensor& a, Trans ta, const Tensor& b, Trans tb, bool 
   const int64_t n = b.dim(turn_b ? 0 : 1);
   CHECK_EQ(b.dim(turn_b ? 1 : 0), k);
   CHECK_EQ(c.shape(), (Shape{m, n}));
+  const bool accumulates = addend.defined() && addend.raw() == c.raw();
   DispatchReal(c.dtype(), [&](auto real) {
     using T = decltype(real);
     Gemm<T>(ta, tb, m, n, k, T{1}, a.data<T>(), a.dim(1), b.data<T>(), b.dim(1),
-            accumulate ? T{1} : T{0}, c.data<T>(), n);
+            accumulates ? T{1} : T{0}, c.data<T>(), n);
   });
+  if (addend.defined() && !accumulates) Add(stream, addend, c);
 }
 
 void GroupedMatmul(Stream&, const Tensor& a, const Tensor& b, Trans tb, const Tensor& offsets,

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cpu/parallel_for.h"
+#include "kernels/ops/elementwise.h"
 
 namespace mneme::cpu {
 
@@ -36,8 +37,8 @@ void RmsNorm(Stream&, const Tensor& x, const Tensor& w, double eps, Tensor& y, T
 }
 
 // With n = x · rstd: dx = rstd · (w dy − n · mean(n w dy)), dw = Σ n dy.
-void RmsNormGrad(Stream&, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
-                 Tensor& dx, Tensor& dw) {
+void RmsNormGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& w,
+                 const Tensor& rstd, const Tensor& addend, Tensor& dx, Tensor& dw) {
   const int64_t rows = x.dim(0);
   const int64_t width = x.dim(1);
   const int64_t branches = w.dim(0);
@@ -77,6 +78,7 @@ void RmsNormGrad(Stream&, const Tensor& dy, const Tensor& x, const Tensor& w, co
       }
     });
   });
+  if (addend.defined()) Add(stream, addend, dx);
 }
 
 }  // namespace mneme::cpu

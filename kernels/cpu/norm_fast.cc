@@ -6,15 +6,18 @@
 namespace mneme::cpu {
 namespace {
 
-// dx of one row; as in the plain version.
-void RowGrad(const float* dy, const float* x, const float* w, float rstd, int64_t width,
-             float* dx) {
+// dx of one row; as in the plain version. `addend` may be null.
+void RowGrad(const float* dy, const float* x, const float* w, float rstd, const float* addend,
+             int64_t width, float* dx) {
   float dot = 0;
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < width; ++i) dot += x[i] * w[i] * dy[i];
   const float mean = dot * rstd * rstd / static_cast<float>(width);
 #pragma omp simd
   for (int64_t i = 0; i < width; ++i) dx[i] = rstd * (w[i] * dy[i] - x[i] * mean);
+  if (addend == nullptr) return;
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i) dx[i] += addend[i];
 }
 
 }  // namespace
@@ -50,8 +53,8 @@ void RmsNormFast(Stream& stream, const Tensor& x, const Tensor& w, double eps, T
 }
 
 void RmsNormGradFast(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& w,
-                     const Tensor& rstd, Tensor& dx, Tensor& dw) {
-  if (x.dtype() != DType::kF32) return RmsNormGrad(stream, dy, x, w, rstd, dx, dw);
+                     const Tensor& rstd, const Tensor& addend, Tensor& dx, Tensor& dw) {
+  if (x.dtype() != DType::kF32) return RmsNormGrad(stream, dy, x, w, rstd, addend, dx, dw);
   const int64_t rows = x.dim(0);
   const int64_t width = x.dim(1);
   const int64_t branches = w.dim(0);
@@ -62,12 +65,13 @@ void RmsNormGradFast(Stream& stream, const Tensor& dy, const Tensor& x, const Te
   const float* xs = x.data<float>();
   const float* ws = w.data<float>();
   const float* rs = rstd.data<float>();
+  const float* other = addend.defined() ? addend.data<float>() : nullptr;
   float* dxs = dx.data<float>();
   float* dws = dw.data<float>();
   ParallelFor(rows, RowGrain(width), [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      RowGrad(dys + r * width, xs + r * width, ws + (r % branches) * width, rs[r], width,
-              dxs + r * width);
+      RowGrad(dys + r * width, xs + r * width, ws + (r % branches) * width, rs[r],
+              other ? other + r * width : nullptr, width, dxs + r * width);
     }
   });
   // A thread owns columns and walks the rows in order: the same sum whatever the team.

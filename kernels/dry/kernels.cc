@@ -18,6 +18,8 @@ constexpr Kernels Dry() {
       .rms_norm = kPass<RmsNormFn, Work::kNorms>,
       .rms_norm_grad = kPass<RmsNormGradFn, Work::kNorms>,
       .rope = kPass<RopeFn, Work::kNorms>,
+      .latent = dry::Latent,
+      .latent_grad = dry::LatentGrad,
       .attention = dry::Attention,
       .attention_grad = dry::AttentionGrad,
       .swiglu = kPass<SwiGluFn, Work::kNorms>,

@@ -42,10 +42,32 @@ int64_t PlanPairs(Stream& stream, const Tensor& experts, int64_t count, ExpertsS
 
 }  // namespace
 
-void Matmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans, bool, Tensor& c) {
+void Matmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans, const Tensor& addend,
+            Tensor& c) {
   const int64_t inner = ta == Trans::kYes ? a.dim(0) : a.dim(1);
+  const bool another = addend.defined() && addend.raw() != c.raw();
   LedgerOf(stream).Add(Work::kMatmul, 2.0 * Real(c.elements()) * Real(inner),
-                       BytesOf(a) + BytesOf(b) + BytesOf(c));
+                       BytesOf(a) + BytesOf(b) + BytesOf(c) + (another ? BytesOf(addend) : 0));
+}
+
+// On a CPU the parts are copies.
+void Latent(Stream& stream, const Tensor& x, const Tensor&, double, const Tensor&, const Tensor&,
+            Tensor& normed, Tensor& rotary, Tensor&) {
+  Tensor part;
+  if (OnCpu(stream)) part = Scratch(stream, x.dtype(), normed.shape());
+  LedgerOf(stream).Add(Work::kNorms, 0, BytesOf(x) + BytesOf(normed) + BytesOf(rotary));
+}
+
+void LatentGrad(Stream& stream, const Tensor& dnormed, const Tensor& drotary, const Tensor& x,
+                const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor& dx, Tensor&) {
+  Tensor parts[3];
+  if (OnCpu(stream)) {
+    parts[0] = Scratch(stream, x.dtype(), dnormed.shape());
+    parts[1] = Scratch(stream, x.dtype(), dnormed.shape());
+    parts[2] = Scratch(stream, x.dtype(), drotary.shape());
+  }
+  LedgerOf(stream).Add(Work::kNorms, 0,
+                       BytesOf(dnormed) + BytesOf(drotary) + BytesOf(x) + BytesOf(dx));
 }
 
 void Attention(Stream& stream, const AttentionShape& n, double, const Tensor& q, const Tensor& kv,
@@ -106,15 +128,17 @@ void Route(Stream& stream, const RouteOptions& options, const Tensor& logits, co
 }
 
 void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor&,
-             const Tensor& w_gate_up, const Tensor& w_down, Tensor& y, ExpertsSaved& saved) {
+             const Tensor& w_gate_up, const Tensor& w_down, const Tensor& addend, Tensor& y,
+             ExpertsSaved& saved) {
   const int64_t width = w_down.dim(2), hidden = x.dim(1);
   const int64_t pairs = PlanPairs(stream, experts, w_gate_up.dim(0), saved);
   saved.gate_up = Tensor::Empty(stream, x.dtype(), {pairs, 2 * width});
   const Tensor act = Scratch(stream, x.dtype(), {pairs, width});
   const Tensor rows = Scratch(stream, x.dtype(), {pairs, hidden});
   LedgerOf(stream).Add(Work::kExperts, 6.0 * Real(pairs) * Real(width * hidden),
-                       BytesOf(x) + BytesOf(y) + 2 * BytesOf(rows) + BytesOf(act) +
-                           BytesOf(saved.gate_up) + BytesOf(w_gate_up) + BytesOf(w_down));
+                       BytesOf(x) + BytesOf(addend) + BytesOf(y) + 2 * BytesOf(rows) +
+                           BytesOf(act) + BytesOf(saved.gate_up) + BytesOf(w_gate_up) +
+                           BytesOf(w_down));
 }
 
 void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor&,

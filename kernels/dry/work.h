@@ -37,6 +37,8 @@ struct Pass<void(Stream&, Args...)> {
 
 // layers.cc
 MatmulFn Matmul;
+LatentFn Latent;
+LatentGradFn LatentGrad;
 AttentionFn Attention;
 AttentionGradFn AttentionGrad;
 ShortConvGradFn ShortConvGrad;

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "kernels/gpu/queue.h"
+#include "kernels/ops/elementwise.h"
 
 namespace mneme::gpu {
 namespace {
@@ -152,56 +153,38 @@ void Multiply(Stream& stream, const BlasProduct& p) {
                            queue.blas_workspace_bytes, queue.stream));
 }
 
-void BatchedMatmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans tb,
-                   float alpha, float beta, Tensor& c) {
-  const int rank = c.shape().rank();
-  CHECK(rank == 2 || rank == 3);
-  CHECK_EQ(a.shape().rank(), rank);
-  CHECK_EQ(b.shape().rank(), rank);
+void Matmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans tb,
+            const Tensor& addend, Tensor& c) {
+  for (const Tensor* t : {&a, &b, static_cast<const Tensor*>(&c)}) CHECK_EQ(t->shape().rank(), 2);
   CHECK_EQ(Name(a.dtype()), Name(b.dtype()));
-  const int row = rank - 2;
-  const int col = rank - 1;
   const bool turn_a = ta == Trans::kYes;
   const bool turn_b = tb == Trans::kYes;
   BlasProduct p;
   p.ta = ta;
   p.tb = tb;
-  p.m = a.dim(turn_a ? col : row);
-  p.k = a.dim(turn_a ? row : col);
-  p.n = b.dim(turn_b ? row : col);
-  CHECK_EQ(b.dim(turn_b ? col : row), p.k);
-  CHECK_EQ(c.dim(row), p.m);
-  CHECK_EQ(c.dim(col), p.n);
-  p.batch = rank == 3 ? c.dim(0) : 1;
-  if (rank == 3) {
-    CHECK_EQ(a.dim(0), p.batch);
-    CHECK_EQ(b.dim(0), p.batch);
-  }
+  p.m = a.dim(turn_a ? 1 : 0);
+  p.k = a.dim(turn_a ? 0 : 1);
+  p.n = b.dim(turn_b ? 0 : 1);
+  CHECK_EQ(b.dim(turn_b ? 1 : 0), p.k);
+  CHECK_EQ(c.shape(), (Shape{p.m, p.n}));
   p.in = a.dtype();
   p.out = c.dtype();
   p.a = a.raw();
   p.b = b.raw();
   p.c = c.raw();
-  p.lda = a.dim(col);
-  p.ldb = b.dim(col);
+  p.lda = a.dim(1);
+  p.ldb = b.dim(1);
   p.ldc = p.n;
-  p.stride_a = a.dim(row) * a.dim(col);
-  p.stride_b = b.dim(row) * b.dim(col);
-  p.stride_c = p.m * p.n;
-  p.alpha = alpha;
-  p.beta = beta;
-  if (p.k == 0) {
-    // An empty sum: cuBLASLt refuses the layout.
-    if (beta == 0.0f) Zero(stream, c);
-    return;
+  if (addend.defined()) {
+    CHECK_EQ(addend.shape(), c.shape());
+    CHECK_EQ(Name(addend.dtype()), Name(c.dtype()));
+    p.addend = addend.raw();
+    p.beta = 1.0f;
   }
-  Multiply(stream, p);
-}
-
-void Matmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans tb, bool accumulate,
-            Tensor& c) {
-  CHECK_EQ(c.shape().rank(), 2);
-  BatchedMatmul(stream, a, ta, b, tb, 1.0f, accumulate ? 1.0f : 0.0f, c);
+  if (p.k > 0) return Multiply(stream, p);
+  // An empty sum: cuBLASLt refuses the layout.
+  if (!addend.defined()) return Zero(stream, c);
+  if (addend.raw() != c.raw()) Copy(stream, addend, c);
 }
 
 }  // namespace mneme::gpu

@@ -35,8 +35,4 @@ struct BlasProduct {
 };
 void Multiply(Stream& stream, const BlasProduct& product);
 
-// The same for whole tensors: a, b, c [rows, cols], or [B, rows, cols] all three.
-void BatchedMatmul(Stream& stream, const Tensor& a, Trans ta, const Tensor& b, Trans tb,
-                   float alpha, float beta, Tensor& c);
-
 }  // namespace mneme::gpu

@@ -157,11 +157,12 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// A block a token: y[t] = Σ_k weight[t, k] · rows[place[t, k]] in order of k; no weights: all 1.
+// A block a token: y[t] = Σ_k weight[t, k] · rows[place[t, k]] in order of k, + addend[t]; no
+// weights: all 1; no addend: nothing.
 template <class T, int N>
 __global__ void __launch_bounds__(kRowThreads)
-    CombineKernel(const T* rows, const float* weights, const int32_t* place, int top_k,
-                  int64_t width, T* y) {
+    CombineKernel(const T* rows, const float* weights, const int32_t* place, const T* addend,
+                  int top_k, int64_t width, T* y) {
   const int64_t t = blockIdx.x;
   for (int64_t d = int64_t{threadIdx.x} * N; d < width; d += int64_t{blockDim.x} * N) {
     float sum[N] = {};
@@ -174,6 +175,12 @@ __global__ void __launch_bounds__(kRowThreads)
       LoadFloats<N>(rows + pair * width + d, value);
 #pragma unroll
       for (int i = 0; i < N; ++i) sum[i] += weight * value[i];
+    }
+    if (addend != nullptr) {
+      float value[N];
+      LoadFloats<N>(addend + t * width + d, value);
+#pragma unroll
+      for (int i = 0; i < N; ++i) sum[i] += value[i];
     }
     StoreFloats<N>(y + t * width + d, sum);
   }
@@ -264,14 +271,15 @@ void Spread(Stream& stream, const Tensor& x, const Tensor& place, Tensor& rows) 
 }
 
 void Combine(Stream& stream, const Tensor& rows, const Tensor& weights, const Tensor& place,
-             Tensor& y) {
+             const Tensor& addend, Tensor& y) {
   const int64_t width = y.dim(1);
   DispatchActivation(y.dtype(), [&](auto real) {
     using T = decltype(real);
-    DispatchVector<T>(width, {y.raw(), rows.raw()}, [&](auto n) {
+    const T* other = Data<T>(addend);
+    DispatchVector<T>(width, {y.raw(), rows.raw(), other}, [&](auto n) {
       Launch(stream, CombineKernel<T, n()>, dim3(static_cast<unsigned>(y.dim(0))),
              RowThreads(width / n()), 0, Data<T>(rows), Data<float>(weights), Data<int32_t>(place),
-             static_cast<int>(place.dim(1)), width, Data<T>(y));
+             other, static_cast<int>(place.dim(1)), width, Data<T>(y));
     });
   });
 }
@@ -309,7 +317,8 @@ void DownGrad(Stream& stream, const Tensor& dy, const Tensor& weights, const Ten
 }  // namespace
 
 void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor& weights,
-             const Tensor& w_gate_up, const Tensor& w_down, Tensor& y, ExpertsSaved& saved) {
+             const Tensor& w_gate_up, const Tensor& w_down, const Tensor& addend, Tensor& y,
+             ExpertsSaved& saved) {
   const int64_t count = w_gate_up.dim(0), width = w_down.dim(2), hidden = x.dim(1);
   const int64_t capacity = experts.elements();
   CHECK_EQ(w_gate_up.shape(), (Shape{count, 2 * width, hidden}));
@@ -327,7 +336,7 @@ void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tenso
     GroupedSwiGlu(stream, rows, {}, w_gate_up, saved.offsets, saved.gate_up, act);
   }
   GroupedMatmul(stream, act, w_down, Trans::kYes, saved.offsets, rows);
-  Combine(stream, rows, weights, saved.place, y);
+  Combine(stream, rows, weights, saved.place, addend, y);
 }
 
 void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weights,
@@ -353,7 +362,7 @@ void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor
     GroupedMatmulWeightGrad(stream, d_gate_up, rows, offsets, d_w_gate_up);
   }
   GroupedMatmul(stream, d_gate_up, w_gate_up, Trans::kNo, offsets, rows);
-  Combine(stream, rows, Tensor(), saved.place, dx);
+  Combine(stream, rows, {}, saved.place, {}, dx);
 }
 
 }  // namespace mneme::gpu

@@ -18,6 +18,8 @@ const Kernels* GpuKernels() {
       .rms_norm = gpu::RmsNorm,
       .rms_norm_grad = gpu::RmsNormGrad,
       .rope = gpu::Rope,
+      .latent = gpu::Latent,
+      .latent_grad = gpu::LatentGrad,
       .attention = gpu::Attention,
       .attention_grad = gpu::AttentionGrad,
       .swiglu = gpu::SwiGlu,

@@ -16,11 +16,11 @@ struct ExpertsSaved {
 };
 
 // x [R, D]; experts i32 [R, K], local index or −1 (a row of only −1 gives zeros: unused capacity);
-// weights [R, K]; w_gate_up [E, 2F, D] (gate, then up), w_down [E, D, F]. y [R, D] = Σ_k weights ·
-// down(SiLU(gate x) · up x).
+// weights [R, K]; w_gate_up [E, 2F, D] (gate, then up), w_down [E, D, F]. y [R, D] = addend + Σ_k
+// weights · down(SiLU(gate x) · up x); an undefined addend adds nothing.
 using ExpertsFn = void(Stream&, const Tensor& x, const Tensor& experts, const Tensor& weights,
-                       const Tensor& w_gate_up, const Tensor& w_down, Tensor& y,
-                       ExpertsSaved& saved);
+                       const Tensor& w_gate_up, const Tensor& w_down, const Tensor& addend,
+                       Tensor& y, ExpertsSaved& saved);
 
 // dx [R, D], dweights [R, K] assigned (0 where −1); d_gate_up_w, d_down_w +=.
 using ExpertsGradFn = void(Stream&, const Tensor& dy, const Tensor& x, const Tensor& weights,

@@ -7,10 +7,10 @@ namespace mneme {
 
 enum class Trans : bool { kNo, kYes };
 
-// c = op(a) · op(b), or c += … where `accumulate`. 2-D, row-major, one dtype; op transposes as the
-// flag says.
+// c = op(a) · op(b) + addend. 2-D, row-major, one dtype; op transposes as the flag says. The addend
+// is of c's shape and dtype: c itself accumulates, an undefined one adds nothing.
 using MatmulFn = void(Stream&, const Tensor& a, Trans ta, const Tensor& b, Trans tb,
-                      bool accumulate, Tensor& c);
+                      const Tensor& addend, Tensor& c);
 
 // Rows [offsets[e], offsets[e+1]) of a [R, k] belong to group e: c rows = a rows · op(b[e]).
 // b [E, m, n], op(b[e]) is k × width of c. offsets i64 [E+1]; rows beyond offsets[E] are left

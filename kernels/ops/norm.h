@@ -10,9 +10,10 @@ namespace mneme {
 using RmsNormFn = void(Stream&, const Tensor& x, const Tensor& w, double eps, Tensor& y,
                        Tensor& rstd);
 
-// dx assigned; dw += .
+// dx = addend + the gradient: what reaches x by another way is added here. An undefined addend adds
+// nothing. dw += .
 using RmsNormGradFn = void(Stream&, const Tensor& dy, const Tensor& x, const Tensor& w,
-                           const Tensor& rstd, Tensor& dx, Tensor& dw);
+                           const Tensor& rstd, const Tensor& addend, Tensor& dx, Tensor& dw);
 
 namespace cpu {
 RmsNormFn RmsNorm;

@@ -106,11 +106,11 @@ class Bench {
     Tensor y = b_.Normal(a_, {t, out}), dw = b_.Zeros(kR, {out, in});
     const double flop = 2 * D(t) * D(in) * D(out);
     b_.Line("matmul " + name, k_.matmul, {Bytes({x, w, y}), flop},
-            [&] { k_.matmul(s_, x, Trans::kNo, w, Trans::kYes, false, y); });
+            [&] { k_.matmul(s_, x, Trans::kNo, w, Trans::kYes, {}, y); });
     b_.Line("matmul " + name + " dx", k_.matmul, {Bytes({x, w, y}), flop},
-            [&] { k_.matmul(s_, y, Trans::kNo, w, Trans::kNo, false, x); });
+            [&] { k_.matmul(s_, y, Trans::kNo, w, Trans::kNo, {}, x); });
     b_.Line("matmul " + name + " dw", k_.matmul, {Bytes({x, y, dw, dw}), flop},
-            [&] { k_.matmul(s_, y, Trans::kYes, x, Trans::kNo, true, dw); });
+            [&] { k_.matmul(s_, y, Trans::kYes, x, Trans::kNo, dw, dw); });
   }
 
   void Linears() {
@@ -136,7 +136,7 @@ class Bench {
     b_.Line("rms_norm", k_.rms_norm, {Bytes({x, y, w, rstd})},
             [&] { k_.rms_norm(s_, x, w, 1e-6, y, rstd); });
     b_.Line("rms_norm_grad", k_.rms_norm_grad, {Bytes({x, y, dx, rstd})},
-            [&] { k_.rms_norm_grad(s_, y, x, w, rstd, dx, dw); });
+            [&] { k_.rms_norm_grad(s_, y, x, w, rstd, {}, dx, dw); });
   }
 
   void Rotation() {
@@ -248,7 +248,7 @@ class Bench {
     if (k_.experts == nullptr) return;
     const auto forward = [&] {
       saved = {};
-      k_.experts(s_, x, chosen, weights, up, down, y, saved);
+      k_.experts(s_, x, chosen, weights, up, down, {}, y, saved);
     };
     const double flop = 6 * D(t) * D(n_.top_k) * D(d) * D(f);
     forward();
@@ -285,25 +285,25 @@ class Bench {
     constexpr Trans kNo = Trans::kNo, kYes = Trans::kYes;
     const auto forward = [&] {
       saved = {};
-      k_.matmul(s_, x, kNo, w, kYes, false, logits);
+      k_.matmul(s_, x, kNo, w, kYes, {}, logits);
       k_.route(s_, options, logits, bias, scores, chosen, weights, load);
-      k_.experts(s_, x, chosen, weights, up, down, y, saved);
-      k_.matmul(s_, x, kNo, shared_up, kYes, false, pre);
+      k_.experts(s_, x, chosen, weights, up, down, {}, y, saved);
+      k_.matmul(s_, x, kNo, shared_up, kYes, {}, pre);
       k_.swiglu(s_, pre, h);
-      k_.matmul(s_, h, kNo, shared_down, kYes, false, part);
+      k_.matmul(s_, h, kNo, shared_down, kYes, {}, part);
       k_.add(s_, part, y);
     };
     const auto backward = [&] {
       k_.experts_grad(s_, dy, x, weights, up, down, saved, dx, dweights, dup, ddown);
-      k_.matmul(s_, dy, kNo, shared_down, kNo, false, dh);
-      k_.matmul(s_, dy, kYes, h, kNo, true, dshared_down);
+      k_.matmul(s_, dy, kNo, shared_down, kNo, {}, dh);
+      k_.matmul(s_, dy, kYes, h, kNo, dshared_down, dshared_down);
       k_.swiglu_grad(s_, dh, pre, dpre);
-      k_.matmul(s_, dpre, kNo, shared_up, kNo, false, part);
-      k_.matmul(s_, dpre, kYes, x, kNo, true, dshared_up);
+      k_.matmul(s_, dpre, kNo, shared_up, kNo, {}, part);
+      k_.matmul(s_, dpre, kYes, x, kNo, dshared_up, dshared_up);
       k_.add(s_, part, dx);
       k_.route_grad(s_, options, t, scores, chosen, weights, dweights, {}, {}, dlogits);
-      k_.matmul(s_, dlogits, kYes, x, kNo, true, dw);
-      k_.matmul(s_, dlogits, kNo, w, kNo, true, dx);
+      k_.matmul(s_, dlogits, kYes, x, kNo, dw, dw);
+      k_.matmul(s_, dlogits, kNo, w, kNo, dx, dx);
     };
     if (k_.experts == nullptr) return;
     const double flop = 6 * D(t) * D(n_.top_k + n_.shared) * D(d) * D(f);

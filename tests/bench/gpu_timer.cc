@@ -149,7 +149,7 @@ Ceilings GpuTimer::MeasureCeilings() {
   const Tensor a = Normal(DType::kBf16, {n, n});
   const Tensor b = Normal(DType::kBf16, {n, n});
   Tensor c = Empty(DType::kBf16, {n, n});
-  const auto multiply = [&] { kernels_.matmul(stream_, a, Trans::kNo, b, Trans::kYes, false, c); };
+  const auto multiply = [&] { kernels_.matmul(stream_, a, Trans::kNo, b, Trans::kYes, {}, c); };
   found.matmul = 2.0 * static_cast<double>(n * n * n) / Seconds(multiply);
   std::printf("%s: copy %.2f TB/s, bf16 matmul of %ld %.0f TFLOP/s (random data, medians of %d)\n",
               GpuDriver()->info(0).name.c_str(), found.copy * 1e-12, static_cast<long>(n),

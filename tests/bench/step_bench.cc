@@ -95,11 +95,11 @@ void MeasureProduct(Stream& stream, int64_t tokens, const Product& p, double cou
   double best[3] = {1e30, 1e30, 1e30};
   for (int repeat = 0; repeat < 3; ++repeat) {
     const Seconds a = Now();
-    k.matmul(stream, x, Trans::kNo, w, Trans::kYes, false, y);
+    k.matmul(stream, x, Trans::kNo, w, Trans::kYes, {}, y);
     const Seconds b = Now();
-    k.matmul(stream, y, Trans::kNo, w, Trans::kNo, false, x);
+    k.matmul(stream, y, Trans::kNo, w, Trans::kNo, {}, x);
     const Seconds c = Now();
-    k.matmul(stream, y, Trans::kYes, x, Trans::kNo, true, w);
+    k.matmul(stream, y, Trans::kYes, x, Trans::kNo, w, w);
     const Seconds d = Now();
     const double spent[3] = {(b - a).cpu, (c - b).cpu, (d - c).cpu};
     for (int i = 0; i < 3; ++i) best[i] = std::min(best[i], spent[i]);

@@ -17,6 +17,8 @@ class TimedKernels {
     Put<&Kernels::rms_norm>("rms_norm", k);
     Put<&Kernels::rms_norm_grad>("rms_norm_grad", k);
     Put<&Kernels::rope>("rope", k);
+    Put<&Kernels::latent>("latent", k);
+    Put<&Kernels::latent_grad>("latent_grad", k);
     Put<&Kernels::attention>("attention", k);
     Put<&Kernels::attention_grad>("attention_grad", k);
     Put<&Kernels::swiglu>("swiglu", k);

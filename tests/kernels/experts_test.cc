@@ -38,6 +38,7 @@ OpCase Feed(const Sizes& s, const std::function<int64_t(int64_t row, int64_t k)>
   };
   c.Activation("x", {s.rows, s.hidden});
   c.Activation("weights", {s.rows, s.top_k});
+  c.Activation("addend", {s.rows, s.hidden});
   c.Integers("ids", DType::kI32, {s.rows, s.top_k}, ids);
   c.Weight("gate_up", {s.experts, 2 * s.width, s.hidden}, scaled("gate_up"));
   c.Weight("down", {s.experts, s.hidden, s.width}, scaled("down"));
@@ -45,12 +46,13 @@ OpCase Feed(const Sizes& s, const std::function<int64_t(int64_t row, int64_t k)>
   c.Accurate({"weights"});
   auto saved = std::make_shared<ExpertsSaved>();
   c.forward = [saved](OpRun& r) {
-    r.kernels.experts(r.stream, r["x"], r["ids"], r["weights"], r["gate_up"], r["down"], r["y"],
-                      *saved);
+    r.kernels.experts(r.stream, r["x"], r["ids"], r["weights"], r["gate_up"], r["down"],
+                      r["addend"], r["y"], *saved);
   };
   c.backward = [saved](OpRun& r) {
     r.kernels.experts_grad(r.stream, r["dy"], r["x"], r["weights"], r["gate_up"], r["down"], *saved,
                            r["dx"], r["dweights"], r["dgate_up"], r["ddown"]);
+    r.kernels.copy(r.stream, r["dy"], r["daddend"]);
     *saved = {};
   };
   return c;
@@ -129,6 +131,8 @@ std::vector<double> Naive(OpRun& r, const Sizes& s) {
             c[i] * act * down[(ids[i] * s.hidden + d) * s.width + f];
     }
   }
+  const Doubles addend = Values(r["addend"]);
+  for (size_t i = 0; i < y.size(); ++i) y[i] += addend[i];
   return y;
 }
 
@@ -164,7 +168,7 @@ struct Hand {
   void Run() {
     Tensor out = Tensor::Wrap(y.data(), DType::kF64, {4, 2});
     CpuKernels().experts(stream, X(), Tensor::Wrap(ids.data(), DType::kI32, {4, 2}), C(), GateUp(),
-                         Down(), out, saved);
+                         Down(), {}, out, saved);
   }
 };
 

@@ -17,27 +17,29 @@ namespace {
 
 Trans Flag(bool turned) { return turned ? Trans::kYes : Trans::kNo; }
 
-// y = op(a) · op(b), and both gradients as the layers make them.
+// y = op(a) · op(b) + addend, and the gradients as the layers make them.
 OpCase Product(int64_t m, int64_t n, int64_t k, bool ta, bool tb) {
   OpCase c("matmul");
   c.Activation("a", ta ? Shape{k, m} : Shape{m, k});
   c.Weight("b", tb ? Shape{n, k} : Shape{k, n});
+  c.Activation("addend", {m, n});
   c.Output("y", {m, n});
   c.forward = [=](OpRun& r) {
-    r.kernels.matmul(r.stream, r["a"], Flag(ta), r["b"], Flag(tb), false, r["y"]);
+    r.kernels.matmul(r.stream, r["a"], Flag(ta), r["b"], Flag(tb), r["addend"], r["y"]);
   };
   c.backward = [=](OpRun& r) {
     const auto multiply = r.kernels.matmul;
     if (ta) {
-      multiply(r.stream, r["b"], Flag(tb), r["dy"], Trans::kYes, false, r["da"]);
+      multiply(r.stream, r["b"], Flag(tb), r["dy"], Trans::kYes, {}, r["da"]);
     } else {
-      multiply(r.stream, r["dy"], Trans::kNo, r["b"], Flag(!tb), false, r["da"]);
+      multiply(r.stream, r["dy"], Trans::kNo, r["b"], Flag(!tb), {}, r["da"]);
     }
     if (tb) {
-      multiply(r.stream, r["dy"], Trans::kYes, r["a"], Flag(ta), true, r["db"]);
+      multiply(r.stream, r["dy"], Trans::kYes, r["a"], Flag(ta), r["db"], r["db"]);
     } else {
-      multiply(r.stream, r["a"], Flag(!ta), r["dy"], Trans::kNo, true, r["db"]);
+      multiply(r.stream, r["a"], Flag(!ta), r["dy"], Trans::kNo, r["db"], r["db"]);
     }
+    r.kernels.copy(r.stream, r["dy"], r["daddend"]);
   };
   c.same_bits_on_teams = false;  // the BLAS library cuts large products among its threads
   c.same_bits_moved = false;     // and on a GPU chooses by alignment
@@ -69,7 +71,7 @@ TEST(MatmulTest, AgreesWithThreeLoops) {
         b.data<double>()[i] = std::cos(2.0 + 5.0 * static_cast<double>(i));
       Tensor y = Tensor::Zeros(stream, DType::kF64, {19, 34});
       y.data<double>()[0] = 3;
-      CpuKernels().matmul(stream, a, Flag(ta), b, Flag(tb), true, y);
+      CpuKernels().matmul(stream, a, Flag(ta), b, Flag(tb), y, y);
       Doubles expected = NaiveMatmul(19, 34, 53, a.data<double>(), ta, b.data<double>(), tb);
       expected[0] += 3;
       EXPECT_LE(RelativeDistance(Values(y), expected), 1e-14);
@@ -84,9 +86,9 @@ TEST(MatmulTest, NothingToSumGivesZeros) {
   Tensor b = Tensor::Empty(stream, DType::kF32, {0, 3});
   Tensor c = Tensor::Zeros(stream, DType::kF32, {2, 3});
   CpuKernels().fill(stream, 7, c);
-  CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, true, c);
+  CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, c, c);
   EXPECT_EQ(Values(c), Doubles(6, 7.0));
-  CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, false, c);
+  CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, {}, c);
   EXPECT_EQ(Values(c), Doubles(6, 0.0));
 }
 
@@ -106,7 +108,7 @@ TEST(MatmulTest, ThreadsAtOnceDoNotMeet) {
       CpuKernels().fill(stream, id + 1, a);
       CpuKernels().fill(stream, 1, b);
       for (int repeat = 0; repeat < 500; ++repeat) {
-        CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, false, c);
+        CpuKernels().matmul(stream, a, Trans::kNo, b, Trans::kNo, {}, c);
         const float expected = 90.0f * static_cast<float>(id + 1);
         const float* x = c.data<float>();
         wrong[static_cast<size_t>(id)] +=

@@ -9,18 +9,21 @@
 namespace mneme::test {
 namespace {
 
-OpCase Norm(int64_t rows, int64_t width, int64_t branches) {
+OpCase Norm(int64_t rows, int64_t width, int64_t branches, bool skips = false) {
   OpCase c("rms_norm");
   c.Activation("x", {rows, width});
   c.Weight("w", {branches, width});
   c.Output("y", {rows, width});
+  if (skips) c.Output("skip", {rows, width});  // x also goes another way
   c.Note("rstd", {rows});
   c.Accurate({"w", "rstd"});
-  c.forward = [](OpRun& r) {
+  c.forward = [skips](OpRun& r) {
     r.kernels.rms_norm(r.stream, r["x"], r["w"], 1e-5, r["y"], r["rstd"]);
+    if (skips) r.kernels.copy(r.stream, r["x"], r["skip"]);
   };
-  c.backward = [](OpRun& r) {
-    r.kernels.rms_norm_grad(r.stream, r["dy"], r["x"], r["w"], r["rstd"], r["dx"], r["dw"]);
+  c.backward = [skips](OpRun& r) {
+    r.kernels.rms_norm_grad(r.stream, r["dy"], r["x"], r["w"], r["rstd"],
+                            skips ? r["dskip"] : Tensor(), r["dx"], r["dw"]);
   };
   return c;
 }
@@ -29,12 +32,17 @@ TEST(NormTest, AnswersAll) {
   ExpectBounds(Norm(1, 1, 1), CpuKernels(), DType::kF32);
   CheckOp(Norm(1, 5, 1));
   CheckOp(Norm(7, 33, 1));
+  CheckOp(Norm(7, 33, 1, true));
+  CheckOp(Norm(70, 256, 1));
   CheckOp(Norm(12, 137, 4));
   CheckOp(Norm(300, 64, 3));
   CheckOp(Norm(50, 264, 1));
+  CheckOp(Norm(50, 264, 2, true));
   CheckOp(Norm(41, 2560, 1));
+  CheckOp(Norm(21, 2560, 1, true));
   CheckOp(Norm(12, 512, 4));
   CheckOp(Norm(3, 4608, 1));
+  CheckOpOnGpu(Norm(5000, 512, 1, true));
 }
 
 TEST(NormTest, UsesTheWeightOfItsBranchAndTheRootOfTheMeanSquare) {

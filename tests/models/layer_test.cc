@@ -43,6 +43,12 @@ double Dot(const Tensor& a, const Tensor& b) {
   return sum;
 }
 
+void ExpectSum(const Tensor& sum, const Tensor& a, const Tensor& b) {
+  for (int64_t i = 0; i < sum.elements(); ++i) {
+    EXPECT_NEAR(GetValue(sum, i), GetValue(a, i) + GetValue(b, i), 1e-12);
+  }
+}
+
 // Gradients of <dy, Forward(x)> + balance loss.
 template <Layer L>
 void ExpectLayerGradients(Rank& rank, const L& layer, Stage& stage, Shape shape) {
@@ -52,17 +58,23 @@ void ExpectLayerGradients(Rank& rank, const L& layer, Stage& stage, Shape shape)
   const auto loss = [&] {
     SetValue(stage.pass.balance_sum, 0, 0.0);
     typename L::Saved saved;
-    const Tensor y = layer.Forward(c, stage.pass, x, &saved);
+    const Tensor y = layer.Forward(c, stage.pass, x, {}, &saved);
     return Dot(y, dy) + GetValue(stage.pass.balance_sum, 0);
   };
   typename L::Saved saved;
-  const Tensor kept = layer.Forward(c, stage.pass, x, &saved);
-  const Tensor evaluated = layer.Forward(c, stage.pass, x, nullptr);
+  const Tensor kept = layer.Forward(c, stage.pass, x, {}, &saved);
+  const Tensor evaluated = layer.Forward(c, stage.pass, x, {}, nullptr);
   EXPECT_EQ(Values(kept), Values(evaluated));
   EXPECT_GT(KeptBytes(saved), 0);
-  const Tensor dx = layer.Backward(c, stage.pass, dy, std::move(saved));
+  const Tensor dx = layer.Backward(c, stage.pass, dy, {}, std::move(saved));
   ExpectGradient("x", x, dx, loss);
   ExpectParameterGradients(rank.store, loss);
+
+  // What goes round the layer is added, on both ways.
+  const Tensor skip = RandomTensor(c, shape, "skip");
+  saved = {};
+  ExpectSum(layer.Forward(c, stage.pass, x, skip, &saved), kept, skip);
+  ExpectSum(layer.Backward(c, stage.pass, dy, skip, std::move(saved)), dx, skip);
 }
 
 TEST(LayerGradient, Mla) {
@@ -228,21 +240,32 @@ TEST(Moe, CountsLoadsOnce) {
         for (double v : Values(router.load)) sum += v;
         return sum;
       };
-      moe.Forward(rank.context, stage.pass, x, nullptr);
+      moe.Forward(rank.context, stage.pass, x, x, nullptr);
       EXPECT_EQ(total(), 0.0);
       PreNormed<Moe>::Saved saved;
-      moe.Forward(rank.context, stage.pass, x, &saved);
-      moe.Backward(rank.context, stage.pass, x, std::move(saved));
+      moe.Forward(rank.context, stage.pass, x, x, &saved);
+      moe.Backward(rank.context, stage.pass, x, x, std::move(saved));
       EXPECT_EQ(total(), static_cast<double>(kTokens * model.moe.top_k));
     });
   }
 }
 
+// `run(saved)` is one forward pass.
+template <class Saved, class F>
+int64_t KeptBy(F&& run) {
+  Saved saved;
+  run(&saved);
+  return KeptBytes(saved);
+}
 template <Layer L>
 int64_t KeptBy(Rank& rank, const L& layer, const Stage& stage, const Tensor& x) {
-  typename L::Saved saved;
-  layer.Forward(rank.context, stage.pass, x, &saved);
-  return KeptBytes(saved);
+  return KeptBy<typename L::Saved>(
+      [&](typename L::Saved* saved) { layer.Forward(rank.context, stage.pass, x, {}, saved); });
+}
+template <Layer L>
+int64_t KeptBy(Rank& rank, const HyperConnected<L>& layer, const Stage& stage, const Tensor& x) {
+  using Saved = typename HyperConnected<L>::Saved;
+  return KeptBy<Saved>([&](Saved* saved) { layer.Forward(rank.context, stage.pass, x, saved); });
 }
 
 // What recomputation is for: a dense layer keeps its input alone, experts give up their

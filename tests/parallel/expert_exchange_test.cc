@@ -78,8 +78,9 @@ Result RunExperts(Comm& axis, std::vector<Batch> batches) {
     const int64_t rows = routed.x.dim(0);
     ExpertsSaved saved;
     Tensor y_here = Tensor::Empty(t.stream, DType::kF64, {rows, kWidth});
-    kernels.experts(t.stream, routed.x, routed.experts, routed.weights, w_in, w_out, y_here, saved);
-    const Tensor y = exchange.Combine(t.stream, routed, y_here, b.tokens).Wait(t.stream);
+    kernels.experts(t.stream, routed.x, routed.experts, routed.weights, w_in, w_out,
+                    exchange.AddedHere(x), y_here, saved);
+    const Tensor y = exchange.Combine(t.stream, routed, y_here, x, b.tokens).Wait(t.stream);
     const Tensor dy_here = exchange.CombineGrad(t.stream, routed, dy).Wait(t.stream);
     Tensor dx_here = Tensor::Empty(t.stream, DType::kF64, {rows, kWidth});
     Tensor dweights_here = Tensor::Empty(t.stream, DType::kF64, {rows, kChosen});

@@ -15,8 +15,8 @@ void CheckBlas(cublasStatus_t status, std::source_location at = std::source_loca
 // c[i] = alpha · op(a[i]) · op(b[i]) + beta · addend[i] for i < batch; row-major, op transposes as
 // the flag says; op(a) [m, k], op(b) [k, n], c [m, n]. Leading dims are elements between rows,
 // strides elements between members of the batch. a and b of one dtype (bf16 or f32), c of that or
-// f32. Accumulates in f32 (no TF32); the same bits every time. Plans are chosen by cuBLASLt's
-// heuristic once a shape and kept.
+// f32. Accumulates in f32 (no TF32); the same bits every time. Plans are chosen from
+// cuBLASLt's offers once a shape and kept.
 struct BlasProduct {
   Trans ta = Trans::kNo;
   Trans tb = Trans::kNo;

@@ -18,8 +18,12 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-// Of the gradient: two a multiprocessor. A constant, so that the bits of a sum depend on the shape.
-constexpr int64_t kGradBlocks = 264;
+// Of the gradient, on one multiprocessor: as many as registers allow, since a row's loads wait for
+// each other (position, then angles).
+template <int kN>
+inline constexpr int kResident = kN == 1 ? 4 : 2;
+// A constant, so that the bits of a sum depend on the shape alone.
+constexpr int64_t kMultiprocessors = 132;
 
 struct Rows {
   int64_t rows;
@@ -67,7 +71,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class A, int kN>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kResident<kN>)
     GradKernel(const A* dnormed, const A* drotary, const A* x, const float* w, const float* rstd,
                const float* table, const int32_t* positions, Rows a, A* dx, float* parts) {
   using Gradient = NormGradient<A, kN>;
@@ -166,7 +170,8 @@ void LatentGrad(Stream& stream, const Tensor& dnormed, const Tensor& drotary, co
   DispatchActivation(x.dtype(), [&](auto real) {
     using A = decltype(real);
     const bool done = Fits<A>(a, [&](auto n) {
-      const int64_t splits = std::clamp<int64_t>(CeilDiv(a.rows, kWarps), 1, kGradBlocks);
+      const int64_t splits =
+          std::clamp<int64_t>(CeilDiv(a.rows, kWarps), 1, kMultiprocessors * kResident<n()>);
       Tensor parts = Tensor::Empty(stream, DType::kF32, {splits, a.latent}, MemoryTag::kWorkspace);
       Launch(stream, GradKernel<A, n()>, dim3(static_cast<unsigned>(splits)), kThreads, 0,
              Data<A>(dnormed), Data<A>(drotary), Data<A>(x), Data<float>(w), Data<float>(rstd),

@@ -4,6 +4,7 @@
 // go through the ops of the parts.
 // Floor: T · (L + R) elements read and written forward, and once more L + R read backward, over the
 // copy bandwidth; at the sweep shape (T 32,768, L 256, R 32) 38 and 57 MB in bf16.
+// Measured on an H100 inside a step: 18 and 36 us, 2.1 and 1.6 TB/s.
 #include <algorithm>
 
 #include "kernels/gpu/device/norm_rows.cuh"

@@ -201,6 +201,17 @@ int64_t HeldOut::Fill(int64_t first, int64_t rows, BatchView view) const {
   return counted;
 }
 
+std::vector<int64_t> HeldOut::TargetDocuments(int64_t sequence) const {
+  CHECK(sequence >= 0 && sequence < sequences());
+  const int64_t begin = begins_[static_cast<size_t>(sequence)];
+  const auto count = static_cast<size_t>(std::min(stream_->tokens() - begin, sequence_length_ + 1));
+  RowBuffer buffer(sequence_length_);
+  std::fill(buffer.documents.begin(), buffer.documents.end(), -1);
+  stream_->Read(begin, absl::MakeSpan(buffer.ids).first(count),
+                absl::MakeSpan(buffer.documents).first(count));
+  return {buffer.documents.begin() + 1, buffer.documents.end()};
+}
+
 double HeldOut::text_bytes() const {
   const auto n = static_cast<size_t>(sequence_length_);
   std::vector<int32_t> memory(4 * n);

@@ -82,6 +82,9 @@ class HeldOut {
   // Sequences [first, first + rows); rows beyond the end are padding with no counted target.
   // Returns counted targets.
   int64_t Fill(int64_t first, int64_t rows, BatchView view) const;
+  // The document of each target of a sequence; −1 for padding. REQUIRES: 0 <= sequence <
+  // sequences().
+  std::vector<int64_t> TargetDocuments(int64_t sequence) const;
   // UTF-8 bytes that the counted targets of all sequences stand for: exact for the byte vocabulary
   // (a byte each, the end of a document none), in proportion to the corpus's tokens where ids were
   // made elsewhere.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <numbers>
 
 #include "engine/json.h"
@@ -18,7 +19,25 @@ struct RankSums {
   std::vector<int64_t> counted;  // [sequences]
   std::vector<double> position_losses;
   std::vector<int64_t> position_counted;
+  // The part of a document that stands in one sequence: sequence, document, counted tokens.
+  std::vector<int64_t> pieces;       // [3 · parts]
+  std::vector<double> piece_losses;  // [parts]
 };
+
+void TakePieces(const ScoredSequence& scored, const std::vector<int64_t>& documents,
+                RankSums& sums) {
+  int64_t open = -1;
+  for (size_t p = 0; p < scored.losses.size(); ++p) {
+    if (scored.targets[p] < 0) continue;
+    if (documents[p] != open) {
+      open = documents[p];
+      sums.pieces.insert(sums.pieces.end(), {scored.sequence, open, 0});
+      sums.piece_losses.push_back(0.0);
+    }
+    ++sums.pieces.back();
+    sums.piece_losses.back() += scored.losses[p];
+  }
+}
 
 void Take(const ScoredSequence& scored, RankSums& sums) {
   double loss = 0.0;
@@ -59,6 +78,8 @@ std::vector<RankSums> Gather(World& world, const RankSums& mine) {
   Append(bytes, mine.counted);
   Append(bytes, mine.position_losses);
   Append(bytes, mine.position_counted);
+  Append(bytes, mine.pieces);
+  Append(bytes, mine.piece_losses);
   std::vector<RankSums> all;
   for (const std::string& text : world.AllGather(bytes)) {
     RankSums& sums = all.emplace_back();
@@ -68,8 +89,30 @@ std::vector<RankSums> Gather(World& world, const RankSums& mine) {
     Extract(text, at, sums.counted);
     Extract(text, at, sums.position_losses);
     Extract(text, at, sums.position_counted);
+    Extract(text, at, sums.pieces);
+    Extract(text, at, sums.piece_losses);
   }
   return all;
+}
+
+// Documents in their order, the pieces of each in the order of the sequences.
+std::vector<DocumentScore> TotalDocuments(const std::vector<RankSums>& ranks) {
+  std::map<std::pair<int64_t, int64_t>, DocumentScore> pieces;  // by document, sequence
+  for (const RankSums& sums : ranks) {
+    for (size_t i = 0; i < sums.piece_losses.size(); ++i) {
+      pieces[{sums.pieces[3 * i + 1], sums.pieces[3 * i]}] = {sums.pieces[3 * i + 2],
+                                                              sums.piece_losses[i]};
+    }
+  }
+  std::vector<DocumentScore> documents;
+  int64_t open = -1;
+  for (const auto& [place, piece] : pieces) {
+    if (place.first != open) documents.emplace_back();
+    open = place.first;
+    documents.back().tokens += piece.tokens;
+    documents.back().nats += piece.nats;
+  }
+  return documents;
 }
 
 // Adds everything up, sequences in their order.
@@ -108,9 +151,13 @@ absl::StatusOr<HeldOutResult> Evaluate(World& world, Context& context, Stack& st
   ScoreOptions options;
   options.micro_batch = micro_batch;
   options.memory_off = memory_off;
-  ScoreSequences(world, context, stack, set, options,
-                 [&](const ScoredSequence& scored) { Take(scored, mine); });
-  HeldOutResult result = Total(Gather(world, mine), length, set.sequences());
+  ScoreSequences(world, context, stack, set, options, [&](const ScoredSequence& scored) {
+    Take(scored, mine);
+    TakePieces(scored, set.TargetDocuments(scored.sequence), mine);
+  });
+  const std::vector<RankSums> ranks = Gather(world, mine);
+  HeldOutResult result = Total(ranks, length, set.sequences());
+  result.documents = TotalDocuments(ranks);
   result.name = name;
   if (result.tokens == 0) {
     return absl::InvalidArgumentError("held-out set " + name + " (" + set.corpus().folder() +

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "data/loader.h"
+#include "engine/document_score.h"
 #include "models/context.h"
 #include "models/stack.h"
 #include "parallel/world.h"
@@ -19,6 +20,7 @@ struct HeldOutResult {
   double bits_per_byte = 0.0;            // of UTF-8 text
   int64_t tokens = 0;                    // counted
   std::vector<double> loss_by_position;  // mean at each position of the sequence
+  std::vector<DocumentScore> documents;  // those with a counted token, in the corpus's order
 };
 
 // Sums are made per sequence and added in sequence order, so the loss does not depend on the rank

@@ -33,6 +33,7 @@ struct RunFolder {
   std::string config() const { return dir + "/config.yaml"; }
   std::string metrics() const { return dir + "/metrics.jsonl"; }
   std::string result() const { return dir + "/result.json"; }
+  std::string documents() const { return dir + "/documents.json"; }
   std::string checkpoints() const { return dir + "/checkpoints"; }
   std::string tensorboard() const { return dir + "/tb"; }
   // Something was trained here: a checkpoint, a result or a metric exists.

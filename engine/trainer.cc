@@ -398,7 +398,11 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
     if (!stage.sets.empty()) {
       result.unigram_entropy = UnigramEntropy(*stage.loader, *stage.sets.front());
     }
-    status = WriteResult(folder_.result(), result);
+    if (!last_scores_.empty()) {
+      status = WriteFileAtomically(folder_.documents(),
+                                   DocumentsJson(last_scores_.front().documents) + "\n");
+    }
+    if (status.ok()) status = WriteResult(folder_.result(), result);
   }
   RETURN_IF_ERROR(world_.Agree(status));
   return TrainResult{0, "finished " + std::to_string(position_.step) + " steps; " +

@@ -80,10 +80,16 @@ struct PlanArguments {
 };
 
 struct SweepArguments {
-  std::string fit;     // a file of cells, JSONL or CSV
-  std::string report;  // the HTML file to write
+  RunArguments sweep;  // a sweep file and overrides; empty with `fit`
+  bool dry_run = false;
+  bool status = false;
+  std::vector<std::string> merge;  // folders of the same sweep
+  std::string fit;                 // a file of cells, JSONL or CSV
+  std::string report;              // the HTML file to write
   FitConfig config;
   bool json = false;
+  // Runs cells, where the rest only looks.
+  bool works() const { return fit.empty() && !dry_run && !status && merge.empty(); }
 };
 
 struct PrepareArguments {

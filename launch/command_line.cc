@@ -111,9 +111,10 @@ std::optional<Arguments> SplitRun(const std::string& verb, const std::vector<std
     }
   }
   if (run.config.empty()) {
-    return Answer(
-        "mneme " + verb + ": names no config; try configs/runs/tiny.yaml, see mneme help " + verb,
-        2);
+    return Answer("mneme " + verb + ": names no config; try configs/" +
+                      (verb == "sweep" ? "sweeps/demo" : "runs/tiny") + ".yaml, see mneme help " +
+                      verb,
+                  2);
   }
   return std::nullopt;
 }
@@ -263,7 +264,13 @@ std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::s
                                     SweepArguments& sweep) {
   CLI::App& app = parser.app();
   std::vector<std::string> exclude;
-  app.add_option("--fit", sweep.fit, "fit the cells of this file: JSONL or CSV")->required();
+  parser.TakeWords("sweep", "a sweep file, then key=value overrides of it");
+  app.add_flag("--dry-run", sweep.dry_run, "print the grid and write nothing");
+  app.add_flag("--status", sweep.status, "print what the cells are at and the time left");
+  app.add_option("--merge", sweep.merge,
+                 "take over finished cells of this folder; may be repeated");
+  app.add_option("--fit", sweep.fit,
+                 "instead of a sweep: fit the cells of this file, JSONL or CSV");
   app.add_option("--report", sweep.report, "also write a report to this file: HTML, all in one");
   app.add_option("--level", sweep.config.level, "of every interval")->capture_default_str();
   app.add_option("--coordinate", sweep.config.coordinate, "of the quadratic: rho or log_rho")
@@ -275,6 +282,12 @@ std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::s
   app.add_option("--exclude", exclude, "leave out the cells with COLUMN=VALUE; may be repeated");
   parser.AddJson(sweep.json);
   if (auto answer = parser.Parse(rest)) return answer;
+  if (sweep.fit.empty()) return SplitRun("sweep", parser.words(), sweep.sweep);
+  if (!parser.words().empty()) {
+    return Answer("mneme sweep: --fit takes its cells from " + sweep.fit + " alone, not from '" +
+                      parser.words().front() + "' too",
+                  2);
+  }
   return TakeExclusions(exclude, sweep.config);
 }
 

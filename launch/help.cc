@@ -94,15 +94,22 @@ constexpr Verb kVerbs[] = {
      "  mneme plan configs/models/engram_27b.yaml --ranks 4 --device h200 train.precision=bf16\n"
      "  mneme plan configs/models/moe_335m.yaml --device h100 train.precision=bf16 --json\n"
      "  mneme plan configs/runs/tiny.yaml model.vocab_size=258 --threads 2\n"},
-    {"sweep", "the curve of loss over the share of experts, with intervals",
-     "Fits cells of a sweep, JSONL or CSV with rho, seed and validation_loss (or val): the curve "
-     "of each\n"
-     "budget, its minimum with an interval, what was gained; or loss over table size. A minimum is "
-     "claimed\n"
-     "only where the interval lies inside the range and no curve that only falls or rises would "
-     "do.\n\n"
+    {"sweep", "many runs, and the curve of loss over the share of experts through them",
+     "Runs every cell that a sweep file describes and fits the curve of loss over rho, the share "
+     "of the sparse\n"
+     "parameters given to experts. Typed again it goes on; typed many times at once, on any "
+     "machines that share\n"
+     "the folder, the workers divide the cells among them, and what a dead one leaves goes on "
+     "elsewhere.\n"
+     "--fit reads cells from a file instead: JSONL or CSV with rho, seed and validation_loss (or "
+     "val).\n"
+     "A minimum is claimed only where its interval lies inside the range and no curve that only "
+     "falls or only\n"
+     "rises explains the cells (docs/sweeps.md).\n\n"
      "Examples:\n"
-     "  mneme sweep --fit cells.jsonl\n"
+     "  mneme sweep configs/sweeps/paper_2e20.yaml --dry-run\n"
+     "  mpirun -n 2 mneme sweep configs/sweeps/demo.yaml\n"
+     "  mneme sweep configs/sweeps/demo.yaml --status\n"
      "  mneme sweep --fit cells.csv --level 0.95 --exclude rho=0.05 --report curve.html\n"
      "  mneme sweep --fit cells.jsonl --coordinate log_rho --json\n"},
     {"config", "every key; what a config comes to",

@@ -14,8 +14,10 @@ bool NeedsWorld(const std::string& verb) {
 }
 
 absl::StatusOr<int> RunAlone(const Arguments& arguments) {
-  // Under mpirun the first rank does it; the others have nothing to add.
-  if (!IsFirstOfLaunch()) return 0;
+  // Under mpirun every rank is a worker of the sweep: a process among others, no rank of one run.
+  const bool works = arguments.verb == "sweep" && arguments.sweep.works();
+  // Of the rest the first rank does it; the others have nothing to add.
+  if (!works && !IsFirstOfLaunch()) return 0;
   if (arguments.verb == "report") return ReportVerb(arguments.report);
   if (arguments.verb == "plan") return PlanVerb(arguments.plan);
   if (arguments.verb == "sweep") return SweepVerb(arguments.sweep);

@@ -8,7 +8,6 @@
 
 #include "configs/text.h"
 #include "data/files.h"
-#include "engine/json.h"
 #include "kernels/core/check.h"
 #include "nlohmann/json.hpp"
 
@@ -71,7 +70,10 @@ absl::Status TakeNumber(const std::map<std::string, std::string>& columns, const
 
 class Reader {
  public:
-  explicit Reader(const std::string& path) : path_(path) { table_.source = path; }
+  Reader(const std::string& path, bool with_documents)
+      : path_(path), with_documents_(with_documents) {
+    table_.source = path;
+  }
 
   absl::StatusOr<CellTable> Read() {
     std::error_code error;
@@ -167,7 +169,7 @@ class Reader {
     if (seed != std::floor(seed)) return LineError(path_, line_, "seed is no whole number");
     cell.seed = static_cast<int64_t>(seed);
     cell.key = has("key") ? cell.columns["key"] : "line " + std::to_string(line_);
-    if (cell.documents.empty() && has("documents")) {
+    if (with_documents_ && cell.documents.empty() && has("documents")) {
       const auto folder = std::filesystem::path(path_).parent_path();
       RETURN_IF_ERROR(ReadDocuments((folder / cell.columns["documents"]).string(), cell.documents));
     }
@@ -176,6 +178,7 @@ class Reader {
   }
 
   const std::string path_;
+  const bool with_documents_;
   CellTable table_;
   std::vector<std::string> head_;
   size_t line_ = 0;
@@ -183,14 +186,8 @@ class Reader {
 
 }  // namespace
 
-absl::StatusOr<CellTable> ReadCells(const std::string& path) { return Reader(path).Read(); }
-
-std::string DocumentsJson(const std::vector<DocumentScore>& documents) {
-  std::vector<std::string> pairs;
-  for (const DocumentScore& document : documents) {
-    pairs.push_back("[" + std::to_string(document.tokens) + ", " + JsonNumber(document.nats) + "]");
-  }
-  return JsonObject().AddRaw("documents", JsonArray(pairs)).Text();
+absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents) {
+  return Reader(path, with_documents).Read();
 }
 
 }  // namespace mneme

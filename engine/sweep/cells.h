@@ -7,14 +7,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/document_score.h"
 
 namespace mneme {
-
-// A held-out document as one cell scored it.
-struct DocumentScore {
-  int64_t tokens = 0;  // counted
-  double nats = 0.0;   // their sum
-};
 
 // One finished cell. What the file does not say is NaN, or 0 where so said.
 struct CellResult {
@@ -39,9 +34,7 @@ struct CellTable {
 // `table_parameters` or `table_rows`, and per-document losses: `documents`, either a list of
 // [tokens, nats] or the path of a file that holds one, relative to `path`. Errors: NotFound;
 // DataLoss or InvalidArgument with file, line and what is wrong.
-absl::StatusOr<CellTable> ReadCells(const std::string& path);
-
-// {"documents": [[tokens, nats], ...]}: the file that `documents` may name.
-std::string DocumentsJson(const std::vector<DocumentScore>& documents);
+// Without documents, a path to them is left alone.
+absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents = true);
 
 }  // namespace mneme

@@ -78,6 +78,26 @@ TEST_F(ScoreTest, TheLossIsTheSameOnEveryLayoutAndMicroBatch) {
   }
 }
 
+TEST_F(ScoreTest, LossesByDocumentAddUpAndAreTheSameOnEveryLayout) {
+  const HeldOutResult one = Score(1, {}, 7);
+  ASSERT_GT(one.documents.size(), 2u);
+  int64_t tokens = 0;
+  double nats = 0.0;
+  for (const DocumentScore& document : one.documents) {
+    EXPECT_GT(document.tokens, 0);
+    tokens += document.tokens;
+    nats += document.nats;
+  }
+  EXPECT_EQ(tokens, one.tokens);
+  EXPECT_NEAR(nats / static_cast<double>(tokens), one.loss, 1e-12);
+  const HeldOutResult spread = Score(3, {1, 3}, 1);
+  ASSERT_EQ(spread.documents.size(), one.documents.size());
+  for (size_t d = 0; d < one.documents.size(); ++d) {
+    EXPECT_EQ(spread.documents[d].tokens, one.documents[d].tokens);
+    EXPECT_NEAR(spread.documents[d].nats, one.documents[d].nats, 1e-10);
+  }
+}
+
 TEST_F(ScoreTest, BitsPerByteFollowFromTheLoss) {
   const HeldOutResult result = Score(1, {}, 7);
   // Every counted target but the ends of documents is one byte.

@@ -1,0 +1,80 @@
+#include "engine/sweep/lease.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+
+#include "data/files.h"
+#include "engine/sweep/shared_files.h"
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+std::string LeasePath(const std::string& folder, int64_t generation) {
+  return folder + "/lease." + std::to_string(generation);
+}
+
+}  // namespace
+
+LeaseState ReadLease(const std::string& folder) {
+  LeaseState state;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind("lease.", 0) != 0) continue;
+    int64_t generation = 0;
+    const auto parsed = std::from_chars(name.data() + 6, name.data() + name.size(), generation);
+    if (parsed.ptr != name.data() + name.size()) continue;  // a draft
+    state.generation = std::max(state.generation, generation);
+  }
+  if (state.generation > 0)
+    state.content = ReadFileBytes(LeasePath(folder, state.generation)).value_or("");
+  return state;
+}
+
+void Lease::Write(const std::string& state) {
+  // One small write in place: a reader sees the old line or the new one. Failing is not worse than
+  // being slow, since others go by what they see.
+  const std::string path = LeasePath(folder_, generation_);
+  const int descriptor = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  const std::string line = owner_ + " " + state + "\n";
+  if (pwrite(descriptor, line.data(), line.size(), 0) == static_cast<ssize_t>(line.size()))
+      [[maybe_unused]]
+    const int cut = ftruncate(descriptor, static_cast<off_t>(line.size()));
+  fsync(descriptor);
+  close(descriptor);
+}
+
+bool Lease::Beat() {
+  Write("beat " + std::to_string(++beats_));
+  std::error_code error;
+  return !std::filesystem::exists(LeasePath(folder_, generation_ + 1), error);
+}
+
+void Lease::Release() { Write("free"); }
+
+absl::StatusOr<std::optional<Lease>> LeaseBook::Take(const std::string& folder) {
+  const LeaseState state = ReadLease(folder);
+  if (!state.free()) {
+    const auto now = std::chrono::steady_clock::now();
+    Sight& sight = seen_[folder];
+    if (sight.generation != state.generation || sight.content != state.content) {
+      sight = {state.generation, state.content, now};
+      return std::optional<Lease>();
+    }
+    if (std::chrono::duration<double>(now - sight.since).count() < seconds_)
+      return std::optional<Lease>();
+  }
+  const int64_t generation = state.generation + 1;
+  ASSIGN_OR_RETURN(const bool made,
+                   CreateExclusively(LeasePath(folder, generation), owner_ + " beat 0\n"));
+  if (!made) return std::optional<Lease>();
+  return std::optional<Lease>(Lease(folder, generation, owner_));
+}
+
+}  // namespace mneme

@@ -1,0 +1,81 @@
+#include "engine/sweep/publish.h"
+
+#include "configs/text.h"
+#include "data/files.h"
+#include "engine/sweep/report.h"
+#include "engine/sweep/shared_files.h"
+#include "engine/sweep/sweep_folder.h"
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+// The columns that a reader asks for first; axes of the sweep's own come before them.
+std::vector<std::string> UsualColumns(const SweepConfig& sweep) {
+  std::vector<std::string> columns = {"key", "rho", "seed"};
+  for (const SweepAxis& axis : sweep.axes) {
+    if (axis.name == "budget" || axis.name == "table")
+      columns.push_back(axis.name == "table" ? "table_rows" : "budget");
+    else if (axis.name != "rho" && axis.name != "seed")
+      columns.push_back(axis.name);
+  }
+  for (const char* name :
+       {"validation_loss", "parameters_total", "parameters_active", "parameters_tables",
+        "flops_per_token", "residual_total", "residual_flops", "tokens", "unique_tokens", "epochs",
+        "tokens_per_active", "failures"}) {
+    columns.emplace_back(name);
+  }
+  return columns;
+}
+
+absl::Status WriteFigures(const SweepConfig& sweep, const SweepFit& fit) {
+  for (size_t i = 0; i < fit.allocations.size(); ++i) {
+    const std::string number = fit.allocations.size() > 1 ? "_" + std::to_string(i + 1) : "";
+    RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/loss_vs_rho" + number + ".svg",
+                                CurveFigure(fit.allocations[i], fit.config.level).Svg()));
+  }
+  for (size_t i = 0; i < fit.scalings.size(); ++i) {
+    const std::string number = fit.scalings.size() > 1 ? "_" + std::to_string(i + 1) : "";
+    RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/loss_vs_table" + number + ".svg",
+                                ScalingFigure(fit.scalings[i]).Svg()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
+                          const std::string& report, std::string& note) {
+  ASSIGN_OR_RETURN(const int64_t finished, WriteResults(sweep, grid));
+  if (finished == 0) {
+    note = "no fit yet: no cell is finished";
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const CellTable table, ReadCells(sweep.folder + "/results.jsonl"));
+  const absl::StatusOr<SweepFit> fit = FitCells(table, sweep.fit);
+  if (!fit.ok()) {
+    note = "no fit yet: " + std::string(fit.status().message());
+    return absl::OkStatus();
+  }
+  ReportNotes notes;
+  notes.title = "Sweep " + sweep.name;
+  notes.columns = sweep.columns.empty() ? UsualColumns(sweep) : sweep.columns;
+  notes.config = sweep.text;
+  const auto cells = static_cast<int64_t>(grid.cells.size());
+  if (finished < cells) {
+    notes.warnings.push_back(std::to_string(cells - finished) + " of " + std::to_string(cells) +
+                             " cells are not finished.");
+  }
+  for (const std::string& line : ChangedSettings(sweep))
+    notes.warnings.push_back("Changed since the first cell was run: " + line);
+  const std::string html = ReportHtml(*fit, notes);
+  RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/fit.json", FitJson(*fit) + "\n"));
+  RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/report.html", html));
+  RETURN_IF_ERROR(WriteFigures(sweep, *fit));
+  if (report.empty()) return absl::OkStatus();
+  const absl::Status written = WriteFileAtomically(report, html);
+  // The path was typed: a usage error where it cannot be.
+  return written.ok() ? written : absl::InvalidArgumentError(written.message());
+}
+
+}  // namespace mneme

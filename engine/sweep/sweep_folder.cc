@@ -1,0 +1,245 @@
+#include "engine/sweep/sweep_folder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <sstream>
+
+#include "configs/text.h"
+#include "data/corpus.h"
+#include "data/files.h"
+#include "engine/json.h"
+#include "engine/report.h"
+#include "engine/run_folder.h"
+#include "engine/sweep/cells.h"
+#include "engine/sweep/shared_files.h"
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Columns of a one-line JSON object, by the reader of cells.
+absl::StatusOr<std::map<std::string, std::string>> Columns(const std::string& path) {
+  ASSIGN_OR_RETURN(const CellTable table, ReadCells(path, /*with_documents=*/false));
+  return table.cells.front().columns;
+}
+
+double Column(const std::map<std::string, std::string>& columns, const std::string& name) {
+  const auto found = columns.find(name);
+  if (found == columns.end()) return 0.0;
+  return ParseNumber(found->second).value_or(0.0);
+}
+
+bool Exists(const std::string& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+int64_t Failures(const CellFolder& folder) {
+  int64_t count = 0;
+  while (Exists(folder.failed(count + 1))) ++count;
+  return count;
+}
+
+// Tokens of the training corpora, each once.
+double UniqueTokens(const RunConfig& config) {
+  double tokens = 0.0;
+  for (const std::string& path : config.data.train) {
+    if (const auto corpus = Corpus::Open(path); corpus.ok())
+      tokens += static_cast<double>((*corpus)->tokens());
+  }
+  return tokens;
+}
+
+// A scalar of an axis as JSON: a number where it is one.
+std::string AxisJson(const std::string& text) {
+  const auto number = ParseNumber(text);
+  return number.has_value() ? JsonNumber(*number) : JsonString(text);
+}
+
+std::string CsvField(const std::string& text) {
+  if (text.find_first_of(",\"\n") == std::string::npos) return text;
+  std::string out = "\"";
+  for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return out + "\"";
+}
+
+std::string CsvText(const std::vector<CellResult>& cells) {
+  std::vector<std::string> head = {"key", "rho", "seed", "validation_loss"};
+  for (const CellResult& cell : cells) {
+    for (const auto& [name, value] : cell.columns) {
+      if (std::find(head.begin(), head.end(), name) == head.end()) head.push_back(name);
+    }
+  }
+  std::string out = Join(head, ",") + "\n";
+  for (const CellResult& cell : cells) {
+    std::vector<std::string> fields;
+    for (const std::string& name : head) {
+      const auto found = cell.columns.find(name);
+      fields.push_back(found == cell.columns.end() ? "" : CsvField(found->second));
+    }
+    out += Join(fields, ",") + "\n";
+  }
+  return out;
+}
+
+}  // namespace
+
+CellFolder FolderOf(const SweepConfig& sweep, const SweepCell& cell) {
+  return {sweep.folder + "/cells/" + cell.key};
+}
+
+CellState StateOf(const SweepConfig& sweep, const SweepCell& cell) {
+  const CellFolder folder = FolderOf(sweep, cell);
+  CellState state;
+  state.failures = Failures(folder);
+  state.lease = ReadLease(folder.dir);
+  state.steps = static_cast<double>(TotalSteps(cell.config));
+  if (const auto done = ReadFileBytes(folder.done()); done.ok()) {
+    state.done = true;
+    state.step = state.steps;
+    const auto columns = Columns(folder.done());
+    if (columns.ok()) state.validation_loss = Column(*columns, "validation_loss");
+    if (columns.ok()) state.seconds = Column(*columns, "seconds") / std::max(1.0, state.steps);
+    return state;
+  }
+  const auto series = ReadSeries(RunFolder{folder.run()}.metrics(), "seconds");
+  if (series.ok() && !series->empty()) {
+    state.step = series->back().first;
+    state.seconds = series->back().second;
+  }
+  if (state.failures > 0) state.reason = ReadFileBytes(folder.failed(state.failures)).value_or("");
+  return state;
+}
+
+absl::Status KeepSettings(const SweepConfig& sweep) {
+  std::error_code error;
+  fs::create_directories(sweep.folder + "/cells", error);
+  if (error) return FileError(sweep.folder, "make the folder", error.value());
+  const auto kept = CreateExclusively(sweep.folder + "/fit.txt", FitSectionText(sweep.fit));
+  RETURN_IF_ERROR(kept.status());
+  return CreateExclusively(sweep.folder + "/sweep.yaml", sweep.text).status();
+}
+
+std::vector<std::string> ChangedSettings(const SweepConfig& sweep) {
+  const absl::StatusOr<std::string> kept = ReadFileBytes(sweep.folder + "/fit.txt");
+  if (!kept.ok()) return {};
+  const auto parse = [](const std::string& text) {
+    std::map<std::string, std::string> values;
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) {
+      const size_t colon = line.find(": ");
+      if (colon != std::string::npos) values[line.substr(0, colon)] = line.substr(colon + 2);
+    }
+    return values;
+  };
+  std::map<std::string, std::string> before = parse(*kept), now = parse(FitSectionText(sweep.fit));
+  for (const auto& [key, value] : before) now.try_emplace(key, "(absent)");
+  std::vector<std::string> changed;
+  for (const auto& [key, value] : now) {
+    const auto found = before.find(key);
+    const std::string old = found == before.end() ? "(absent)" : found->second;
+    if (old != value) changed.push_back("fit." + key + ": " + old + " -> " + value);
+  }
+  return changed;
+}
+
+absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell& cell,
+                                       int64_t failures) {
+  const CellFolder folder = FolderOf(sweep, cell);
+  const RunFolder run{folder.run()};
+  const absl::StatusOr<std::map<std::string, std::string>> result = Columns(run.result());
+  if (!result.ok()) {
+    return absl::DataLossError(run.result() + ": a finished run leaves a validation_loss here; " +
+                               "has the run a held-out set (evaluate.sets)? " +
+                               std::string(result.status().message()));
+  }
+  JsonObject json;
+  json.Add("key", cell.key);
+  json.AddRaw("rho", cell.rho ? JsonNumber(*cell.rho) : "null").Add("seed", cell.seed);
+  json.Add("validation_loss", Column(*result, "validation_loss"))
+      .Add("validation_bits_per_byte", Column(*result, "validation_bits_per_byte"));
+  if (cell.budget > 0.0) json.Add("budget", cell.budget);
+  if (cell.table) json.Add("table_rows", *cell.table);
+  for (const auto& [name, value] : cell.axes) {
+    if (name == "rho")
+      json.AddRaw("asked_rho", AxisJson(value));
+    else if (name != "seed" && name != "budget" && name != "table")
+      json.AddRaw(name, AxisJson(value));
+  }
+  json.Add("parameters_total", cell.counts.total_without_vocab())
+      .Add("parameters_active", cell.counts.active())
+      .Add("parameters_tables", cell.counts.tables)
+      .Add("flops_per_token", cell.flops_per_token);
+  if (cell.solved) {
+    json.Add("residual_total", cell.residual.total_share)
+        .Add("residual_flops", cell.residual.flops_share);
+  }
+  const double unique = UniqueTokens(cell.config);
+  json.Add("tokens", cell.tokens)
+      .Add("unique_tokens", unique)
+      .Add("epochs", unique > 0.0 ? cell.tokens / unique : 0.0)
+      .Add("tokens_per_active", cell.tokens / static_cast<double>(cell.counts.active()))
+      .Add("steps", static_cast<int64_t>(Column(*result, "steps")))
+      .Add("seconds", Column(*result, "seconds"))
+      .Add("tokens_per_second", Column(*result, "tokens_per_second"))
+      .Add("peak_memory_bytes", static_cast<int64_t>(Column(*result, "peak_memory_bytes")))
+      .Add("failures", failures)
+      .Add("documents", "cells/" + cell.key + "/documents.json");
+  return json.Text();
+}
+
+absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& grid) {
+  std::string lines;
+  int64_t count = 0;
+  for (const SweepCell& cell : grid.cells) {
+    const absl::StatusOr<std::string> record = ReadFileBytes(FolderOf(sweep, cell).done());
+    if (!record.ok()) continue;
+    lines += *record;
+    ++count;
+  }
+  if (count == 0) return 0;
+  const std::string path = sweep.folder + "/results.jsonl";
+  RETURN_IF_ERROR(ReplaceFile(path, lines));
+  ASSIGN_OR_RETURN(const CellTable table, ReadCells(path, /*with_documents=*/false));
+  RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/results.csv", CsvText(table.cells)));
+  return count;
+}
+
+absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
+                                        const std::string& other) {
+  int64_t taken = 0, had = 0;
+  for (const SweepCell& cell : grid.cells) {
+    const CellFolder here = FolderOf(sweep, cell), there{other + "/cells/" + cell.key};
+    if (!Exists(there.done())) continue;
+    if (Exists(here.done())) {
+      ASSIGN_OR_RETURN(const auto mine, Columns(here.done()));
+      ASSIGN_OR_RETURN(const auto theirs, Columns(there.done()));
+      if (mine.at("validation_loss") != theirs.at("validation_loss")) {
+        return absl::FailedPreconditionError(
+            there.done() + ": has validation_loss " + theirs.at("validation_loss") + ", " +
+            here.done() + " has " + mine.at("validation_loss") +
+            ": one cell, two numbers; take away the folder of the one that is wrong");
+      }
+      ++had;
+      continue;
+    }
+    std::error_code error;
+    fs::create_directories(here.dir, error);
+    for (const auto& [from, to] :
+         {std::pair{there.documents(), here.documents()}, {there.config(), here.config()}}) {
+      const absl::StatusOr<std::string> bytes = ReadFileBytes(from);
+      if (bytes.ok()) RETURN_IF_ERROR(ReplaceFile(to, *bytes));
+    }
+    ASSIGN_OR_RETURN(const std::string record, ReadFileBytes(there.done()));
+    ASSIGN_OR_RETURN(const bool made, CreateExclusively(here.done(), record));
+    taken += made;
+  }
+  return other + ": " + std::to_string(taken) + " finished cells taken over, " +
+         std::to_string(had) + " were here already";
+}
+
+}  // namespace mneme

@@ -1,0 +1,64 @@
+// The folder that the workers of a sweep share: what each cell has come to, and tables of it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/sweep/grid.h"
+#include "engine/sweep/lease.h"
+
+namespace mneme {
+
+// folder/cells/KEY/: config.yaml, log.txt, run/ (a run folder), lease.N, failed.N.json, and
+// documents.json and done.json once it is finished.
+struct CellFolder {
+  std::string dir;
+  std::string config() const { return dir + "/config.yaml"; }
+  std::string log() const { return dir + "/log.txt"; }
+  std::string run() const { return dir + "/run"; }
+  std::string documents() const { return dir + "/documents.json"; }
+  std::string done() const { return dir + "/done.json"; }
+  std::string failed(int64_t attempt) const {
+    return dir + "/failed." + std::to_string(attempt) + ".json";
+  }
+};
+CellFolder FolderOf(const SweepConfig& sweep, const SweepCell& cell);
+
+struct CellState {
+  bool done = false;
+  int64_t failures = 0;
+  LeaseState lease;
+  double step = 0.0;  // of the run, by its metrics
+  double steps = 0.0;
+  double validation_loss = 0.0;  // where done
+  double seconds = 0.0;          // of a step, by the latest metrics; 0: not known
+  std::string reason;            // of the last failure
+};
+CellState StateOf(const SweepConfig& sweep, const SweepCell& cell);
+
+// Keeps the fit section and the file beside the first cell; later calls leave them. Errors: files.
+absl::Status KeepSettings(const SweepConfig& sweep);
+// What of the fit section has changed since, a line each; empty where nothing has.
+std::vector<std::string> ChangedSettings(const SweepConfig& sweep);
+
+// The line of results.jsonl: axes, rho, seed, losses, parameters, tokens, epochs, residuals, speed.
+// Reads the finished run. Errors: DataLoss naming what is missing in it.
+absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell& cell,
+                                       int64_t failures);
+
+// results.jsonl and results.csv from all finished cells. Returns how many.
+absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& grid);
+
+// Takes over finished cells of other folders of the same sweep by key. Returns a line for people.
+// Errors: a cell that both have with different losses (FailedPrecondition), files.
+absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
+                                        const std::string& other);
+
+// The table of --status and the time left; as text or JSON. `speed`: live workers are those whose
+// lease is not free.
+std::string StatusText(const SweepConfig& sweep, const SweepGrid& grid);
+std::string StatusJson(const SweepConfig& sweep, const SweepGrid& grid);
+
+}  // namespace mneme

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Four workers on one folder, killed and replaced at random moments: no cell is lost, none runs twice, and every number is
+# the one of an undisturbed sweep in another folder under another cadence. A cell that runs out of memory ends alone.
+#
+#   sweep_test.sh PROGRAM [SEED]
+set -euo pipefail
+mneme=$(realpath "$1")
+RANDOM=${2:-1}
+work=$(mktemp -d)
+workers=()
+cleanup() {
+  for pid in "${workers[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
+  wait 2>/dev/null || true
+  rm -rf "$work"
+}
+trap cleanup EXIT
+fail() { echo "sweep_test: $*" >&2; exit 1; }
+cd "$work"
+export OMP_NUM_THREADS=1
+
+# Words in a fixed order, two blank lines between documents.
+awk 'BEGIN { s = 7; for (i = 0; i < 9000; ++i) { s = (s * 1103515245 + 12345) % 2147483648
+  printf "%s%s", substr("the old river runs under a tall stone bridge and small boats wait there", s % 60 + 1, 7),
+  i % 150 == 149 ? "\n\n\n" : " " } }' >text.txt
+"$mneme" prepare --input text.txt --blank-lines 2 --held-out 0.1 --output corpus >/dev/null 2>&1
+cat >base.yaml <<'YAML'
+model:
+  layers: 2
+  hidden: 32
+  dense_width: 64
+  leading_dense: 1
+  init_std: 0.05
+  mla: {heads: 2, kv_lora_rank: 16, qk_nope: 8, qk_rope: 4, v_head: 8}
+  moe: {experts: 34, shared: 1, top_k: 2, expert_width: 16}
+  engram: {blocks: [1], orders: [2, 3], heads: 2, d_mem: 16, vocab_size: 2}
+data: {train: corpus/train}
+train: {steps: 60, sequence_length: 64, batch_sequences: 8, checkpoint_every: 10}
+optim: {lr: 4e-3, schedule: {shape: constant, warmup: 5}}
+evaluate:
+  sets: [{name: held_out, data: corpus/held_out}]
+device: cpu
+YAML
+cat >sweep.yaml <<'YAML'
+base: base.yaml
+folder: out
+axes:
+  rho: [1.0, 0.8, 0.6, 0.4, 0.2]
+  seed: [0, 1]
+allocation: {width_multiple: 1, total_bound: 0.005}
+run: {lease_seconds: 2, attempts: 5}
+YAML
+
+start() { "$mneme" sweep sweep.yaml >"worker.$1" 2>&1 & workers[$(($1 % 4))]=$!; }
+for i in 0 1 2 3; do start $i; done
+next=4
+for round in 1 2 3 4 5; do
+  sleep 0.$((RANDOM % 9 + 1))
+  victim=$((RANDOM % 4))
+  kill -9 "${workers[$victim]}" 2>/dev/null || true
+  wait "${workers[$victim]}" 2>/dev/null || true
+  while [ $((next % 4)) != "$victim" ]; do next=$((next + 1)); done
+  start $next
+  next=$((next + 1))
+done
+for pid in "${workers[@]}"; do wait "$pid" || fail "a worker ended with $?: $(cat worker.*)"; done
+workers=()
+
+[ "$(wc -l <out/results.jsonl)" = 10 ] || fail "$(wc -l <out/results.jsonl) results instead of 10"
+[ "$(cut -d, -f1 out/results.csv | tail -n +2 | sort -u | wc -l)" = 10 ] || fail "a key stands twice"
+for cell in out/cells/*/; do
+  key=$(basename "$cell")
+  # A worker may be killed after a cell is done and before it says so.
+  [ "$(cat worker.* | grep -c ": finished $key")" -le 1 ] || fail "$key was finished twice"
+  steps=$(grep -o '"step": [0-9]*' "$cell/run/metrics.jsonl" | tr '\n' ' ')
+  [ "$steps" = "$(for i in $(seq 60); do printf '"step": %d ' "$i"; done)" ] || fail "$key: its steps are $steps"
+done
+grep -q ': goes on with ' worker.* || fail "no killed cell was taken over"
+grep -q '<svg' out/report.html || fail "no report"
+if pgrep -f "$work/out" >/dev/null; then fail "a process outlived its worker: $(pgrep -af "$work/out")"; fi
+
+# Undisturbed, moved, saving at another pace: the same keys and the same numbers.
+mkdir moved && cp -r corpus base.yaml sweep.yaml moved/
+(cd moved && "$mneme" sweep sweep.yaml set.train.checkpoint_every=25 run.lease_seconds=30 >worker 2>&1) || fail "undisturbed: $(cat moved/worker)"
+numbers() { cut -d, -f1-4 "$1" | sort; }
+diff <(numbers out/results.csv) <(numbers moved/out/results.csv) || fail "killing workers changed a number"
+diff <(cat out/fit.json) <(cat moved/out/fit.json) || fail "the fit is another"
+# A finished sweep runs nothing; its cells may be taken over by key.
+"$mneme" sweep sweep.yaml >again.txt 2>&1
+if grep -q begins again.txt; then fail "a finished sweep ran a cell"; fi
+"$mneme" sweep sweep.yaml folder=merged --merge out >merge.txt 2>&1
+grep -q '10 finished cells taken over' merge.txt || fail "$(cat merge.txt)"
+diff <(numbers out/results.csv) <(numbers merged/results.csv) || fail "merging changed a number"
+
+# Out of memory: the cell of rho 0.6 alone is lost, after as many attempts as it has.
+launch='test {rho} = 0.59375 && ulimit -v 600000 && more=model.dense_width=800000; exec {program} train {config} $more'
+code=0
+"$mneme" sweep sweep.yaml folder=small axes.seed=[0] run.attempts=2 "run.launch=$launch" >small.txt 2>&1 || code=$?
+[ $code = 1 ] || fail "a failed cell gives exit 1, not $code"
+[ "$(wc -l <small/results.jsonl)" = 4 ] || fail "the other cells were not finished: $(cat small.txt)"
+grep -q 'out of memory on cpu' small/cells/*/log.txt || fail "it did not run out of memory: $(cat small.txt)"
+grep -q '4 of 5 done, 0 running, 1 failed' small.txt || fail "$(cat small.txt)"
+[ "$(ls small/cells/*/failed.2.json | wc -l)" = 1 ] || fail "it was not tried twice"
+echo "sweep_test: sound"

@@ -85,8 +85,8 @@ struct Walk {
 // Steps of a walk that are read before any of them is computed.
 template <class T, int N>
 struct Batch {
-  Vec<T, N> n[kAhead], other[kAhead];  // other: u, or dy
-  int history[kAhead];                 // tokens before, in the document; −1: no such token
+  RawVec<T, N> n[kAhead], other[kAhead];  // other: u, or dy
+  int history[kAhead];                    // tokens before, in the document; −1: no such token
 
   __device__ __forceinline__ void Load(const Geometry& g, const T* n_at, const T* other_at,
                                        Walk& walk) {
@@ -97,8 +97,8 @@ struct Batch {
       other[i] = {};
       if (walk.token < g.tokens) {
         const int64_t at = walk.token * g.channels + walk.channel;
-        n[i] = *reinterpret_cast<const Vec<T, N>*>(n_at + at);
-        other[i] = *reinterpret_cast<const Vec<T, N>*>(other_at + at);
+        n[i] = LoadRaw<N>(n_at + at);
+        other[i] = LoadRaw<N>(other_at + at);
         history[i] = walk.place - g.doc_start[walk.token];
       }
       walk.Step(g);
@@ -110,7 +110,7 @@ struct Batch {
 // reads 0.
 template <int N, int kTaps, class T>
 __device__ __forceinline__ void Convolve(const Geometry& g, const float (&w)[N][kTaps],
-                                         const Vec<T, N> (&window)[kTaps], int history,
+                                         const RawVec<T, N> (&window)[kTaps], int history,
                                          float (&c)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) c[i] = 0;
@@ -118,7 +118,7 @@ __device__ __forceinline__ void Convolve(const Geometry& g, const float (&w)[N][
   for (int k = kTaps - 1; k >= 0; --k) {
     if (k * g.dilation > history) continue;
 #pragma unroll
-    for (int i = 0; i < N; ++i) c[i] += w[i][kTaps - 1 - k] * ToFloat(window[k].v[i]);
+    for (int i = 0; i < N; ++i) c[i] += w[i][kTaps - 1 - k] * window[k][i];
   }
 }
 
@@ -133,13 +133,13 @@ __device__ __forceinline__ float Sigmoid(float x) { return __fdividef(1, 1 + __e
 // The window as it stands before the walk's first step.
 template <int N, int kTaps, class T>
 __device__ __forceinline__ void StartWindow(const T* n, const Walk& walk, const Geometry& g,
-                                            Vec<T, N> (&window)[kTaps]) {
+                                            RawVec<T, N> (&window)[kTaps]) {
 #pragma unroll
   for (int k = 0; k < kTaps; ++k) {
     window[k] = {};
     const int64_t from = walk.token - static_cast<int64_t>(k + 1) * g.dilation;
     if (k + 1 < kTaps && from >= 0 && from < g.tokens) {
-      window[k] = *reinterpret_cast<const Vec<T, N>*>(n + from * g.channels + walk.channel);
+      window[k] = LoadRaw<N>(n + from * g.channels + walk.channel);
     }
   }
 }
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, 3) WalkForward(Geometry g, ConvTenso
   if (walk.channel >= g.channels) return;
   float w[N][kTaps];
   LoadTaps<N, kTaps>(x.w, walk.channel, w);
-  Vec<T, N> window[kTaps];
+  RawVec<T, N> window[kTaps];
   StartWindow<N, kTaps>(x.n, walk, g, window);
   int64_t out = walk.token * g.channels + walk.channel;
   const int64_t stride = static_cast<int64_t>(g.dilation) * g.channels;
@@ -165,16 +165,16 @@ __global__ void __launch_bounds__(kThreads, 3) WalkForward(Geometry g, ConvTenso
       float c[N];
       Convolve<N, kTaps>(g, w, window, batch.history[i], c);
 #pragma unroll
-      for (int j = 0; j < N; ++j) c[j] = ToFloat(batch.other[i].v[j]) + c[j] * Sigmoid(c[j]);
+      for (int j = 0; j < N; ++j) c[j] = batch.other[i][j] + c[j] * Sigmoid(c[j]);
       StoreFloats<N>(x.y + out, c);
     }
   }
 }
 
 // What the walk back keeps of its last steps.
-template <int N, int kTaps>
+template <class T, int N, int kTaps>
 struct Backlog {
-  float n[kTaps][N];      // k steps back
+  RawVec<T, N> n[kTaps];  // k steps back
   float slope[kTaps][N];  // dc, likewise
   int history[kTaps];     // tokens before, in the document; −1: no such token
   int whole = 0;          // steps in a row in which no tap left the document
@@ -230,18 +230,16 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (walk.channel < g.channels) {
     float w[N][kTaps];
     LoadTaps<N, kTaps>(x.w, walk.channel, w);
-    Backlog<N, kTaps> log;
+    Backlog<T, N, kTaps> log;
     {
-      Vec<T, N> window[kTaps];
+      RawVec<T, N> window[kTaps];
       StartWindow<N, kTaps>(x.n, walk, g, window);
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
         log.history[k] = -1;
+        log.n[k] = window[k];
 #pragma unroll
-        for (int i = 0; i < N; ++i) {
-          log.n[k][i] = ToFloat(window[k].v[i]);
-          log.slope[k][i] = 0;
-        }
+        for (int i = 0; i < N; ++i) log.slope[k][i] = 0;
       }
     }
     const int reach = (kTaps - 1) * g.dilation;
@@ -258,20 +256,16 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int k = kTaps - 1; k > 0; --k) {
           log.history[k] = log.history[k - 1];
+          log.n[k] = log.n[k - 1];
 #pragma unroll
-          for (int i = 0; i < N; ++i) {
-            log.n[k][i] = log.n[k - 1][i];
-            log.slope[k][i] = log.slope[k - 1][i];
-          }
+          for (int i = 0; i < N; ++i) log.slope[k][i] = log.slope[k - 1][i];
         }
         log.history[0] = batch.history[b];
+        log.n[0] = batch.n[b];
         log.whole = log.history[0] >= reach ? log.whole + 1 : 0;
         float dy[N], dn[N];
 #pragma unroll
-        for (int i = 0; i < N; ++i) {
-          log.n[0][i] = ToFloat(batch.n[b].v[i]);
-          dy[i] = ToFloat(batch.other[b].v[i]);
-        }
+        for (int i = 0; i < N; ++i) dy[i] = batch.other[b][i];
         if (log.whole >= kTaps) {
           log.template Compute<true>(g, w, dy, step < kSteps, dw, dn);
         } else {

@@ -25,8 +25,9 @@ namespace mneme::gpu {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kShortRow = 1024;        // of the gate: one whose value is read ahead
 constexpr int kGradColumns = 4;        // of a thread of the gradient
-constexpr int kMostGradThreads = 640;  // of a block, and about as many a multiprocessor
+constexpr int kMostGradThreads = 640;  // of a block of the gradient, and about as many resident
 
 __global__ void __launch_bounds__(kThreads)
     HashRows(const __grid_constant__ HashTables constants, HashedText text, int64_t n,
@@ -113,8 +114,8 @@ __global__ void __launch_bounds__(kThreads)
     const float* w_h = x.w_h + m * n.width;
     const float* w_k = x.w_k + m * n.width;
     float hh = 0, kk = 0, hk = 0;
-    // The value is on its way while the sums are made: the branches of a token share it.
-    for (int j = m; (j * kWarp + lane) * N < n.width; j += n.branches) {
+    // The value of a short row is on its way while the sums are made: branches of a token share it.
+    for (int j = m; n.width <= kShortRow && (j * kWarp + lane) * N < n.width; j += n.branches) {
       Prefetch(value + (j * kWarp + lane) * N);
     }
 #pragma unroll 4
@@ -180,7 +181,7 @@ __global__ void __launch_bounds__(kThreads) UngatedBackward(GateShape n, GateTen
 }
 
 // What one token's branch gives its gradients, once ⟨du, v⟩ is known: c = dot · c, and so on.
-struct BranchScales {
+struct alignas(16) BranchScales {
   float c, shrink_h, shrink_k, alpha;
 };
 
@@ -191,19 +192,32 @@ __device__ __forceinline__ BranchScales ScalesOf(const GateForm& form, float wid
           slope * s * rk * rk / width, alpha};
 }
 
+// Numbers of a thread's own in shared memory: a vector of each branch, those of neighbours side by
+// side.
+template <int N>
+struct OwnColumns {
+  Vec<float, N>* base;
+
+  __device__ __forceinline__ Vec<float, N>& operator[](int m) const {
+    return base[m * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)];
+  }
+};
+
 // partial [gridDim.x, M, D] = Σ over the block's tokens of c h k. blockDim.x · N covers D. What is
 // used is loaded again at once for the next token, so that every number has a token's time to come.
-// Dynamic shared memory: w_h w_k of the block's columns.
+// Dynamic shared memory: w_h w_k of the block's columns, and their sums.
 template <class T, int N, int M>
 __global__ void __launch_bounds__(kMostGradThreads)
     GateBackward(GateForm form, GateShape n, GateTensors<T> x, int tokens_of_block,
                  float* partial) {
-  __shared__ float parts[2][kMostGradThreads / kWarp][M];
+  __shared__ float parts[2][kWarp][M];
   __shared__ BranchScales
-      scales[3][M];                 // of this token, the next, and one that slow warps may read
-  extern __shared__ float gains[];  // [M, blockDim.x · N]
-  const int lane_columns = static_cast<int>(blockDim.x) * N;
+      scales[3][M];  // of this token, the next, and one that slow warps may read
+  extern __shared__ float4 shared[];
+  const OwnColumns<N> gains{reinterpret_cast<Vec<float, N>*>(shared)};
+  const OwnColumns<N> sums{gains.base + M * static_cast<int>(blockDim.x)};
   const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int d = static_cast<int>(threadIdx.x) * N;
   const bool active = d < n.width;
   const auto width = static_cast<float>(n.width);
@@ -214,8 +228,8 @@ __global__ void __launch_bounds__(kMostGradThreads)
     const int64_t i = t * M + threadIdx.x;
     scales[t % 3][threadIdx.x] = ScalesOf(form, width, x.s[i], x.rh[i], x.rk[i], x.alpha[i]);
   };
-  Vec<T, N> du[M], h[M], k[M], v;
-  const auto at = [&](const T* from) { return *reinterpret_cast<const Vec<T, N>*>(from + d); };
+  RawVec<T, N> du[M], h[M], k[M], v;
+  const auto at = [&](const T* from) { return LoadRaw<N>(from + d); };
   const auto load_outer = [&](int64_t t) {
     if (t >= end) return;
     v = at(x.kv + t * n.kv_width + M * n.width);
@@ -234,13 +248,17 @@ __global__ void __launch_bounds__(kMostGradThreads)
       load_inner(begin, m);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        gains[m * lane_columns + d + j] = x.w_h[m * n.width + d + j] * x.w_k[m * n.width + d + j];
+        gains[m].v[j] = x.w_h[m * n.width + d + j] * x.w_k[m * n.width + d + j];
+        sums[m].v[j] = 0;
       }
     }
   }
   prepare(begin);
+  if (threadIdx.x < kWarp) {  // warps that are not there add nothing
+#pragma unroll
+    for (int m = 0; m < M; ++m) parts[0][lane][m] = parts[1][lane][m] = 0;
+  }
   __syncthreads();
-  float sums[M][N] = {};
   for (int64_t t = begin; t < end; ++t) {
     prepare(t + 1);
     float dots[M] = {};
@@ -251,8 +269,8 @@ __global__ void __launch_bounds__(kMostGradThreads)
         const float alpha = scales[t % 3][m].alpha;
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-          const float g = ToFloat(du[m].v[j]);
-          dots[m] += g * ToFloat(v.v[j]);
+          const float g = du[m][j];
+          dots[m] += g * v[j];
           dv[j] += alpha * g;
         }
       }
@@ -261,30 +279,36 @@ __global__ void __launch_bounds__(kMostGradThreads)
     }
 #pragma unroll
     for (int m = 0; m < M; ++m) dots[m] = WarpReduce(dots[m]);
-    if (threadIdx.x % kWarp == 0) {
+    if (warps > 1) {
+      if (lane == 0) {
 #pragma unroll
-      for (int m = 0; m < M; ++m) parts[t & 1][threadIdx.x / kWarp][m] = dots[m];
+        for (int m = 0; m < M; ++m) parts[t & 1][threadIdx.x / kWarp][m] = dots[m];
+      }
+      __syncthreads();
+#pragma unroll
+      for (int m = 0; m < M; ++m) dots[m] = WarpReduce(parts[t & 1][lane][m]);
+    } else {
+      __syncwarp();
     }
-    __syncthreads();
     if (!active) continue;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-      float dot = parts[t & 1][0][m];
-      for (int w = 1; w < warps; ++w) dot += parts[t & 1][w][m];
       const BranchScales scale = scales[t % 3][m];
-      const float c = dot * scale.c;
-      const float shrink_h = dot * scale.shrink_h;
-      const float shrink_k = dot * scale.shrink_k;
-      float dh[N], dk[N], gain[N];
-      LoadFloats<N>(gains + m * lane_columns + d, gain);
+      const float c = dots[m] * scale.c;
+      const float shrink_h = dots[m] * scale.shrink_h;
+      const float shrink_k = dots[m] * scale.shrink_k;
+      float dh[N], dk[N];
+      const Vec<float, N> gain = gains[m];
+      Vec<float, N> sum = sums[m];
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        const float a = ToFloat(h[m].v[j]);
-        const float b = ToFloat(k[m].v[j]);
-        dh[j] = c * gain[j] * b - shrink_h * a;
-        dk[j] = c * gain[j] * a - shrink_k * b;
-        sums[m][j] += c * a * b;
+        const float a = h[m][j];
+        const float b = k[m][j];
+        dh[j] = c * gain.v[j] * b - shrink_h * a;
+        dk[j] = c * gain.v[j] * a - shrink_k * b;
+        sum.v[j] += c * a * b;
       }
+      sums[m] = sum;
       load_inner(t + 1, m);
       StoreFloats<N>(x.dh + (t * M + m) * n.width + d, dh);
       StoreFloats<N>(x.dkv + t * n.kv_width + m * n.width + d, dk);
@@ -293,7 +317,8 @@ __global__ void __launch_bounds__(kMostGradThreads)
   if (!active) return;
 #pragma unroll
   for (int m = 0; m < M; ++m) {
-    StoreFloats<N>(partial + (static_cast<int64_t>(blockIdx.x) * M + m) * n.width + d, sums[m]);
+    float* to = partial + (static_cast<int64_t>(blockIdx.x) * M + m) * n.width + d;
+    *reinterpret_cast<Vec<float, N>*>(to) = sums[m];
   }
 }
 
@@ -398,7 +423,7 @@ void BackwardFast(Stream& stream, const GateForm& form, const GateShape& n, cons
   Tensor partial = Tensor::Empty(stream, DType::kF32, {blocks, columns}, MemoryTag::kWorkspace);
   Launch(stream, GateBackward<T, kGradColumns, M>, dim3(static_cast<unsigned>(blocks)),
          dim3(static_cast<unsigned>(threads)),
-         static_cast<size_t>(threads * kGradColumns * M) * sizeof(float), form, n, x,
+         static_cast<size_t>(2 * threads * kGradColumns * M) * sizeof(float), form, n, x,
          static_cast<int>(tokens_of_block), Data<float>(partial));
   QueueGains(stream, partial, blocks, columns, w_h, w_k, dw_h, dw_k);
 }

@@ -100,7 +100,8 @@ __device__ __forceinline__ void StoreColumns(T* to, const float (&from)[N]) {
 namespace row_sums {
 
 inline constexpr int kPlaces = 32;  // of a team
-inline constexpr int kAhead = 4;    // rows in flight a lane
+inline constexpr int kRows = 8;     // rows of gradients in flight a lane
+inline constexpr int kAhead = 4;    // partial sums in flight a lane
 inline constexpr int kAlone = 16;   // tiles that one team adds up without help
 
 // What stands in front of, and behind, the groups of a tile.
@@ -173,16 +174,16 @@ __global__ void __launch_bounds__(kTeamThreads)
       through_s[me.team] = !closes;
     }
   };
-  for (int j = begin; j < end; j += kAhead) {
-    float row[kAhead][N] = {};
+  for (int j = begin; j < end; j += kRows) {
+    RawVec<T, N> row[kRows] = {};
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
+    for (int a = 0; a < kRows; ++a) {
       if (me.active && j + a < end) {
-        LoadColumns<N>(parts.Row(static_cast<uint32_t>(order_s[j + a]), width) + me.column, row[a]);
+        row[a] = LoadRaw<N>(parts.Row(static_cast<uint32_t>(order_s[j + a]), width) + me.column);
       }
     }
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
+    for (int a = 0; a < kRows; ++a) {
       if (j + a >= end) break;
       if (j + a > head && key[j + a] != key[j + a - 1]) {
         flush(j + a);
@@ -190,7 +191,8 @@ __global__ void __launch_bounds__(kTeamThreads)
 #pragma unroll
         for (int i = 0; i < N; ++i) sum[i] = 0;
       }
-      AddTo<N>(sum, row[a]);
+#pragma unroll
+      for (int i = 0; i < N; ++i) sum[i] += row[a][i];
     }
   }
   if (begin < end) flush(end);

@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace mneme::gpu {
 
@@ -42,6 +43,29 @@ __device__ __forceinline__ void StoreFloats(T* to, const float (&from)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) x.v[i] = FromFloat<T>(from[i]);
   *reinterpret_cast<Vec<T, N>*>(to) = x;
+}
+
+// N numbers as they lie in memory, two bf16 a register: what is on its way takes no more registers
+// than bytes.
+template <class T, int N>
+struct alignas(sizeof(T) * N) RawVec {
+  using Word = std::conditional_t<sizeof(T) * N % 4 == 0, uint32_t, uint16_t>;
+  static constexpr int kWords = static_cast<int>(sizeof(T) * N / sizeof(Word));
+  Word word[kWords];
+
+  __device__ __forceinline__ float operator[](int i) const {
+    if constexpr (sizeof(T) == 4) {
+      return __uint_as_float(word[i]);
+    } else if constexpr (sizeof(Word) == 2) {
+      return __uint_as_float(uint32_t{word[i]} << 16);
+    } else {
+      return __uint_as_float(i % 2 == 0 ? word[i / 2] << 16 : word[i / 2] & 0xffff0000u);
+    }
+  }
+};
+template <int N, class T>
+__device__ __forceinline__ RawVec<T, N> LoadRaw(const T* from) {
+  return *reinterpret_cast<const RawVec<T, N>*>(from);
 }
 
 }  // namespace mneme::gpu

@@ -63,6 +63,7 @@ struct Kernels {
   ExpertsGradFn* experts_grad;
   HyperEnterFn* hyper_enter;
   HyperLeaveFn* hyper_leave;
+  HyperLeaveEnterFn* hyper_leave_enter;
   HyperLeaveGradFn* hyper_leave_grad;
   HyperEnterGradFn* hyper_enter_grad;
   HyperReadFn* hyper_read;

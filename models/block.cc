@@ -46,12 +46,13 @@ Block Block::Declare(Context& c, ParameterStore& store, int64_t index, const Mod
   return block;
 }
 
-Tensor Block::Forward(Context& c, const Pass& pass, const Tensor& x, Pending<FetchedRows>* rows,
-                      Saved* saved, Tensor* gates) const {
-  Tensor y = x;
+ResidualStreams Block::Forward(Context& c, const Pass& pass, const ResidualStreams& x,
+                               Pending<FetchedRows>* rows, Saved* saved, Tensor* gates) const {
+  ResidualStreams y = x;
   if (engram.has_value() && rows != nullptr) {
     if (saved != nullptr) saved->engram.emplace();
-    y = engram->Forward(c, pass, x, rows->Wait(c.stream), saved ? &*saved->engram : nullptr, gates);
+    y = engram->Forward(c, pass, x.Settle(c), rows->Wait(c.stream),
+                        saved ? &*saved->engram : nullptr, gates);
   }
   y = attention.Forward(c, pass, y, saved ? &saved->attention : nullptr);
   if (dense.has_value()) return dense->Forward(c, pass, y, saved ? &saved->dense : nullptr);

@@ -46,8 +46,8 @@ struct Block {
 
   // x [T, n, D]. `rows` (null: memory off, or none here) is waited for. gates as in
   // Engram::Forward.
-  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Pending<FetchedRows>* rows,
-                 Saved* saved, Tensor* gates) const;
+  ResidualStreams Forward(Context& c, const Pass& pass, const ResidualStreams& x,
+                          Pending<FetchedRows>* rows, Saved* saved, Tensor* gates) const;
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
 };
 

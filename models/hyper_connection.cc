@@ -60,24 +60,34 @@ HyperMixes HyperMixes::Declare(ParameterStore& store, const std::string& prefix,
   return hyper;
 }
 
-Tensor HyperMixes::Enter(Context& c, const Tensor& x, Saved& note) const {
-  const int64_t tokens = x.dim(0);
-  const int64_t n = x.dim(1);
+Tensor ResidualStreams::Settle(Context& c) const {
+  if (!y.defined()) return x;
+  Tensor out = c.Empty(x.shape());
+  c.kernels.hyper_leave(c.stream, x, res, post, y, out);
+  return out;
+}
+
+Tensor HyperMixes::Enter(Context& c, const ResidualStreams& streams, Tensor& x, Saved& note) const {
+  const Tensor before = streams.x;
+  const int64_t tokens = before.dim(0);
+  const int64_t n = before.dim(1);
   note.r = c.EmptyAccurate({tokens});
   note.m = c.EmptyAccurate({tokens, n * n + 2 * n});
   note.pre = c.EmptyAccurate({tokens, n});
   note.post = c.EmptyAccurate({tokens, n});
   note.res = c.EmptyAccurate({tokens, n, n});
-  Tensor h = c.Empty({tokens, x.dim(2)});
-  c.kernels.hyper_enter(c.stream, options, x, phi->value, alpha->value, bias->value, note.r, note.m,
-                        note.pre, note.post, note.res, h);
+  Tensor h = c.Empty({tokens, before.dim(2)});
+  if (!streams.y.defined()) {
+    x = before;
+    c.kernels.hyper_enter(c.stream, options, x, phi->value, alpha->value, bias->value, note.r,
+                          note.m, note.pre, note.post, note.res, h);
+    return h;
+  }
+  x = c.Empty(before.shape());
+  c.kernels.hyper_leave_enter(c.stream, options, before, streams.res, streams.post, streams.y, x,
+                              phi->value, alpha->value, bias->value, note.r, note.m, note.pre,
+                              note.post, note.res, h);
   return h;
-}
-
-Tensor HyperMixes::Leave(Context& c, const Tensor& x, const Saved& note, const Tensor& y) const {
-  Tensor out = c.Empty(x.shape());
-  c.kernels.hyper_leave(c.stream, x, note.res, note.post, y, out);
-  return out;
 }
 
 HyperMixes::LeaveGrad HyperMixes::BackwardLeave(Context& c, const Tensor& dout, const Tensor& x,

@@ -14,6 +14,17 @@ namespace mneme {
 
 HyperOptions HyperOptionsOf(const ModelConfig& model);
 
+// The residual streams between two sub-layers. The way out of the last one may still be to go: the
+// next one's way in then makes both in one pass.
+struct ResidualStreams {
+  Tensor x;             // [T, n, C]
+  Tensor res, post, y;  // of the way out that is to go; undefined: none
+
+  ResidualStreams(Tensor streams) : x(std::move(streams)) {}
+  // x behind the way out.
+  Tensor Settle(Context& c) const;
+};
+
 // The three mixes of one sub-layer.
 struct HyperMixes {
   struct Saved {
@@ -37,10 +48,8 @@ struct HyperMixes {
   static HyperMixes Declare(ParameterStore& store, const std::string& prefix,
                             const ModelConfig& model);
 
-  // Mixes of x [T, n, C] and the inner layer's input h [T, C].
-  Tensor Enter(Context& c, const Tensor& x, Saved& note) const;
-  // H_res x + post ⊗ y, [T, n, C].
-  Tensor Leave(Context& c, const Tensor& x, const Saved& note, const Tensor& y) const;
+  // Settles the streams, x [T, n, C]; their mixes, and the inner layer's input h [T, C].
+  Tensor Enter(Context& c, const ResidualStreams& streams, Tensor& x, Saved& note) const;
 
   // Gradients of Leave, but that of x.
   struct LeaveGrad {
@@ -75,19 +84,22 @@ struct HyperConnected {
   std::optional<HyperMixes> mixes;  // none with one stream
   bool recompute = false;           // the mixes and the inner layer's input are made again
 
-  Tensor Forward(Context& c, const Pass& pass, const Tensor& x, Saved* saved) const {
-    const Shape flat = {x.dim(0), x.dim(1) * x.dim(2)};
+  ResidualStreams Forward(Context& c, const Pass& pass, const ResidualStreams& streams,
+                          Saved* saved) const {
+    Tensor x = streams.x;
     if (!mixes.has_value()) {
-      const Tensor in = x.Reshape(flat);
+      const Tensor in = x.Reshape({x.dim(0), x.dim(1) * x.dim(2)});
       return inner.Forward(c, pass, in, in, saved ? &saved->inner : nullptr).Reshape(x.shape());
     }
     HyperMixes::Saved note;
-    const Tensor h = mixes->Enter(c, x, note);
-    const Tensor y = inner.Forward(c, pass, h, {}, saved ? &saved->inner : nullptr);
-    Tensor out = mixes->Leave(c, x, note, y);
+    const Tensor h = mixes->Enter(c, streams, x, note);
+    ResidualStreams out = x;
+    out.y = inner.Forward(c, pass, h, {}, saved ? &saved->inner : nullptr);
+    out.res = note.res;
+    out.post = note.post;
     if (saved == nullptr) return out;
     saved->x = x;
-    saved->y = y;
+    saved->y = out.y;
     if (recompute) {
       saved->inner.x = Tensor();
     } else {
@@ -102,7 +114,7 @@ struct HyperConnected {
       const Tensor dy = dout.Reshape(flat);
       return inner.Backward(c, pass, dy, dy, std::move(saved.inner)).Reshape(dout.shape());
     }
-    if (recompute) saved.inner.x = mixes->Enter(c, saved.x, saved.mixes);
+    if (recompute) saved.inner.x = mixes->Enter(c, saved.x, saved.x, saved.mixes);
     const auto grad = mixes->BackwardLeave(c, dout, saved.x, saved.mixes, saved.y);
     saved.y = Tensor();
     const Tensor dh = inner.Backward(c, pass, grad.dy, {}, std::move(saved.inner));

@@ -172,7 +172,7 @@ Tensor Stack::State::Forward(Context& c, const Pass& pass, bool memory_off, Save
   // Rows set out before anything is computed: they depend on token ids only.
   PendingRows rows = memory_off ? PendingRows(blocks.size()) : Fetch(c, pass.batch);
   const int64_t tokens = pass.batch.tokens_count();
-  Tensor x = Expand(c, embedding.Forward(c, pass.batch.tokens), config.mhc.streams);
+  ResidualStreams x = Expand(c, embedding.Forward(c, pass.batch.tokens), config.mhc.streams);
   if (saved != nullptr) saved->blocks.resize(blocks.size());
   for (size_t b = 0; b < blocks.size(); ++b) {
     Tensor* gate = nullptr;
@@ -185,7 +185,7 @@ Tensor Stack::State::Forward(Context& c, const Pass& pass, bool memory_off, Save
     x = blocks[b].Forward(c, pass, x, rows[b].has_value() ? &*rows[b] : nullptr,
                           saved ? &saved->blocks[b] : nullptr, gate);
   }
-  const Tensor read = readout.Forward(c, x, saved ? &saved->readout : nullptr);
+  const Tensor read = readout.Forward(c, x.Settle(c), saved ? &saved->readout : nullptr);
   if (saved != nullptr) saved->read = read;
   return norm.Forward(c, read, saved ? &saved->norm : nullptr);
 }

@@ -22,6 +22,7 @@ ShortConvFn ShortConvFast;
 ShortConvGradFn ShortConvGradFast;
 HyperEnterFn HyperEnterFast;
 HyperLeaveFn HyperLeaveFast;
+HyperLeaveEnterFn HyperLeaveEnterFast;
 HyperLeaveGradFn HyperLeaveGradFast;
 HyperEnterGradFn HyperEnterGradFast;
 HeadLossFn HeadLossFast;

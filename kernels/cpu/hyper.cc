@@ -186,6 +186,14 @@ void HyperLeave(Stream&, const Tensor& x, const Tensor& res, const Tensor& post,
   });
 }
 
+void HyperLeaveEnter(Stream& stream, const HyperOptions& options, const Tensor& x,
+                     const Tensor& res, const Tensor& post, const Tensor& y, Tensor& out,
+                     const Tensor& phi, const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m,
+                     Tensor& next_pre, Tensor& next_post, Tensor& next_res, Tensor& h) {
+  HyperLeave(stream, x, res, post, y, out);
+  HyperEnter(stream, options, out, phi, alpha, b, r, m, next_pre, next_post, next_res, h);
+}
+
 void HyperLeaveGrad(Stream&, const Tensor& dout, const Tensor& x, const Tensor& post,
                     const Tensor& y, Tensor& dres, Tensor& dpost, Tensor& dy) {
   const Streams s = StreamsOf(x);

@@ -327,6 +327,15 @@ void HyperLeaveFast(Stream& stream, const Tensor& x, const Tensor& res, const Te
   });
 }
 
+void HyperLeaveEnterFast(Stream& stream, const HyperOptions& options, const Tensor& x,
+                         const Tensor& res, const Tensor& post, const Tensor& y, Tensor& out,
+                         const Tensor& phi, const Tensor& alpha, const Tensor& b, Tensor& r,
+                         Tensor& m, Tensor& next_pre, Tensor& next_post, Tensor& next_res,
+                         Tensor& h) {
+  HyperLeaveFast(stream, x, res, post, y, out);
+  HyperEnterFast(stream, options, out, phi, alpha, b, r, m, next_pre, next_post, next_res, h);
+}
+
 void HyperLeaveGradFast(Stream& stream, const Tensor& dout, const Tensor& x, const Tensor& post,
                         const Tensor& y, Tensor& dres, Tensor& dpost, Tensor& dy) {
   if (!Fits(x)) return HyperLeaveGrad(stream, dout, x, post, y, dres, dpost, dy);

@@ -34,6 +34,7 @@ constexpr Kernels Plain() {
       .experts_grad = cpu::ExpertsGrad,
       .hyper_enter = cpu::HyperEnter,
       .hyper_leave = cpu::HyperLeave,
+      .hyper_leave_enter = cpu::HyperLeaveEnter,
       .hyper_leave_grad = cpu::HyperLeaveGrad,
       .hyper_enter_grad = cpu::HyperEnterGrad,
       .hyper_read = cpu::HyperRead,
@@ -82,6 +83,7 @@ constexpr Kernels Fast() {
   k.short_conv_grad = cpu::ShortConvGradFast;
   k.hyper_enter = cpu::HyperEnterFast;
   k.hyper_leave = cpu::HyperLeaveFast;
+  k.hyper_leave_enter = cpu::HyperLeaveEnterFast;
   k.hyper_leave_grad = cpu::HyperLeaveGradFast;
   k.hyper_enter_grad = cpu::HyperEnterGradFast;
   k.head_loss = cpu::HeadLossFast;

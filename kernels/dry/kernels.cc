@@ -37,6 +37,7 @@ constexpr Kernels Dry() {
       .experts_grad = dry::ExpertsGrad,
       .hyper_enter = dry::HyperEnter,
       .hyper_leave = kPass<HyperLeaveFn, Work::kStreams>,
+      .hyper_leave_enter = dry::HyperLeaveEnter,
       .hyper_leave_grad = kPass<HyperLeaveGradFn, Work::kStreams>,
       .hyper_enter_grad = dry::HyperEnterGrad,
       .hyper_read = kPass<HyperReadFn, Work::kStreams>,

@@ -163,6 +163,12 @@ void HyperEnter(Stream& stream, const HyperOptions&, const Tensor& x, const Tens
                        2 * BytesOf(x) + BytesOf(phi) + BytesOf(h));
 }
 
+void HyperLeaveEnter(Stream& stream, const HyperOptions&, const Tensor& x, const Tensor&,
+                     const Tensor&, const Tensor& y, Tensor& out, const Tensor& phi, const Tensor&,
+                     const Tensor&, Tensor&, Tensor& m, Tensor&, Tensor&, Tensor&, Tensor& h) {
+  LedgerOf(stream).Add(Work::kStreams, 2.0 * Real(m.elements()) * Real(x.dim(1) * x.dim(2)),
+                       BytesOf(x) + BytesOf(y) + BytesOf(out) + BytesOf(phi) + BytesOf(h));
+}
 void HyperEnterGrad(Stream& stream, const HyperOptions&, const Tensor& dout, const Tensor& dh,
                     const Tensor&, const Tensor&, const Tensor& x, const Tensor& phi, const Tensor&,
                     const Tensor&, const Tensor&, const Tensor& m, const Tensor&, const Tensor&,

@@ -46,6 +46,7 @@ RouteFn Route;
 ExpertsFn Experts;
 ExpertsGradFn ExpertsGrad;
 HyperEnterFn HyperEnter;
+HyperLeaveEnterFn HyperLeaveEnter;
 HyperEnterGradFn HyperEnterGrad;
 HyperReadGradFn HyperReadGrad;
 EngramGateGradFn EngramGateGrad;

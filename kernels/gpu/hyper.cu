@@ -3,16 +3,15 @@
 // products with φ are in hyper_project.cu.
 //
 // Passes over the streams, four of them in bf16, at the 27B shape (T 16,384, C 2,560; one pass over
-// x is 336 MB, over h or y 84 MB), and what they took on an H100 that copies 2.91 TB/s:
-//   enter       reads x, writes h in one pass (hyper_sm90.cu)              420 MB   264 us
-//               elsewhere φ's product and the weighted sum read x each     756      298
-//   leave       reads x, y, writes out                                     755      259
-//   leave_grad  reads dout, x, y, writes dy, keeps the dots                839      288
-//   enter_grad  reads dh, x for the dots; then dout, x, dh, writes dx    1,510      580
-// 3.5 GB a sub-layer, against 0.5 of the plain residual. A pass after another begins where that one
-// ended, for what is still in L2. leave and leave_grad run at the copy's rate, enter_grad at 90 %
-// of it; the one pass of enter waits for its clusters more than for memory. The mixes themselves
-// (Sinkhorn and its way back) are one thread a token, a few microseconds.
+// x is 336 MB, over h or y 84 MB), and without Hopper's kernels in brackets:
+//   enter        reads x, writes h (hyper_sm90.cu)                          420 MB  [756]
+//   leave        reads x, y, writes out                                     755
+//   leave_enter  both: reads x, y, writes out, h (hyper_sm90.cu)            839  [1,511]
+//   leave_grad   reads dout, x, y, writes dy, keeps the dots                839
+//   enter_grad   reads dout, x, dh, writes dx (hyper_grad_sm90.cu)        1,091  [1,510]
+// 2.8 GB a sub-layer, against 0.5 of the plain residual. Elsewhere φ's product and the dots ⟨dh,
+// x_i⟩ are passes of their own; the pass after each begins where it ended, for what is still in L2.
+// The mixes themselves (Sinkhorn and its way back) are one thread a token, a few microseconds.
 #include <algorithm>
 
 #include "kernels/gpu/device/parts.cuh"
@@ -97,13 +96,14 @@ __device__ __forceinline__ void SumTokens(float value, int slot, float* part) {
   if (threadIdx.x == 0) part[slot] = value;
 }
 
-// du, the factor of x̃ in dx̃, and the block's part of (dalpha, db). Divisors of the half
+// du, the factor of x̃ in dx̃, and the block's part of (dalpha, db). Where dpre is null, it comes
+// later: see ProjectGradWithDots, and PreSumsKernel for its part of the sums. Divisors of the half
 // iterations stand in shared memory: [half · n + line][thread].
 template <int kN>
 __global__ void __launch_bounds__(kTokenThreads)
     MixGradKernel(const float* dpre, const float* dpost, const float* dres, const float* m,
                   const float* r, const float* alpha, const float* b, Mixing a, float* du,
-                  float* factor, float* parts) {
+                  float* factor, float* late, float* parts) {
   extern __shared__ float divisors[];
   const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
   const bool valid = t < a.tokens;
@@ -129,7 +129,13 @@ __global__ void __launch_bounds__(kTokenThreads)
   for (int i = 0; i < kN; ++i) {
     if (i >= n) break;
     const float p = Sigmoid(alpha[0] * row[i] + b[i]);
-    finish(i, 0, dpre[at * n + i] * p * (1.0f - p));
+    const float slope = p * (1.0f - p);
+    if (dpre != nullptr) {
+      finish(i, 0, dpre[at * n + i] * slope);
+    } else if (valid) {
+      du[t * columns + i] = slope * alpha[0] * root;
+      late[t * n + i] = -slope * alpha[0] * row[i] * root * root / a.flat;
+    }
     const float q = Sigmoid(alpha[1] * row[n + i] + b[n + i]);
     finish(n + i, 1, dpost[at * n + i] * a.post_mult * q * (1.0f - q));
   }
@@ -165,8 +171,29 @@ __global__ void __launch_bounds__(kTokenThreads)
       if (i < n) finish(2 * n + n * i + j, 2, softmax[i][j] * (grad[i][j] - mean));
     }
   }
-  for (int group = 0; group < 3; ++group) SumTokens(dalpha[group], group, part);
+  for (int group = dpre == nullptr ? 1 : 0; group < 3; ++group) {
+    SumTokens(dalpha[group], group, part);
+  }
   if (valid) factor[t] = -inner * root * root / a.flat;
+}
+
+// What dpre adds to the parts that MixGradKernel left.
+__global__ void __launch_bounds__(kTokenThreads)
+    PreSumsKernel(const float* dpre, const float* m, const float* alpha, const float* b, Mixing a,
+                  float* parts) {
+  const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
+  const bool valid = t < a.tokens;
+  const int columns = a.n * a.n + 2 * a.n;
+  float* part = parts + int64_t{blockIdx.x} * (3 + columns);
+  float dalpha = 0;
+  for (int i = 0; i < a.n; ++i) {
+    const float mix = valid ? m[t * columns + i] : 0.0f;
+    const float p = Sigmoid(alpha[0] * mix + b[i]);
+    const float dz = valid ? dpre[t * a.n + i] * p * (1.0f - p) : 0.0f;
+    dalpha += dz * mix;
+    SumTokens(dz, 3 + i, part);
+  }
+  SumTokens(dalpha, 0, part);
 }
 
 // w = σ(scale · logit + base) + eps.
@@ -475,6 +502,19 @@ Projection ReadProjection(const Tensor& fn, const Streams& s) {
   return {Data<float>(fn), 1, s.flat(), s.n};
 }
 
+Gate GateOf(const HyperOptions& options, const Tensor& gain, const Tensor& bias) {
+  return {Data<float>(gain), Data<float>(bias), static_cast<float>(options.eps)};
+}
+
+void Mix(Stream& stream, const HyperOptions& options, const Streams& s, const Tensor& m,
+         const Tensor& alpha, const Tensor& b, Tensor& pre, Tensor& post, Tensor& res) {
+  DispatchCount(s.n, [&](auto most) {
+    Launch(stream, MixKernel<most()>, Grid(CeilDiv(s.tokens, kTokenThreads)), kTokenThreads, 0,
+           Data<float>(m), Data<float>(alpha), Data<float>(b), MixingOf(options, s),
+           Data<float>(pre), Data<float>(post), Data<float>(res));
+  });
+}
+
 // The gradients of gains and biases as one row.
 struct GateSums {
   float* gains;
@@ -512,19 +552,31 @@ void HyperEnter(Stream& stream, const HyperOptions& options, const Tensor& x, co
   CHECK_EQ(int64_t{s.n}, options.streams);
   if (x.elements() == 0) return;
   const Projection projection = MixProjection(phi, s);
-  const Gate gate{Data<float>(alpha), Data<float>(b), static_cast<float>(options.eps)};
   const bool one_pass = InOnePass(stream, x);
   if (one_pass) {
-    ProjectAndSum(stream, x, projection, options.norm_eps, gate, r, m, h);
+    ProjectAndSum(stream, x, projection, options.norm_eps, GateOf(options, alpha, b), r, m, h);
   } else {
     Project(stream, x, projection, options.norm_eps, r, m);
   }
-  DispatchCount(s.n, [&](auto most) {
-    Launch(stream, MixKernel<most()>, Grid(CeilDiv(s.tokens, kTokenThreads)), kTokenThreads, 0,
-           Data<float>(m), Data<float>(alpha), Data<float>(b), MixingOf(options, s),
-           Data<float>(pre), Data<float>(post), Data<float>(res));
-  });
+  Mix(stream, options, s, m, alpha, b, pre, post, res);
   if (!one_pass) WeightedSum(stream, x, pre, 1.0, h);
+}
+
+void HyperLeaveEnter(Stream& stream, const HyperOptions& options, const Tensor& x,
+                     const Tensor& res, const Tensor& post, const Tensor& y, Tensor& out,
+                     const Tensor& phi, const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m,
+                     Tensor& next_pre, Tensor& next_post, Tensor& next_res, Tensor& h) {
+  const Streams s = StreamsOf(x);
+  CHECK_EQ(int64_t{s.n}, options.streams);
+  if (x.elements() == 0) return;
+  if (!InOnePass(stream, x)) {
+    HyperLeave(stream, x, res, post, y, out);
+    HyperEnter(stream, options, out, phi, alpha, b, r, m, next_pre, next_post, next_res, h);
+    return;
+  }
+  LeaveProjectAndSum(stream, {x, res, post, y}, out, MixProjection(phi, s), options.norm_eps,
+                     GateOf(options, alpha, b), r, m, h);
+  Mix(stream, options, s, m, alpha, b, next_pre, next_post, next_res);
 }
 
 void HyperLeave(Stream& stream, const Tensor& x, const Tensor& res, const Tensor& post,
@@ -558,19 +610,31 @@ void HyperEnterGrad(Stream& stream, const HyperOptions& options, const Tensor& d
   const Streams s = StreamsOf(x);
   if (x.elements() == 0) return;
   Tensor dpre = Tensor::Empty(stream, DType::kF32, {s.tokens, s.n}, MemoryTag::kWorkspace);
-  Dots(stream, dh, x, dpre);
+  const bool one_pass = InOnePass(stream, x);
+  if (!one_pass) Dots(stream, dh, x, dpre);
   TokenGrads grads(stream, s, s.columns(), 3 + s.columns());
+  Tensor late;
+  if (one_pass) late = Tensor::Empty(stream, DType::kF32, dpre.shape(), MemoryTag::kWorkspace);
   const size_t shared =
       sizeof(float) * static_cast<size_t>(2 * options.sinkhorn_iterations * s.n * kTokenThreads);
+  const Mixing mixing = MixingOf(options, s);
   DispatchCount(s.n, [&](auto most) {
     Launch(stream, MixGradKernel<most()>, Grid(grads.blocks), kTokenThreads, shared,
-           Data<float>(dpre), Data<float>(dpost), Data<float>(dres), Data<float>(m), Data<float>(r),
-           Data<float>(alpha), Data<float>(b), MixingOf(options, s), Data<float>(grads.du),
-           Data<float>(grads.factor), Data<float>(grads.parts));
+           one_pass ? nullptr : Data<float>(dpre), Data<float>(dpost), Data<float>(dres),
+           Data<float>(m), Data<float>(r), Data<float>(alpha), Data<float>(b), mixing,
+           Data<float>(grads.du), Data<float>(grads.factor), Data<float>(late),
+           Data<float>(grads.parts));
   });
+  const StreamsGrad of_streams{dout, res, dh, pre, x, grads.du, grads.factor};
+  const Projection projection = MixProjection(phi, s);
+  if (one_pass) {
+    ProjectGradWithDots(stream, of_streams, late, projection, dpre, dx, dphi);
+    Launch(stream, PreSumsKernel, Grid(grads.blocks), kTokenThreads, 0, Data<float>(dpre),
+           Data<float>(m), Data<float>(alpha), Data<float>(b), mixing, Data<float>(grads.parts));
+  } else {
+    ProjectGrad(stream, of_streams, projection, dx, dphi);
+  }
   grads.AddTo(stream, dalpha, db);
-  ProjectGrad(stream, {dout, res, dh, pre, x, grads.du, grads.factor}, MixProjection(phi, s), dx,
-              dphi);
 }
 
 void HyperRead(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor& fn,
@@ -579,7 +643,7 @@ void HyperRead(Stream& stream, const HyperOptions& options, const Tensor& x, con
   const Streams s = StreamsOf(x);
   if (x.elements() == 0) return;
   const Projection projection = ReadProjection(fn, s);
-  const Gate gate{Data<float>(scale), Data<float>(base), static_cast<float>(options.eps)};
+  const Gate gate = GateOf(options, scale, base);
   const bool one_pass = InOnePass(stream, x);
   if (one_pass) {
     ProjectAndSum(stream, x, projection, options.norm_eps, gate, r, logit, h);

@@ -37,6 +37,7 @@ const Kernels* GpuKernels() {
       .experts_grad = gpu::ExpertsGrad,
       .hyper_enter = gpu::HyperEnter,
       .hyper_leave = gpu::HyperLeave,
+      .hyper_leave_enter = gpu::HyperLeaveEnter,
       .hyper_leave_grad = gpu::HyperLeaveGrad,
       .hyper_enter_grad = gpu::HyperEnterGrad,
       .hyper_read = gpu::HyperRead,

@@ -28,6 +28,12 @@ using HyperEnterFn = void(Stream&, const HyperOptions&, const Tensor& x, const T
 // The way out: out_i = Σ_j res[i, j] x_j + post_i y. x, out [T, n, C]; y [T, C].
 using HyperLeaveFn = void(Stream&, const Tensor& x, const Tensor& res, const Tensor& post,
                           const Tensor& y, Tensor& out);
+// Out of one sub-layer and into the next: HyperLeave of x, res, post and y, then HyperEnter of out
+// with the rest, in one pass over the streams where a device can.
+using HyperLeaveEnterFn = void(Stream&, const HyperOptions&, const Tensor& x, const Tensor& res,
+                               const Tensor& post, const Tensor& y, Tensor& out, const Tensor& phi,
+                               const Tensor& alpha, const Tensor& b, Tensor& r, Tensor& m,
+                               Tensor& next_pre, Tensor& next_post, Tensor& next_res, Tensor& h);
 // The way back in: dres, dpost, dy assigned. What flows to x through the way out is left to
 // HyperEnterGrad, which makes dx in one pass.
 using HyperLeaveGradFn = void(Stream&, const Tensor& dout, const Tensor& x, const Tensor& post,
@@ -61,6 +67,7 @@ using HyperReduceFn = void(Stream&, const Tensor& x, double factor, Tensor& h);
 namespace cpu {
 HyperEnterFn HyperEnter;
 HyperLeaveFn HyperLeave;
+HyperLeaveEnterFn HyperLeaveEnter;
 HyperLeaveGradFn HyperLeaveGrad;
 HyperEnterGradFn HyperEnterGrad;
 HyperReadFn HyperRead;
@@ -71,6 +78,7 @@ HyperReduceFn HyperReduce;
 namespace gpu {
 HyperEnterFn HyperEnter;
 HyperLeaveFn HyperLeave;
+HyperLeaveEnterFn HyperLeaveEnter;
 HyperLeaveGradFn HyperLeaveGrad;
 HyperEnterGradFn HyperEnterGrad;
 HyperReadFn HyperRead;

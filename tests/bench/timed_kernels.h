@@ -36,6 +36,7 @@ class TimedKernels {
     Put<&Kernels::experts_grad>("experts_grad", k);
     Put<&Kernels::hyper_enter>("hyper_enter", k);
     Put<&Kernels::hyper_leave>("hyper_leave", k);
+    Put<&Kernels::hyper_leave_enter>("hyper_leave_enter", k);
     Put<&Kernels::hyper_leave_grad>("hyper_leave_grad", k);
     Put<&Kernels::hyper_enter_grad>("hyper_enter_grad", k);
     Put<&Kernels::hyper_read>("hyper_read", k);

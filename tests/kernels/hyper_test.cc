@@ -95,6 +95,42 @@ TEST(HyperSubLayerTest, AnswersAllOfTheWideOnes) {
   }
 }
 
+// Out of a sub-layer and into the next.
+OpCase LeaveEnter(const Sizes& s, const HyperOptions& options) {
+  const int64_t mixes = s.n * s.n + 2 * s.n;
+  OpCase c("hyper_leave_enter");
+  c.Fixed("x", {s.tokens, s.n, s.width});
+  c.Fixed("res", {s.tokens, s.n, s.n});
+  c.Fixed("post", {s.tokens, s.n});
+  c.Fixed("y", {s.tokens, s.width});
+  c.Fixed("phi", {s.n * s.width, mixes}, Scaled("phi", 0, PhiScale(s)));
+  c.Fixed("alpha", {3}, Scaled("alpha", 0.7, 0.2));
+  c.Fixed("b", {mixes}, Scaled("b", 0, 0.5));
+  c.Output("out", {s.tokens, s.n, s.width});
+  c.Note("r", {s.tokens});
+  c.Note("m", {s.tokens, mixes});
+  c.Note("next_pre", {s.tokens, s.n});
+  c.Note("next_post", {s.tokens, s.n});
+  c.Note("next_res", {s.tokens, s.n, s.n});
+  c.Output("h", {s.tokens, s.width});
+  c.Accurate({"res", "post", "phi", "alpha", "b", "r", "m", "next_pre", "next_post", "next_res"});
+  c.forward = [options](OpRun& r) {
+    r.kernels.hyper_leave_enter(r.stream, options, r["x"], r["res"], r["post"], r["y"], r["out"],
+                                r["phi"], r["alpha"], r["b"], r["r"], r["m"], r["next_pre"],
+                                r["next_post"], r["next_res"], r["h"]);
+  };
+  return c;
+}
+
+TEST(HyperLeaveEnterTest, AnswersAll) {
+  for (const Sizes& s : {Sizes{1, 4, 1}, Sizes{7, 4, 5}, Sizes{9, 2, 7}, Sizes{1, 4, 96},
+                         Sizes{150, 4, 512}, Sizes{37, 4, 352}, Sizes{35, 4, 1536}}) {
+    OpCase c = LeaveEnter(s, Options(s.n));
+    c.same_bits_on_teams = false;
+    CheckOp(c);
+  }
+}
+
 TEST(HyperSubLayerTest, FastAgreesWithPlain) {
   for (const int64_t tokens : {1, 15, 16, 17, 100}) {
     ExpectAgrees(SubLayer({tokens, 4, 19}, Options(4)), CpuKernels(), DType::kF32,

@@ -151,7 +151,7 @@ TEST(LayerGradient, HyperConnected) {
         const Tensor x = RandomTensor(rank.context, {kTokens, streams, model.hidden}, "x");
         const Tensor dy = RandomTensor(rank.context, x.shape(), "dy");
         const auto loss = [&] {
-          return Dot(layer.Forward(rank.context, stage.pass, x, nullptr), dy);
+          return Dot(layer.Forward(rank.context, stage.pass, x, nullptr).Settle(rank.context), dy);
         };
         HyperConnected<Mlp>::Saved saved;
         layer.Forward(rank.context, stage.pass, x, &saved);
@@ -161,6 +161,38 @@ TEST(LayerGradient, HyperConnected) {
       });
     }
   }
+}
+
+// From one into the next, where the way out of the first is made with the way in.
+TEST(LayerGradient, HyperConnectedTwice) {
+  OnOneRank(DType::kF64, [&](Rank& rank) {
+    Context& c = rank.context;
+    ModelConfig model = TinyModel();
+    Stage stage(rank, model);
+    HyperConnected<Mlp> layers[2];
+    for (int i = 0; i < 2; ++i) {
+      const std::string name = std::to_string(i);
+      layers[i].inner = Mlp::Declare(rank.store, "mlp" + name, model.hidden, 5, 0.1);
+      layers[i].mixes = HyperMixes::Declare(rank.store, "hyper" + name, model);
+    }
+    Prepare(rank);
+    const Tensor x = RandomTensor(c, {kTokens, model.mhc.streams, model.hidden}, "x");
+    const Tensor dy = RandomTensor(c, x.shape(), "dy");
+    const auto forward = [&](HyperConnected<Mlp>::Saved* first,
+                             HyperConnected<Mlp>::Saved* second) {
+      const ResidualStreams between = layers[0].Forward(c, stage.pass, x, first);
+      return layers[1].Forward(c, stage.pass, between, second).Settle(c);
+    };
+    const auto loss = [&] { return Dot(forward(nullptr, nullptr), dy); };
+    HyperConnected<Mlp>::Saved first, second;
+    const Tensor out = forward(&first, &second);
+    const Tensor apart = layers[0].Forward(c, stage.pass, x, nullptr).Settle(c);
+    EXPECT_EQ(Values(second.x), Values(apart));
+    EXPECT_EQ(Values(out), Values(layers[1].Forward(c, stage.pass, apart, nullptr).Settle(c)));
+    const Tensor between = layers[1].Backward(c, stage.pass, dy, std::move(second));
+    ExpectGradient("x", x, layers[0].Backward(c, stage.pass, between, std::move(first)), loss);
+    ExpectParameterGradients(rank.store, loss);
+  });
 }
 
 TEST(LayerGradient, Readout) {
@@ -206,7 +238,9 @@ TEST(HyperConnection, StartsAsMeanAndResidual) {
     rank.store.Initialize(rank.stream, rank.context.kernels, 1);
     const Tensor x = RandomTensor(rank.context, {5, n, model.hidden}, "x");
     HyperMixes::Saved note;
-    const Tensor h = mixes.Enter(rank.context, x, note);
+    Tensor settled;
+    const Tensor h = mixes.Enter(rank.context, x, settled, note);
+    EXPECT_EQ(Values(settled), Values(x));
     for (int64_t i = 0; i < h.elements(); ++i) {
       double mean = 0.0;
       for (int64_t s = 0; s < n; ++s) {

@@ -1,6 +1,5 @@
-// Clusters of blocks that share out the columns of the streams: a barrier in two halves, stores
-// into another block's shared memory, and the launch of as many clusters as the GPU holds. sm_90
-// only.
+// Clusters of blocks that share out the columns of the streams: mailboxes in one another's shared
+// memory, and the launch of as many clusters as the GPU holds. sm_90 only.
 #pragma once
 
 #include <algorithm>
@@ -16,21 +15,41 @@ inline constexpr int kMostBlocks = 8;  // of a cluster
 inline constexpr int kMostWarps = 10;  // of a block
 inline constexpr int kMostThreads = kMostWarps * kWarp;
 
-__device__ __forceinline__ void ClusterArrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void ClusterWait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// *to = v in block `rank` of the cluster.
-__device__ __forceinline__ void StoreRemote(float* to, int rank, float v) {
-  asm volatile(
-      "{\n .reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.f32 [remote], %2;\n}" ::"r"(SharedAddress(to)),
-      "r"(rank), "f"(v)
-      : "memory");
-}
+// Numbers that the blocks of a cluster send one another, step after step, in two buffers by turns:
+// a barrier a buffer counts the bytes that have arrived, so that no block waits for the others'
+// other work. A block may send step i + 1 once it has had step i from all.
+struct Mailbox {
+  uint64_t barriers[2];
+
+  // By all threads of all blocks, before anything is sent. `bytes` a step.
+  __device__ __forceinline__ void Open(int bytes) {
+    if (threadIdx.x == 0) {
+      for (uint64_t& barrier : barriers) {
+        hopper::BarrierInit(SharedAddress(&barrier), 1);
+        hopper::BarrierExpect(SharedAddress(&barrier), bytes);
+      }
+      hopper::BarrierInitFence();
+    }
+    hopper::ClusterSync();
+  }
+  // *to = v in block `rank`, of step i.
+  __device__ __forceinline__ void Send(float* to, int rank, int64_t i, float v) {
+    asm volatile(
+        "{\n .reg .b32 place, barrier;\n"
+        "mapa.shared::cluster.u32 place, %0, %2;\n"
+        "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [place], %3, [barrier];\n"
+        "}" ::"r"(SharedAddress(to)),
+        "r"(SharedAddress(&barriers[i % 2])), "r"(rank), "r"(__float_as_uint(v))
+        : "memory");
+  }
+  // Until all of step i is there; thread 0 among those that wait.
+  __device__ __forceinline__ void Wait(int64_t i, int bytes) {
+    const uint32_t barrier = SharedAddress(&barriers[i % 2]);
+    hopper::BarrierWait(barrier, static_cast<uint32_t>(i / 2 % 2));
+    if (threadIdx.x == 0) hopper::BarrierExpect(barrier, bytes);
+  }
+};
 
 // Blocks of a cluster that holds rows of this width, kOwn columns a warp; 0 if none does.
 inline int ClusterBlocks(int64_t width) {

@@ -40,6 +40,18 @@ __device__ __forceinline__ float SquaresOf(uint4 v) {
   return sum;
 }
 
+__device__ __forceinline__ float DotEight(uint4 a, uint4 b) {
+  const uint32_t left[4] = {a.x, a.y, a.z, a.w};
+  const uint32_t right[4] = {b.x, b.y, b.z, b.w};
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    sum = fmaf(LowFloat(left[i]), LowFloat(right[i]), sum);
+    sum = fmaf(HighFloat(left[i]), HighFloat(right[i]), sum);
+  }
+  return sum;
+}
+
 // to[i] += by · v[i].
 __device__ __forceinline__ void AddScaled(float (&to)[8], float by, uint4 v) {
   const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};

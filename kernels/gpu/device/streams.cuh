@@ -1,6 +1,6 @@
-// The gradient of four bf16 streams over a step of 16 tokens, on tensor cores, and the sizes that
-// the kernels of hyper_project.cu and hyper_sm90.cu share. A warp owns 32 columns of every stream;
-// lane (g, q) holds columns 8q … 8q + 7 of tokens g and g + 8. Device code only.
+// The gradient of four bf16 streams over a step of 16 tokens, on tensor cores; shared by the
+// kernels of hyper_project.cu and hyper_grad_sm90.cu. A warp owns 32 columns of every stream; lane
+// (g, q) holds columns 8q … 8q + 7 of tokens g and g + 8. Device code only.
 #pragma once
 
 #include "kernels/gpu/device/fragment.cuh"

@@ -95,19 +95,21 @@ void Engram::ForwardGate(Context& c, const Tensor& x, Saved& note) const {
                         note.alpha, note.u);
 }
 
-// Y [T, B, D] of u.
-Tensor Engram::ForwardConv(Context& c, const Pass& pass, Saved& note) const {
+// Y [T, B, D] of u, + addend.
+Tensor Engram::ForwardConv(Context& c, const Pass& pass, const Tensor& addend, Saved& note) const {
   const Shape shape = note.u.shape();
   Tensor y = c.Empty(shape);
   if (conv == nullptr) {
     c.kernels.copy(c.stream, note.u, y);
+    if (addend.defined()) c.kernels.add(c.stream, addend, y);
     return y;
   }
   const Shape channels = {shape[0], shape[1] * shape[2]};
   note.normed = conv_norm.Forward(c, note.u.Reshape({shape[0] * shape[1], shape[2]}), &note.norm);
   Tensor flat = y.Reshape(channels);
   c.kernels.short_conv(c.stream, note.normed.Reshape(channels), note.u.Reshape(channels),
-                       conv->value, Dilation(), pass.batch.length, pass.batch.doc_start, flat);
+                       addend.defined() ? addend.Reshape(channels) : addend, conv->value,
+                       Dilation(), pass.batch.length, pass.batch.doc_start, flat);
   return y;
 }
 
@@ -116,13 +118,13 @@ Tensor Engram::Forward(Context& c, const Pass& pass, const Tensor& x, FetchedRow
   Saved note;
   note.fetched = std::move(fetched);
   ForwardGate(c, x, note);
-  Tensor y = ForwardConv(c, pass, note);
+  Tensor y = ForwardConv(c, pass, single() ? Tensor() : x, note);
   if (single()) {
     Tensor all = c.Empty(x.shape());
     c.kernels.hyper_expand(c.stream, y.Reshape({x.dim(0), x.dim(2)}), all);
+    c.kernels.add(c.stream, x, all);
     y = all;
   }
-  c.kernels.add(c.stream, x, y);
   if (gates != nullptr) *gates = note.alpha;
   if (saved != nullptr) *saved = std::move(note);
   return y;
@@ -144,15 +146,17 @@ Tensor Engram::BackwardConv(Context& c, const Pass& pass, const Tensor& dy,
       .Reshape(shape);
 }
 
-Tensor Engram::BackwardGate(Context& c, const Tensor& du, Saved& saved) const {
+// The gradient of h, + addend; undefined where there is no gate.
+Tensor Engram::BackwardGate(Context& c, const Tensor& du, const Tensor& addend,
+                            Saved& saved) const {
   Tensor dh = c.Empty(saved.h.shape());
   Tensor dkv = c.Empty(saved.kv.shape());
   const Tensor w_h = gated() ? norm_h->value : Tensor();
   const Tensor w_k = gated() ? norm_k->value : Tensor();
   Tensor dw_h = gated() ? norm_h->grad : Tensor();
   Tensor dw_k = gated() ? norm_k->grad : Tensor();
-  c.kernels.engram_gate_grad(c.stream, Gate(), du, saved.h, saved.kv, w_h, w_k, saved.rh, saved.rk,
-                             saved.s, saved.alpha, dh, dkv, dw_h, dw_k);
+  c.kernels.engram_gate_grad(c.stream, Gate(), du, addend, saved.h, saved.kv, w_h, w_k, saved.rh,
+                             saved.rk, saved.s, saved.alpha, dh, dkv, dw_h, dw_k);
   const int64_t heads = static_cast<int64_t>(hash.primes.size());
   const Tensor de = kv.Backward(c, dkv, saved.e);
   rows->PushGradient(c.stream, saved.fetched,
@@ -169,14 +173,14 @@ Tensor Engram::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved sa
     Tensor sum = dvalue.Reshape({tokens, width});
     c.kernels.hyper_reduce(c.stream, dy, 1.0, sum);
   }
-  Tensor dx = BackwardGate(c, BackwardConv(c, pass, dvalue, saved), saved);
+  Tensor dx =
+      BackwardGate(c, BackwardConv(c, pass, dvalue, saved), single() ? Tensor() : dy, saved);
   if (!dx.defined()) return dy;
-  if (single()) {
-    Tensor share = c.Empty({tokens, width});
-    c.kernels.hyper_reduce(c.stream, dx, 1.0 / static_cast<double>(streams), share);
-    dx = c.Empty(dy.shape());
-    c.kernels.hyper_expand(c.stream, share, dx);
-  }
+  if (!single()) return dx;
+  Tensor share = c.Empty({tokens, width});
+  c.kernels.hyper_reduce(c.stream, dx, 1.0 / static_cast<double>(streams), share);
+  dx = c.Empty(dy.shape());
+  c.kernels.hyper_expand(c.stream, share, dx);
   c.kernels.add(c.stream, dy, dx);
   return dx;
 }

@@ -70,10 +70,10 @@ struct Engram {
   GateOptions Gate() const;
   int64_t Dilation() const;
   void ForwardGate(Context& c, const Tensor& x, Saved& note) const;
-  Tensor ForwardConv(Context& c, const Pass& pass, Saved& note) const;
+  Tensor ForwardConv(Context& c, const Pass& pass, const Tensor& addend, Saved& note) const;
   // du of dY; and dh of du (undefined without gate).
   Tensor BackwardConv(Context& c, const Pass& pass, const Tensor& dy, const Saved& saved) const;
-  Tensor BackwardGate(Context& c, const Tensor& du, Saved& saved) const;
+  Tensor BackwardGate(Context& c, const Tensor& du, const Tensor& addend, Saved& saved) const;
   bool single() const { return branches < streams; }
 };
 

@@ -1,6 +1,6 @@
-// Short depthwise causal convolution (docs/mathematics.md): y = u + SiLU(c). dc = dy · SiLU'(c),
-// then each tap's gradient goes back where the tap read: dn[t] gathers dc of the later tokens that
-// saw t, dw sums dc · n over tokens.
+// Short depthwise causal convolution (docs/mathematics.md): y = u + SiLU(c), + an addend. dc = dy ·
+// SiLU'(c), then each tap's gradient goes back where the tap read: dn[t] gathers dc of the later
+// tokens that saw t, dw sums dc · n over tokens.
 #include "kernels/ops/conv.h"
 
 #include <cmath>
@@ -60,13 +60,14 @@ Geometry MakeGeometry(const Tensor& n, const Tensor& w, int64_t dilation, int64_
 
 }  // namespace
 
-void ShortConv(Stream&, const Tensor& n, const Tensor& u, const Tensor& w, int64_t dilation,
-               int64_t length, const Tensor& doc_start, Tensor& y) {
+void ShortConv(Stream&, const Tensor& n, const Tensor& u, const Tensor& addend, const Tensor& w,
+               int64_t dilation, int64_t length, const Tensor& doc_start, Tensor& y) {
   const Geometry g = MakeGeometry(n, w, dilation, length, doc_start);
   DispatchReal(n.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const std::vector<T> taps = ByTap(w.data<T>(), g.channels, g.taps);
     const T *in = n.data<T>(), *skip = u.data<T>();
+    const T* more = addend.defined() ? addend.data<T>() : nullptr;
     T* out = y.data<T>();
     ForChunks(n.dim(0), [&](int64_t, int64_t begin, int64_t end) {
       std::vector<T> sum(static_cast<size_t>(g.channels));
@@ -74,7 +75,9 @@ void ShortConv(Stream&, const Tensor& n, const Tensor& u, const Tensor& w, int64
         Convolve(g, in, taps.data(), t, sum.data());
         for (int64_t c = 0; c < g.channels; ++c) {
           const T x = sum[static_cast<size_t>(c)];
-          out[t * g.channels + c] = skip[t * g.channels + c] + x / (T(1) + std::exp(-x));
+          const int64_t at = t * g.channels + c;
+          out[at] = skip[at] + x / (T(1) + std::exp(-x));
+          if (more != nullptr) out[at] += more[at];
         }
       }
     });

@@ -96,9 +96,10 @@ void CollectToken(const Taps& dc, const float* w, int64_t channels, float* dn) {
 
 }  // namespace
 
-void ShortConvFast(Stream& stream, const Tensor& n, const Tensor& u, const Tensor& w,
-                   int64_t dilation, int64_t length, const Tensor& doc_start, Tensor& y) {
-  if (!Fits(n, w)) return ShortConv(stream, n, u, w, dilation, length, doc_start, y);
+void ShortConvFast(Stream& stream, const Tensor& n, const Tensor& u, const Tensor& addend,
+                   const Tensor& w, int64_t dilation, int64_t length, const Tensor& doc_start,
+                   Tensor& y) {
+  if (!Fits(n, w)) return ShortConv(stream, n, u, addend, w, dilation, length, doc_start, y);
   const int64_t tokens = n.dim(0), channels = n.dim(1);
   CHECK_EQ(w.dim(0), channels);
   CHECK_EQ(tokens % length, 0);
@@ -107,9 +108,13 @@ void ShortConvFast(Stream& stream, const Tensor& n, const Tensor& u, const Tenso
   const Rows rows{n.data<float>(), zeros.data(), doc_start.data<int32_t>(),
                   channels,        dilation,     length};
   const float* skip = u.data<float>();
+  const float* more = addend.defined() ? addend.data<float>() : nullptr;
   float* out = y.data<float>();
   ForRows(tokens, channels, [&](int64_t t) {
     ConvolveToken(rows.Sources(t), taps.data(), channels, skip + t * channels, out + t * channels);
+    if (more == nullptr) return;
+#pragma omp simd
+    for (int64_t i = t * channels; i < (t + 1) * channels; ++i) out[i] += more[i];
   });
 }
 

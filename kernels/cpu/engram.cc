@@ -211,15 +211,26 @@ void EngramGate(Stream&, const GateOptions& options, const Tensor& h, const Tens
   });
 }
 
-void EngramGateGrad(Stream&, const GateOptions& options, const Tensor& du, const Tensor& h,
-                    const Tensor& kv, const Tensor& w_h, const Tensor& w_k, const Tensor& rh,
-                    const Tensor& rk, const Tensor& s, const Tensor& alpha, Tensor& dh, Tensor& dkv,
-                    Tensor& dw_h, Tensor& dw_k) {
+void EngramGateGrad(Stream&, const GateOptions& options, const Tensor& du, const Tensor& addend,
+                    const Tensor& h, const Tensor& kv, const Tensor& w_h, const Tensor& w_k,
+                    const Tensor& rh, const Tensor& rk, const Tensor& s, const Tensor& alpha,
+                    Tensor& dh, Tensor& dkv, Tensor& dw_h, Tensor& dw_k) {
   const GateShape shape = ShapeOf(options, h, kv);
   DispatchReal(h.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    if (!options.gated) return UngatedBackward<T>(shape, du, dh, dkv);
-    GateBackward<T>(options, shape, du, h, kv, w_h, w_k, rh, rk, s, alpha, dh, dkv, dw_h, dw_k);
+    if (options.gated) {
+      GateBackward<T>(options, shape, du, h, kv, w_h, w_k, rh, rk, s, alpha, dh, dkv, dw_h, dw_k);
+    } else {
+      UngatedBackward<T>(shape, du, dh, dkv);
+    }
+    if (!addend.defined() || !dh.defined()) return;
+    const T* more = addend.data<T>();
+    T* to = dh.data<T>();
+    ForRows(shape.tokens, shape.branches * shape.width, [&](int64_t t) {
+      const int64_t row = shape.branches * shape.width;
+#pragma omp simd
+      for (int64_t i = t * row; i < (t + 1) * row; ++i) to[i] += more[i];
+    });
   });
 }
 

@@ -187,11 +187,13 @@ void HyperReadGrad(Stream& stream, const HyperOptions&, const Tensor& dh, const 
   LedgerOf(stream).Add(Work::kStreams, 0, BytesOf(dh) + 2 * BytesOf(x) + BytesOf(fn) + BytesOf(dx));
 }
 
-void EngramGateGrad(Stream& stream, const GateOptions&, const Tensor& du, const Tensor& h,
-                    const Tensor& kv, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                    const Tensor&, const Tensor&, Tensor& dh, Tensor& dkv, Tensor&, Tensor&) {
-  LedgerOf(stream).Add(Work::kMemory, 0,
-                       BytesOf(du) + BytesOf(h) + BytesOf(kv) + BytesOf(dh) + BytesOf(dkv));
+void EngramGateGrad(Stream& stream, const GateOptions&, const Tensor& du, const Tensor& addend,
+                    const Tensor& h, const Tensor& kv, const Tensor&, const Tensor&, const Tensor&,
+                    const Tensor&, const Tensor&, const Tensor&, Tensor& dh, Tensor& dkv, Tensor&,
+                    Tensor&) {
+  LedgerOf(stream).Add(
+      Work::kMemory, 0,
+      BytesOf(du) + BytesOf(addend) + BytesOf(h) + BytesOf(kv) + BytesOf(dh) + BytesOf(dkv));
 }
 
 void HeadLoss(Stream& stream, const Tensor& x, const Tensor& w, const Tensor&, const Tensor&,

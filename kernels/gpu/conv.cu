@@ -44,7 +44,7 @@ struct Geometry {
 
 template <class T>
 struct ConvTensors {
-  const T *n, *u, *dy;
+  const T *n, *u, *addend, *dy;
   const float* w;
   T *y, *dn;
 };
@@ -83,22 +83,25 @@ struct Walk {
 };
 
 // Steps of a walk that are read before any of them is computed.
-template <class T, int N>
+template <class T, int N, bool kMore>
 struct Batch {
   RawVec<T, N> n[kAhead], other[kAhead];  // other: u, or dy
+  RawVec<T, N> more[kMore ? kAhead : 1];  // the addend
   int history[kAhead];                    // tokens before, in the document; −1: no such token
 
   __device__ __forceinline__ void Load(const Geometry& g, const T* n_at, const T* other_at,
-                                       Walk& walk) {
+                                       const T* more_at, Walk& walk) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       history[i] = -1;
       n[i] = {};
       other[i] = {};
+      if constexpr (kMore) more[i] = {};
       if (walk.token < g.tokens) {
         const int64_t at = walk.token * g.channels + walk.channel;
         n[i] = LoadRaw<N>(n_at + at);
         other[i] = LoadRaw<N>(other_at + at);
+        if constexpr (kMore) more[i] = LoadRaw<N>(more_at + at);
         history[i] = walk.place - g.doc_start[walk.token];
       }
       walk.Step(g);
@@ -144,8 +147,9 @@ __device__ __forceinline__ void StartWindow(const T* n, const Walk& walk, const 
   }
 }
 
-template <class T, int N, int kTaps>
-__global__ void __launch_bounds__(kThreads, 3) WalkForward(Geometry g, ConvTensors<T> x) {
+template <class T, int N, int kTaps, bool kMore>
+__global__ void __launch_bounds__(kThreads, kMore && sizeof(T) == 4 ? 2 : 3)
+    WalkForward(Geometry g, ConvTensors<T> x) {
   Walk walk(g, N);
   if (walk.channel >= g.channels) return;
   float w[N][kTaps];
@@ -155,8 +159,8 @@ __global__ void __launch_bounds__(kThreads, 3) WalkForward(Geometry g, ConvTenso
   int64_t out = walk.token * g.channels + walk.channel;
   const int64_t stride = static_cast<int64_t>(g.dilation) * g.channels;
   for (int step = 0; step < kSteps && walk.token < g.tokens; step += kAhead) {
-    Batch<T, N> batch;
-    batch.Load(g, x.n, x.u, walk);
+    Batch<T, N, kMore> batch;
+    batch.Load(g, x.n, x.u, x.addend, walk);
 #pragma unroll
     for (int i = 0; i < kAhead; ++i, out += stride) {
       if (batch.history[i] < 0) continue;
@@ -165,7 +169,10 @@ __global__ void __launch_bounds__(kThreads, 3) WalkForward(Geometry g, ConvTenso
       float c[N];
       Convolve<N, kTaps>(g, w, window, batch.history[i], c);
 #pragma unroll
-      for (int j = 0; j < N; ++j) c[j] = batch.other[i][j] + c[j] * Sigmoid(c[j]);
+      for (int j = 0; j < N; ++j) {
+        c[j] = batch.other[i][j] + c[j] * Sigmoid(c[j]);
+        if constexpr (kMore) c[j] += batch.more[i][j];
+      }
       StoreFloats<N>(x.y + out, c);
     }
   }
@@ -248,8 +255,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     int64_t read = walk.token - reach;
     int64_t out = read * g.channels + walk.channel;
     for (int first = 0; first < kSteps + kTaps - 1 && read < g.tokens; first += kAhead) {
-      Batch<T, N> batch;
-      batch.Load(g, x.n, x.dy, walk);
+      Batch<T, N, false> batch;
+      batch.Load(g, x.n, x.dy, nullptr, walk);
 #pragma unroll
       for (int b = 0; b < kAhead; ++b, read += g.dilation, out += stride) {
         const int step = first + b;
@@ -315,7 +322,8 @@ __global__ void __launch_bounds__(kThreads) ForwardAny(Geometry g, ConvTensors<T
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= g.tokens * g.channels) return;
   const float c = ConvolveAny(g, x.n, x.w, at / g.channels, static_cast<int>(at % g.channels));
-  x.y[at] = FromFloat<T>(ToFloat(x.u[at]) + c / (1 + __expf(-c)));
+  const float more = x.addend == nullptr ? 0.0f : ToFloat(x.addend[at]);
+  x.y[at] = FromFloat<T>(ToFloat(x.u[at]) + c / (1 + __expf(-c)) + more);
 }
 
 template <class T>
@@ -431,8 +439,10 @@ bool WithTaps(int taps, F&& f) {
 template <class T, int N>
 void Forward(Stream& stream, const Geometry& g, const ConvTensors<T>& x) {
   const bool walked = WithTaps(g.taps, [&](auto taps) {
-    Launch(stream, WalkForward<T, N, decltype(taps)::value>, WalkGrid(g, N), dim3(kLanes, kWalks),
-           0, g, x);
+    constexpr int kTaps = decltype(taps)::value;
+    const auto kernel =
+        x.addend == nullptr ? WalkForward<T, N, kTaps, false> : WalkForward<T, N, kTaps, true>;
+    Launch(stream, kernel, WalkGrid(g, N), dim3(kLanes, kWalks), 0, g, x);
   });
   if (walked) return;
   Launch(stream, ForwardAny<T>,
@@ -468,14 +478,16 @@ Tensor Backward(Stream& stream, const Geometry& g, const ConvTensors<T>& x) {
 
 }  // namespace
 
-void ShortConv(Stream& stream, const Tensor& n, const Tensor& u, const Tensor& w, int64_t dilation,
-               int64_t length, const Tensor& doc_start, Tensor& y) {
+void ShortConv(Stream& stream, const Tensor& n, const Tensor& u, const Tensor& addend,
+               const Tensor& w, int64_t dilation, int64_t length, const Tensor& doc_start,
+               Tensor& y) {
   const Geometry g = MakeGeometry(n, w, dilation, length, doc_start);
   DispatchActivation(n.dtype(), [&](auto zero) {
     using T = decltype(zero);
     ConvTensors<T> x = {};
     x.n = Data<T>(n);
     x.u = Data<T>(u);
+    x.addend = Data<T>(addend);
     x.w = Data<float>(w);
     x.y = Data<T>(y);
     if (g.channels % 4 == 0) {

@@ -86,7 +86,7 @@ GateShape ShapeOf(const GateOptions& options, const Tensor& h, const Tensor& kv)
 // Pointers of the gate; what a call does not use is null.
 template <class T>
 struct GateTensors {
-  const T *du, *h, *kv;
+  const T *du, *addend, *h, *kv;
   const float *w_h, *w_k;
   float *rh, *rk, *s, *alpha;
   T *u, *dh, *dkv;
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads) UngatedBackward(GateShape n, GateTen
     for (int m = 0; m < n.branches; ++m) {
       const int64_t at = (t * n.branches + m) * n.width + d;
       sum += ToFloat(x.du[at]);
-      if (x.dh != nullptr) x.dh[at] = FromFloat<T>(0.0f);
+      if (x.dh != nullptr) x.dh[at] = x.addend == nullptr ? FromFloat<T>(0.0f) : x.addend[at];
     }
     x.dkv[i] = FromFloat<T>(sum);
   }
@@ -206,7 +206,7 @@ struct OwnColumns {
 // partial [gridDim.x, M, D] = Σ over the block's tokens of c h k. blockDim.x · N covers D. What is
 // used is loaded again at once for the next token, so that every number has a token's time to come.
 // Dynamic shared memory: w_h w_k of the block's columns, and their sums.
-template <class T, int N, int M>
+template <class T, int N, int M, bool kMore>
 __global__ void __launch_bounds__(kMostGradThreads)
     GateBackward(GateForm form, GateShape n, GateTensors<T> x, int tokens_of_block,
                  float* partial) {
@@ -229,6 +229,7 @@ __global__ void __launch_bounds__(kMostGradThreads)
     scales[t % 3][threadIdx.x] = ScalesOf(form, width, x.s[i], x.rh[i], x.rk[i], x.alpha[i]);
   };
   RawVec<T, N> du[M], h[M], k[M], v;
+  RawVec<T, N> more[kMore ? M : 1];  // the addend
   const auto at = [&](const T* from) { return LoadRaw<N>(from + d); };
   const auto load_outer = [&](int64_t t) {
     if (t >= end) return;
@@ -240,6 +241,7 @@ __global__ void __launch_bounds__(kMostGradThreads)
     if (t >= end) return;
     h[m] = at(x.h + (t * M + m) * n.width);
     k[m] = at(x.kv + t * n.kv_width + m * n.width);
+    if constexpr (kMore) more[m] = at(x.addend + (t * M + m) * n.width);
   };
   if (active) {
     load_outer(begin);
@@ -305,6 +307,7 @@ __global__ void __launch_bounds__(kMostGradThreads)
         const float a = h[m][j];
         const float b = k[m][j];
         dh[j] = c * gain.v[j] * b - shrink_h * a;
+        if constexpr (kMore) dh[j] += more[m][j];
         dk[j] = c * gain.v[j] * a - shrink_k * b;
         sum.v[j] += c * a * b;
       }
@@ -347,7 +350,8 @@ __global__ void __launch_bounds__(kThreads)
       const float a = ToFloat(x.h[i * n.width + d]);
       const float b = ToFloat(keys[m * n.width + d]);
       const float cw = c * x.w_h[m * n.width + d] * x.w_k[m * n.width + d];
-      x.dh[i * n.width + d] = FromFloat<T>(cw * b - shrink_h * a);
+      const float more = x.addend == nullptr ? 0.0f : ToFloat(x.addend[i * n.width + d]);
+      x.dh[i * n.width + d] = FromFloat<T>(more + (cw * b - shrink_h * a));
       dkeys[m * n.width + d] = FromFloat<T>(cw * a - shrink_k * b);
     }
     if (threadIdx.x == 0) cs[i] = c;
@@ -421,8 +425,9 @@ void BackwardFast(Stream& stream, const GateForm& form, const GateShape& n, cons
   const int64_t blocks = CeilDiv(n.tokens, tokens_of_block);
   const int64_t columns = int64_t{M} * n.width;
   Tensor partial = Tensor::Empty(stream, DType::kF32, {blocks, columns}, MemoryTag::kWorkspace);
-  Launch(stream, GateBackward<T, kGradColumns, M>, dim3(static_cast<unsigned>(blocks)),
-         dim3(static_cast<unsigned>(threads)),
+  const auto kernel = x.addend == nullptr ? GateBackward<T, kGradColumns, M, false>
+                                          : GateBackward<T, kGradColumns, M, true>;
+  Launch(stream, kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
          static_cast<size_t>(2 * threads * kGradColumns * M) * sizeof(float), form, n, x,
          static_cast<int>(tokens_of_block), Data<float>(partial));
   QueueGains(stream, partial, blocks, columns, w_h, w_k, dw_h, dw_k);
@@ -485,16 +490,17 @@ void EngramGate(Stream& stream, const GateOptions& options, const Tensor& h, con
   });
 }
 
-void EngramGateGrad(Stream& stream, const GateOptions& options, const Tensor& du, const Tensor& h,
-                    const Tensor& kv, const Tensor& w_h, const Tensor& w_k, const Tensor& rh,
-                    const Tensor& rk, const Tensor& s, const Tensor& alpha, Tensor& dh, Tensor& dkv,
-                    Tensor& dw_h, Tensor& dw_k) {
+void EngramGateGrad(Stream& stream, const GateOptions& options, const Tensor& du,
+                    const Tensor& addend, const Tensor& h, const Tensor& kv, const Tensor& w_h,
+                    const Tensor& w_k, const Tensor& rh, const Tensor& rk, const Tensor& s,
+                    const Tensor& alpha, Tensor& dh, Tensor& dkv, Tensor& dw_h, Tensor& dw_k) {
   const GateShape n = ShapeOf(options, h, kv);
   const GateForm form(options);
   DispatchActivation(h.dtype(), [&](auto zero) {
     using T = decltype(zero);
     GateTensors<T> x = {};
     x.du = Data<T>(du);
+    x.addend = Data<T>(addend);
     x.h = Data<T>(h);
     x.kv = Data<T>(kv);
     x.w_h = Data<float>(w_h);

@@ -36,12 +36,13 @@ struct GateOptions {
 using EngramGateFn = void(Stream&, const GateOptions&, const Tensor& h, const Tensor& kv,
                           const Tensor& w_h, const Tensor& w_k, Tensor& rh, Tensor& rk, Tensor& s,
                           Tensor& alpha, Tensor& u);
-// dh, dkv assigned; dw_h, dw_k += (docs/mathematics.md).
-using EngramGateGradFn = void(Stream&, const GateOptions&, const Tensor& du, const Tensor& h,
-                              const Tensor& kv, const Tensor& w_h, const Tensor& w_k,
-                              const Tensor& rh, const Tensor& rk, const Tensor& s,
-                              const Tensor& alpha, Tensor& dh, Tensor& dkv, Tensor& dw_h,
-                              Tensor& dw_k);
+// dh = addend + the gradient: what reaches h by another way is added here, nothing where it is
+// undefined. dkv assigned; dw_h, dw_k += (docs/mathematics.md).
+using EngramGateGradFn = void(Stream&, const GateOptions&, const Tensor& du, const Tensor& addend,
+                              const Tensor& h, const Tensor& kv, const Tensor& w_h,
+                              const Tensor& w_k, const Tensor& rh, const Tensor& rk,
+                              const Tensor& s, const Tensor& alpha, Tensor& dh, Tensor& dkv,
+                              Tensor& dw_h, Tensor& dw_k);
 
 namespace cpu {
 NgramRowsFn NgramRows;

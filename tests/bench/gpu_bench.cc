@@ -351,6 +351,13 @@ class Bench {
             [&] { k_.hyper_enter(s_, o, x, phi, alpha, bias, r, m, pre, post, res, h); });
     b_.Line("hyper_leave", k_.hyper_leave, {Bytes({x, y, res, post, out})},
             [&] { k_.hyper_leave(s_, x, res, post, y, out); });
+    Tensor next_pre = b_.Empty(kR, pre.shape()), next_post = b_.Empty(kR, post.shape());
+    Tensor next_res = b_.Empty(kR, res.shape());
+    b_.Line("hyper_leave_enter", k_.hyper_leave_enter,
+            {Bytes({x, y, res, post, out, phi, r, m, pre, post, res, h}), flop}, [&] {
+              k_.hyper_leave_enter(s_, o, x, res, post, y, out, phi, alpha, bias, r, m, next_pre,
+                                   next_post, next_res, h);
+            });
     b_.Line("hyper_leave_grad", k_.hyper_leave_grad, {Bytes({out, x, y, post, dres, dpost, dy})},
             [&] { k_.hyper_leave_grad(s_, out, x, post, y, dres, dpost, dy); });
     b_.Line("hyper_enter_grad", k_.hyper_enter_grad,
@@ -388,6 +395,7 @@ class Bench {
     const GateOptions o;
     Tensor h = b_.Normal(a_, {t, m, d}), dh = b_.Empty(a_, h.shape()), u = b_.Normal(a_, h.shape());
     Tensor kv = b_.Normal(a_, {t, (m + 1) * d}), dkv = b_.Empty(a_, kv.shape());
+    const Tensor more = b_.Normal(a_, h.shape());
     Tensor w_h = b_.Normal(kR, {m, d}), w_k = b_.Normal(kR, {m, d});
     Tensor dw_h = b_.Zeros(kR, {m, d}), dw_k = b_.Zeros(kR, {m, d});
     Tensor rh = b_.Normal(kR, {t, m}), rk = b_.Normal(kR, {t, m}), sum = b_.Normal(kR, {t, m});
@@ -395,14 +403,19 @@ class Bench {
     b_.Line("engram_gate", k_.engram_gate, {Bytes({h, kv, u})},
             [&] { k_.engram_gate(s_, o, h, kv, w_h, w_k, rh, rk, sum, alpha, u); });
     b_.Line("engram_gate_grad", k_.engram_gate_grad, {Bytes({u, h, kv, dh, dkv})}, [&] {
-      k_.engram_gate_grad(s_, o, u, h, kv, w_h, w_k, rh, rk, sum, alpha, dh, dkv, dw_h, dw_k);
+      k_.engram_gate_grad(s_, o, u, {}, h, kv, w_h, w_k, rh, rk, sum, alpha, dh, dkv, dw_h, dw_k);
+    });
+    b_.Line("engram_gate_grad, addend", k_.engram_gate_grad, {Bytes({u, u, h, kv, dh, dkv})}, [&] {
+      k_.engram_gate_grad(s_, o, u, more, h, kv, w_h, w_k, rh, rk, sum, alpha, dh, dkv, dw_h, dw_k);
     });
 
     Tensor x = b_.Normal(a_, {t, m * d}), y = b_.Normal(a_, x.shape());
     Tensor dn = b_.Empty(a_, x.shape()), skip = b_.Normal(a_, x.shape());
     Tensor w = b_.Normal(kR, {m * d, taps}), dw = b_.Zeros(kR, w.shape());
     b_.Line("short_conv", k_.short_conv, {Bytes({x, skip, y, w})},
-            [&] { k_.short_conv(s_, x, skip, w, 3, n_.length, start, y); });
+            [&] { k_.short_conv(s_, x, skip, {}, w, 3, n_.length, start, y); });
+    b_.Line("short_conv, addend", k_.short_conv, {Bytes({x, skip, dn, y, w})},
+            [&] { k_.short_conv(s_, x, skip, dn, w, 3, n_.length, start, y); });
     b_.Line("short_conv_grad", k_.short_conv_grad, {Bytes({y, x, dn, w})},
             [&] { k_.short_conv_grad(s_, y, x, w, 3, n_.length, start, dn, dw); });
   }

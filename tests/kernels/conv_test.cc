@@ -27,18 +27,20 @@ std::vector<int64_t> DocStarts(const Sizes& s) {
   return out;
 }
 
-OpCase Conv(const Sizes& s) {
+OpCase Conv(const Sizes& s, bool onto = false) {
   const int64_t tokens = s.rows * s.length;
   OpCase c("short_conv");
   c.Activation("n", {tokens, s.channels});
   c.Fixed("u", {tokens, s.channels});
+  if (onto) c.Fixed("addend", {tokens, s.channels});
   c.Weight("w", {s.channels, s.taps});
   c.Integers("doc_start", DType::kI32, {tokens}, DocStarts(s));
   c.Output("y", {tokens, s.channels});
   c.Accurate({"w"});
-  c.forward = [s](OpRun& r) {
-    r.kernels.short_conv(r.stream, r["n"], r["u"], r["w"], s.dilation, s.length, r["doc_start"],
-                         r["y"]);
+  c.forward = [s, onto](OpRun& r) {
+    const Tensor addend = onto ? r["addend"] : Tensor();
+    r.kernels.short_conv(r.stream, r["n"], r["u"], addend, r["w"], s.dilation, s.length,
+                         r["doc_start"], r["y"]);
   };
   c.backward = [s](OpRun& r) {
     r.kernels.short_conv_grad(r.stream, r["dy"], r["n"], r["w"], s.dilation, s.length,
@@ -56,6 +58,9 @@ TEST(ShortConvTest, AnswersAll) {
   CheckOp(Conv({2, 20, 137, 2, 6}));
   CheckOp(Conv({2, 60, 24, 6, 2}));    // more taps than are kept in registers
   CheckOp(Conv({2, 300, 264, 4, 3}));  // several blocks both ways
+  CheckOp(Conv({2, 60, 24, 6, 2}, true));
+  CheckOp(Conv({3, 40, 264, 4, 3}, true));
+  CheckOp(Conv({2, 9, 5, 4, 3}, true));
 }
 
 TEST(ShortConvTest, FastAgreesWithPlain) {

@@ -29,7 +29,8 @@ double LeaningKey(const Sizes& s, double lean, int64_t i) {
   return sign * lean * Normal("h", token * s.branches * s.width + column) + 0.3 * Normal("key", i);
 }
 
-OpCase Gate(const Sizes& s, const GateOptions& options, double lean = 1) {
+// onto: h goes round the gate as well, and what comes back that way is the addend.
+OpCase Gate(const Sizes& s, const GateOptions& options, double lean = 1, bool onto = false) {
   OpCase c("engram_gate");
   const int64_t keys = options.gated ? s.branches : 0;
   c.Activation("h", {s.tokens, s.branches, s.width}, [](int64_t i) { return Normal("h", i); });
@@ -45,21 +46,24 @@ OpCase Gate(const Sizes& s, const GateOptions& options, double lean = 1) {
   } else {
     c.Activation("kv", {s.tokens, s.width});
   }
+  if (onto) c.Output("same", {s.tokens, s.branches, s.width});
   c.Note("alpha", {s.tokens, s.branches});
   c.Accurate({"alpha"});
   c.Output("u", {s.tokens, s.branches, s.width});
-  c.forward = [options](OpRun& r) {
+  c.forward = [options, onto](OpRun& r) {
+    if (onto) r.kernels.copy(r.stream, r["h"], r["same"]);
     Tensor none;
     const auto arg = [&](const char* name) -> Tensor& { return options.gated ? r[name] : none; };
     r.kernels.engram_gate(r.stream, options, r["h"], r["kv"], arg("w_h"), arg("w_k"), arg("rh"),
                           arg("rk"), arg("s"), r["alpha"], r["u"]);
   };
-  c.backward = [options](OpRun& r) {
+  c.backward = [options, onto](OpRun& r) {
     Tensor none;
+    const Tensor addend = onto ? r["dsame"] : Tensor();
     const auto arg = [&](const char* name) -> Tensor& { return options.gated ? r[name] : none; };
-    r.kernels.engram_gate_grad(r.stream, options, r["du"], r["h"], r["kv"], arg("w_h"), arg("w_k"),
-                               arg("rh"), arg("rk"), arg("s"), r["alpha"], r["dh"], r["dkv"],
-                               arg("dw_h"), arg("dw_k"));
+    r.kernels.engram_gate_grad(r.stream, options, r["du"], addend, r["h"], r["kv"], arg("w_h"),
+                               arg("w_k"), arg("rh"), arg("rk"), arg("s"), r["alpha"], r["dh"],
+                               r["dkv"], arg("dw_h"), arg("dw_k"));
   };
   return c;
 }
@@ -71,6 +75,10 @@ TEST(EngramGateTest, AnswersAll) {
     CheckOp(Gate({137, 2, 6}, {.signed_sqrt = root}));
     CheckOp(Gate({5, 3, 137}, {.signed_sqrt = root}, 0.1));
   }
+  CheckOp(Gate({7, 4, 12}, {}, 1, true));
+  CheckOp(Gate({5, 2, 200}, {}, 1, true));
+  CheckOp(Gate({6, 3, 7}, {}, 1, true));
+  CheckOp(Gate({6, 2, 8}, {.gated = false}, 1, true));
 }
 
 // Whole vectors; on a GPU several tokens a block too.
@@ -131,7 +139,7 @@ struct One {
     du.assign(h.size(), 1.0);
     Tensor t_dh = Wrap(dh.data(), {1, 1, width}), t_dkv = Wrap(dkv.data(), {1, 2 * width});
     Tensor t_dw_h = Wrap(dw_h.data(), {1, width}), t_dw_k = Wrap(dw_k.data(), {1, width});
-    CpuKernels().engram_gate_grad(stream, options, Wrap(du.data(), {1, 1, width}), t_h, t_kv,
+    CpuKernels().engram_gate_grad(stream, options, Wrap(du.data(), {1, 1, width}), {}, t_h, t_kv,
                                   t_gain, t_gain, t_rh, t_rk, t_s, t_alpha, t_dh, t_dkv, t_dw_h,
                                   t_dw_k);
   }

@@ -131,6 +131,14 @@ TEST(HyperLeaveEnterTest, AnswersAll) {
   }
 }
 
+// Several steps of every cluster of blocks.
+TEST(HyperSubLayerTest, AnswersAllOfTheLongOnes) {
+  for (const Sizes& s : {Sizes{2200, 4, 384}, Sizes{300, 4, 2560}}) {
+    CheckOpOnGpu(SubLayer(s, Options(s.n)));
+    CheckOpOnGpu(LeaveEnter(s, Options(s.n)));
+  }
+}
+
 TEST(HyperSubLayerTest, FastAgreesWithPlain) {
   for (const int64_t tokens : {1, 15, 16, 17, 100}) {
     ExpectAgrees(SubLayer({tokens, 4, 19}, Options(4)), CpuKernels(), DType::kF32,

@@ -87,6 +87,7 @@ TEST(EngramGateTest, WideOnesAnswerAll) {
   CheckOp(Gate({5, 1, 1024}, {}, 0.05));
   CheckOp(Gate({9, 2, 64}, {}, 0.3));
   if (TestingGpu()) CheckOp(Gate({700, 4, 264}, {}, 0.1));
+  CheckOpOnGpu(Gate({2500, 4, 264}, {}, 0.1, true));  // several tokens a block
 }
 
 TEST(EngramGateTest, WithoutAGateTheValueGoesToEveryBranch) {

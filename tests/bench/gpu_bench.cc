@@ -87,6 +87,8 @@ class Bench {
     Gated();
     Routing();
     Routed();
+    Grouped("up", 2 * n_.width, n_.hidden);
+    Grouped("down", n_.hidden, n_.width);
     MoeLayer();
     Head();
     Streams();
@@ -258,6 +260,28 @@ class Bench {
         "experts_grad", k_.experts_grad,
         {Bytes({x, dy, weights, up, down, saved.gate_up, dx, dup, dup, ddown, ddown}), 2 * flop},
         [&] { k_.experts_grad(s_, dy, x, weights, up, down, saved, dx, dweights, dup, ddown); });
+  }
+
+  // The experts' products alone, of rows that stand in order: dealt as peer_grouped.py deals them.
+  void Grouped(const std::string& name, int64_t out, int64_t in) {
+    if (!b_.WantsAny({"grouped " + name})) return;
+    const int64_t rows = kLayerTokens * n_.top_k, e = n_.experts;
+    const auto share = [](int64_t expert) { return 8 + 7 * expert % 9; };
+    int64_t shares = 0;
+    for (int64_t i = 0; i < e; ++i) shares += share(i);
+    std::vector<int64_t> ends = {0};
+    for (int64_t i = 0; i < e; ++i) ends.push_back(ends.back() + rows * share(i) / shares);
+    ends.back() = rows;
+    const Tensor offsets = b_.Host(DType::kI64, {e + 1}, ends);
+    Tensor x = b_.Normal(a_, {rows, in}), w = b_.Normal(a_, {e, out, in}, kScale);
+    Tensor y = b_.Normal(a_, {rows, out}), dw = b_.Zeros(kR, {e, out, in});
+    const double flop = 2 * D(rows) * D(in) * D(out);
+    b_.Line("grouped " + name, k_.grouped_matmul, {Bytes({x, w, y}), flop},
+            [&] { k_.grouped_matmul(s_, x, w, Trans::kYes, offsets, y); });
+    b_.Line("grouped " + name + " dx", k_.grouped_matmul, {Bytes({x, w, y}), flop},
+            [&] { k_.grouped_matmul(s_, y, w, Trans::kNo, offsets, x); });
+    b_.Line("grouped " + name + " dw", k_.grouped_matmul_weight_grad, {Bytes({x, y, dw, dw}), flop},
+            [&] { k_.grouped_matmul_weight_grad(s_, y, x, offsets, dw); });
   }
 
   // Router, routed and shared experts as the layer runs them; flop of the experts alone.

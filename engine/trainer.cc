@@ -423,7 +423,8 @@ void Trainer::AddMeasured(RunResult& result) const {
 
 std::string Trainer::MeasuredText(const RunResult& result) const {
   std::string text = "memory at most " + FormatBytes(result.peak_memory) + " a rank, " +
-                     FormatBytes(result.predicted_memory) + " predicted; ";
+                     FormatBytes(result.predicted_memory) + " predicted" +
+                     (footprint_.tables_grow ? " without the rows that text touched; " : "; ");
   if (result.predicted_seconds == 0.0) return text;
   char times[96];
   std::snprintf(times, sizeof times, "a step %.4g s, %.4g s predicted; ", result.step_seconds,

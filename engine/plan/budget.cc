@@ -75,8 +75,12 @@ EngramConfig NearestTables(const ModelConfig& model, int64_t parameters) {
   // A sub-table has at least its size in rows, and one of them has the largest size.
   const auto layers = static_cast<int64_t>(engram.blocks.size());
   const auto orders = static_cast<int64_t>(engram.vocab_size.size());
-  int64_t low = 2;
-  int64_t high = std::max(low, orders * parameters / (layers * engram.d_mem));
+  const int64_t width = layers * engram.d_mem;
+  int64_t high = std::max<int64_t>(2, orders * parameters / width);
+  // Primes lie above the size by little: the answer is near.
+  const int64_t over = std::max<int64_t>(0, TableParameters(model, high) - parameters);
+  int64_t low = std::max<int64_t>(2, high - 2 * over / width - 64);
+  if (TableParameters(model, low) > parameters) low = 2;
   while (low < high) {  // the largest size that does not exceed
     const int64_t middle = low + (high - low + 1) / 2;
     if (TableParameters(model, middle) <= parameters) {

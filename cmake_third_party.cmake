@@ -42,6 +42,8 @@ mneme_archive(AEC_ARCHIVE libaec.a)
 mneme_archive(Z_ARCHIVE libz.a)
 add_library(mneme_hdf5 INTERFACE)
 target_include_directories(mneme_hdf5 SYSTEM INTERFACE ${HDF5_SERIAL_INCLUDE})
+add_library(mneme_zlib INTERFACE)
+target_link_libraries(mneme_zlib INTERFACE ${Z_ARCHIVE})
 target_link_libraries(mneme_hdf5 INTERFACE ${HDF5_ARCHIVE} ${SZ_ARCHIVE} ${AEC_ARCHIVE} ${Z_ARCHIVE} ${CMAKE_DL_LIBS} m)
 
 # OpenBLAS built on OpenMP, by path: the plain name may lead to the pthread flavour, which oversubscribes.

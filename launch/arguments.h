@@ -84,12 +84,16 @@ struct SweepArguments {
   bool dry_run = false;
   bool status = false;
   std::vector<std::string> merge;  // folders of the same sweep
+  std::string bundle;              // the folder to pack the results into
+  std::string verify;              // a packed folder to check
   std::string fit;                 // a file of cells, JSONL or CSV
   std::string report;              // the HTML file to write
   FitConfig config;
   bool json = false;
   // Runs cells, where the rest only looks.
-  bool works() const { return fit.empty() && !dry_run && !status && merge.empty(); }
+  bool works() const {
+    return fit.empty() && verify.empty() && bundle.empty() && merge.empty() && !dry_run && !status;
+  }
 };
 
 struct PrepareArguments {

@@ -269,6 +269,10 @@ std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::s
   app.add_flag("--status", sweep.status, "print what the cells are at and the time left");
   app.add_option("--merge", sweep.merge,
                  "take over finished cells of this folder; may be repeated");
+  app.add_option("--bundle", sweep.bundle,
+                 "pack cells, losses by document, fit and figures into this new folder");
+  app.add_option("--verify", sweep.verify,
+                 "instead of a sweep: check a packed folder and make its fit again");
   app.add_option("--fit", sweep.fit,
                  "instead of a sweep: fit the cells of this file, JSONL or CSV");
   app.add_option("--report", sweep.report, "also write a report to this file: HTML, all in one");
@@ -282,9 +286,10 @@ std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::s
   app.add_option("--exclude", exclude, "leave out the cells with COLUMN=VALUE; may be repeated");
   parser.AddJson(sweep.json);
   if (auto answer = parser.Parse(rest)) return answer;
-  if (sweep.fit.empty()) return SplitRun("sweep", parser.words(), sweep.sweep);
+  if (sweep.fit.empty() && sweep.verify.empty())
+    return SplitRun("sweep", parser.words(), sweep.sweep);
   if (!parser.words().empty()) {
-    return Answer("mneme sweep: --fit takes its cells from " + sweep.fit + " alone, not from '" +
+    return Answer("mneme sweep: --fit and --verify take what they name alone, not '" +
                       parser.words().front() + "' too",
                   2);
   }

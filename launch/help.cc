@@ -110,6 +110,7 @@ constexpr Verb kVerbs[] = {
      "  mneme sweep configs/sweeps/paper_2e20.yaml --dry-run\n"
      "  mpirun -n 2 mneme sweep configs/sweeps/demo.yaml\n"
      "  mneme sweep configs/sweeps/demo.yaml --status\n"
+     "  mneme sweep configs/sweeps/demo.yaml --bundle demo_results\n"
      "  mneme sweep --fit cells.csv --level 0.95 --exclude rho=0.05 --report curve.html\n"
      "  mneme sweep --fit cells.jsonl --coordinate log_rho --json\n"},
     {"config", "every key; what a config comes to",

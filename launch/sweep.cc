@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "data/files.h"
+#include "engine/sweep/bundle.h"
 #include "engine/sweep/fit.h"
 #include "engine/sweep/grid.h"
 #include "engine/sweep/publish.h"
@@ -39,6 +40,11 @@ std::string ThisProgram() {
 
 absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
   if (!arguments.fit.empty()) return FitFile(arguments);
+  if (!arguments.verify.empty()) {
+    ASSIGN_OR_RETURN(const std::string line, VerifyBundle(arguments.verify));
+    std::printf("%s\n", line.c_str());
+    return 0;
+  }
   absl::StatusOr<SweepConfig> sweep = LoadSweep(arguments.sweep.config, arguments.sweep.overrides);
   if (!sweep.ok()) return absl::InvalidArgumentError(sweep.status().message());
   ASSIGN_OR_RETURN(const SweepGrid grid, MakeGrid(*sweep));
@@ -56,7 +62,7 @@ absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
     std::fprintf(stderr, "%s\n", line.c_str());
   }
   int code = 0;
-  if (!arguments.status && arguments.merge.empty()) {
+  if (arguments.works()) {
     ASSIGN_OR_RETURN(const WorkerResult result, RunCells(*sweep, grid, ThisProgram()));
     code = result.exit_code;
   }
@@ -66,6 +72,11 @@ absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
     std::fprintf(
         stderr, "%s\n",
         note.empty() ? ("report: " + sweep->folder + "/report.html").c_str() : note.c_str());
+  }
+  if (!arguments.bundle.empty()) {
+    ASSIGN_OR_RETURN(const std::string line, WriteBundle(*sweep, grid, arguments.bundle));
+    std::printf("%s\n", line.c_str());
+    return 0;
   }
   std::printf("%s", arguments.json ? (StatusJson(*sweep, grid) + "\n").c_str()
                                    : StatusText(*sweep, grid).c_str());

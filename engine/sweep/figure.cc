@@ -1,5 +1,6 @@
 #include "engine/sweep/figure.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -79,6 +80,55 @@ std::string Figure::Svg() const {
   for (const Shape& shape : shapes_)
     out += std::visit([](const auto& one) { return ShapeSvg(one); }, shape);
   return out + "</svg>\n";
+}
+
+void Figure::DrawShape(const LineShape& line, Raster& raster) {
+  double walked = 0.0;
+  for (size_t i = 0; i + 1 < line.points.size(); ++i) {
+    const Spot a = line.points[i], b = line.points[i + 1];
+    if (!line.dashed) {
+      raster.Line(a.x, a.y, b.x, b.y, line.width, line.colour);
+      continue;
+    }
+    // Five pixels drawn, four left out, over all segments.
+    const double length = std::hypot(b.x - a.x, b.y - a.y);
+    for (double at = 0.0; at < length; at += 1.0, walked += 1.0) {
+      if (std::fmod(walked, 9.0) >= 5.0) continue;
+      const double p = at / length, q = std::min(1.0, (at + 1.0) / length);
+      raster.Line(a.x + p * (b.x - a.x), a.y + p * (b.y - a.y), a.x + q * (b.x - a.x),
+                  a.y + q * (b.y - a.y), line.width, line.colour);
+    }
+  }
+}
+
+void Figure::DrawShape(const AreaShape& area, Raster& raster) {
+  std::vector<double> xs, ys;
+  for (const Spot& point : area.points) {
+    xs.push_back(point.x);
+    ys.push_back(point.y);
+  }
+  raster.Polygon(xs, ys, area.colour, area.opacity);
+}
+
+void Figure::DrawShape(const DotShape& dot, Raster& raster) {
+  if (dot.filled) {
+    raster.Disc(dot.at.x, dot.at.y, dot.radius, dot.colour, 0.75);
+    return;
+  }
+  raster.Disc(dot.at.x, dot.at.y, dot.radius + 0.8, dot.colour, 1.0);
+  raster.Disc(dot.at.x, dot.at.y, dot.radius - 0.8, "#ffffff", 1.0);
+}
+
+void Figure::DrawShape(const TextShape& text, Raster& raster) {
+  const double anchor = text.anchor == "start" ? 0.0 : text.anchor == "end" ? 1.0 : 0.5;
+  raster.Text(text.at.x, text.at.y, text.size, anchor, text.upwards, text.text);
+}
+
+std::string Figure::Png() const {
+  Raster raster(width_, height_);
+  for (const Shape& shape : shapes_)
+    std::visit([&](const auto& one) { DrawShape(one, raster); }, shape);
+  return raster.Png();
 }
 
 Axes::Axes(Figure& figure, double x_low, double x_high, double y_low, double y_high,

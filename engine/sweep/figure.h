@@ -1,9 +1,11 @@
-// A drawing as a list of shapes, and the same list as SVG. Pure text.
+// A drawing as a list of shapes, and the same list as SVG and as PNG. Pure data.
 #pragma once
 
 #include <string>
 #include <variant>
 #include <vector>
+
+#include "engine/sweep/raster.h"
 
 namespace mneme {
 
@@ -30,6 +32,8 @@ class Figure {
   int height() const { return height_; }
   // One element, which may stand in HTML or be a file.
   std::string Svg() const;
+  // The same shapes in pixels.
+  std::string Png() const;
 
  private:
   struct LineShape {
@@ -62,6 +66,10 @@ class Figure {
   static std::string ShapeSvg(const AreaShape& area);
   static std::string ShapeSvg(const DotShape& dot);
   static std::string ShapeSvg(const TextShape& text);
+  static void DrawShape(const LineShape& line, Raster& raster);
+  static void DrawShape(const AreaShape& area, Raster& raster);
+  static void DrawShape(const DotShape& dot, Raster& raster);
+  static void DrawShape(const TextShape& text, Raster& raster);
 
   int width_;
   int height_;

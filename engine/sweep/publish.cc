@@ -28,21 +28,27 @@ std::vector<std::string> UsualColumns(const SweepConfig& sweep) {
   return columns;
 }
 
-absl::Status WriteFigures(const SweepConfig& sweep, const SweepFit& fit) {
-  for (size_t i = 0; i < fit.allocations.size(); ++i) {
-    const std::string number = fit.allocations.size() > 1 ? "_" + std::to_string(i + 1) : "";
-    RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/loss_vs_rho" + number + ".svg",
-                                CurveFigure(fit.allocations[i], fit.config.level).Svg()));
-  }
-  for (size_t i = 0; i < fit.scalings.size(); ++i) {
-    const std::string number = fit.scalings.size() > 1 ? "_" + std::to_string(i + 1) : "";
-    RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/loss_vs_table" + number + ".svg",
-                                ScalingFigure(fit.scalings[i]).Svg()));
-  }
-  return absl::OkStatus();
+absl::Status WriteFigure(const std::string& path, const Figure& figure) {
+  RETURN_IF_ERROR(ReplaceFile(path + ".svg", figure.Svg()));
+  return ReplaceFile(path + ".png", figure.Png());
 }
 
 }  // namespace
+
+absl::Status WriteFigures(const SweepFit& fit, const std::string& folder) {
+  const auto number = [](size_t i, size_t count) {
+    return count > 1 ? "_" + std::to_string(i + 1) : std::string();
+  };
+  for (size_t i = 0; i < fit.allocations.size(); ++i) {
+    RETURN_IF_ERROR(WriteFigure(folder + "/loss_vs_rho" + number(i, fit.allocations.size()),
+                                CurveFigure(fit.allocations[i], fit.config.level)));
+  }
+  for (size_t i = 0; i < fit.scalings.size(); ++i) {
+    RETURN_IF_ERROR(WriteFigure(folder + "/loss_vs_table" + number(i, fit.scalings.size()),
+                                ScalingFigure(fit.scalings[i])));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
                           const std::string& report, std::string& note) {
@@ -71,7 +77,7 @@ absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
   const std::string html = ReportHtml(*fit, notes);
   RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/fit.json", FitJson(*fit) + "\n"));
   RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/report.html", html));
-  RETURN_IF_ERROR(WriteFigures(sweep, *fit));
+  RETURN_IF_ERROR(WriteFigures(*fit, sweep.folder));
   if (report.empty()) return absl::OkStatus();
   const absl::Status written = WriteFileAtomically(report, html);
   // The path was typed: a usage error where it cannot be.

@@ -164,8 +164,12 @@ Figure CurveFigure(const Allocation& allocation, double level) {
     y_high = std::max(y_high, cell.validation_loss);
   }
   const double low = allocation.points.front().rho, high = allocation.points.back().rho;
-  Axes axes(figure, low, high, y_low, y_high);
   const CurveFit* fit = allocation.forms.empty() ? nullptr : &allocation.forms.front();
+  if (fit != nullptr) {
+    y_low = std::min(y_low, *std::min_element(fit->line.begin(), fit->line.end()));
+    y_high = std::max(y_high, *std::max_element(fit->line.begin(), fit->line.end()));
+  }
+  Axes axes(figure, low, high, y_low, y_high);
   const auto inside = [&](double y) { return std::clamp(y, axes.y_low(), axes.y_high()); };
   if (fit != nullptr && fit->minimum.has_value()) {
     const double left = std::max(low, fit->low.value_or(low));
@@ -200,9 +204,8 @@ Figure CurveFigure(const Allocation& allocation, double level) {
   for (const CurvePoint& point : allocation.points)
     figure.Dot(axes.At(point.rho, point.mean), 5.0, "#222222", /*filled=*/false);
   figure.Text({380.0, 452.0}, "middle", 12.0,
-              "dots: cells, a colour a seed; rings: means; line and band: quadratic, " +
-                  NumberText(std::round(1000.0 * level) / 10.0) +
-                  " %; green: its minimum and interval");
+              "dots: cells, a colour a seed; rings: means; line, band: quadratic, " +
+                  NumberText(std::round(1000.0 * level) / 10.0) + " %; green: minimum, interval");
   return figure;
 }
 

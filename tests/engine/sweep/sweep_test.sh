@@ -91,6 +91,17 @@ if grep -q begins again.txt; then fail "a finished sweep ran a cell"; fi
 grep -q '10 finished cells taken over' merge.txt || fail "$(cat merge.txt)"
 diff <(numbers out/results.csv) <(numbers merged/results.csv) || fail "merging changed a number"
 
+# Packed, it proves itself, and any change shows.
+"$mneme" sweep sweep.yaml --bundle bundle >bundle.txt 2>&1 || fail "$(cat bundle.txt)"
+mv bundle carried
+"$mneme" sweep --verify carried >verify.txt 2>&1 || fail "$(cat verify.txt)"
+grep -q 'the fit of 10 cells comes to the same digits' verify.txt || fail "$(cat verify.txt)"
+[ "$(head -c 8 carried/loss_vs_rho.png | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ] || fail "no PNG"
+sed -i 's/0/1/' carried/results.jsonl
+code=0
+"$mneme" sweep --verify carried >verify.txt 2>&1 || code=$?
+if [ $code != 3 ] || ! grep -q 'results.jsonl: has changed' verify.txt; then fail "$(cat verify.txt)"; fi
+
 # Out of memory: the cell of rho 0.6 alone is lost, after as many attempts as it has.
 launch='test {rho} = 0.59375 && ulimit -v 600000 && more=model.dense_width=800000; exec {program} train {config} $more'
 code=0

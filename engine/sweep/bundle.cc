@@ -1,0 +1,147 @@
+#include "engine/sweep/bundle.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <sstream>
+
+#include "configs/read.h"
+#include "configs/text.h"
+#include "data/files.h"
+#include "engine/json.h"
+#include "engine/sweep/fit.h"
+#include "engine/sweep/publish.h"
+#include "engine/sweep/sweep_folder.h"
+#include "kernels/core/check.h"
+
+namespace mneme {
+namespace {
+
+namespace fs = std::filesystem;
+
+// JSON is YAML: the reader of configs reads it back.
+std::string FitConfigJson(const FitConfig& config) {
+  std::vector<std::string> excluded;
+  for (const Exclusion& exclusion : config.exclude) {
+    excluded.push_back(JsonObject()
+                           .Add("key", exclusion.key)
+                           .Add("value", exclusion.value)
+                           .Add("why", exclusion.why)
+                           .Text());
+  }
+  JsonObject json;
+  json.Add("coordinate", config.coordinate).Add("level", config.level);
+  json.Add("held_out", config.held_out).Add("baseline", config.baseline);
+  return json.AddRaw("exclude", JsonArray(excluded)).Text() + "\n";
+}
+
+absl::StatusOr<FitConfig> ReadFitConfig(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
+  std::vector<Complaint> complaints;
+  const Tree tree = ParseYaml(text, {path, 0, ""}, complaints);
+  FitConfig config;
+  std::map<std::string, std::string> places;
+  if (complaints.empty()) ReadSection(Reflector::Of(config), tree, "", "", places, complaints);
+  if (complaints.empty()) return config;
+  return absl::DataLossError(complaints.front().Text());
+}
+
+// Relative paths of all files but the manifest, sorted.
+std::vector<std::string> FilesOf(const std::string& folder) {
+  std::vector<std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    const std::string name = fs::relative(entry.path(), folder).string();
+    if (entry.is_regular_file() && name != "MANIFEST") files.push_back(name);
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+absl::StatusOr<SweepFit> FitOf(const std::string& folder) {
+  ASSIGN_OR_RETURN(const FitConfig config, ReadFitConfig(folder + "/fit_config.json"));
+  ASSIGN_OR_RETURN(CellTable table, ReadCells(folder + "/results.jsonl"));
+  return FitCells(table, config);
+}
+
+// The cells' lines and documents, with their paths as they are in the bundle.
+absl::Status CopyCells(const SweepConfig& sweep, const SweepGrid& grid, const std::string& folder) {
+  std::string lines;
+  for (const SweepCell& cell : grid.cells) {
+    const CellFolder from = FolderOf(sweep, cell);
+    const absl::StatusOr<std::string> record = ReadFileBytes(from.done());
+    if (!record.ok()) continue;
+    std::string line = *record;
+    const std::string path = "cells/" + cell.key + "/documents.json";
+    const size_t at = line.find(path);
+    if (at != std::string::npos) line.replace(at, path.size(), "documents/" + cell.key + ".json");
+    lines += line;
+    ASSIGN_OR_RETURN(const std::string documents, ReadFileBytes(from.documents()));
+    RETURN_IF_ERROR(WriteFileAtomically(folder + "/documents/" + cell.key + ".json", documents));
+  }
+  return WriteFileAtomically(folder + "/results.jsonl", lines);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> WriteBundle(const SweepConfig& sweep, const SweepGrid& grid,
+                                        const std::string& folder) {
+  std::error_code error;
+  if (fs::exists(folder, error) && !fs::is_empty(folder, error)) {
+    return absl::InvalidArgumentError(folder + ": is there already; a bundle takes a new folder");
+  }
+  fs::create_directories(folder + "/documents", error);
+  if (error) return absl::InvalidArgumentError(folder + ": cannot be made: " + error.message());
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/sweep.yaml", sweep.text));
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit_config.json", FitConfigJson(sweep.fit)));
+  RETURN_IF_ERROR(CopyCells(sweep, grid, folder));
+  ASSIGN_OR_RETURN(const SweepFit fit, FitOf(folder));
+  for (const char* name : {"results.csv", "report.html"}) {
+    ASSIGN_OR_RETURN(const std::string bytes, ReadFileBytes(sweep.folder + "/" + name));
+    RETURN_IF_ERROR(WriteFileAtomically(folder + "/" + name, bytes));
+  }
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit.json", FitJson(fit) + "\n"));
+  RETURN_IF_ERROR(WriteFigures(fit, folder));
+  std::string manifest;
+  const std::vector<std::string> files = FilesOf(folder);
+  for (const std::string& name : files) {
+    ASSIGN_OR_RETURN(const std::string digest, FileDigest(folder + "/" + name));
+    manifest += digest + "  " + name + "\n";
+  }
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/MANIFEST", manifest));
+  return folder + ": " + std::to_string(fit.cells) + " cells, " + std::to_string(files.size()) +
+         " files; mneme sweep --verify " + folder + " makes the fit again";
+}
+
+absl::StatusOr<std::string> VerifyBundle(const std::string& folder) {
+  ASSIGN_OR_RETURN(const std::string manifest, ReadFileBytes(folder + "/MANIFEST"));
+  std::map<std::string, std::string> digests;
+  std::istringstream in(manifest);
+  for (std::string line; std::getline(in, line);) {
+    const size_t gap = line.find("  ");
+    if (gap == std::string::npos)
+      return absl::DataLossError(folder + "/MANIFEST: '" + line + "' is no digest and name");
+    digests[line.substr(gap + 2)] = line.substr(0, gap);
+  }
+  for (const std::string& name : FilesOf(folder)) {
+    if (digests.count(name) == 0)
+      return absl::DataLossError(folder + "/" + name + ": is not in the MANIFEST");
+  }
+  for (const auto& [name, digest] : digests) {
+    ASSIGN_OR_RETURN(const std::string now, FileDigest(folder + "/" + name));
+    if (now != digest)
+      return absl::DataLossError(folder + "/" + name + ": has changed: digest " + now + ", the " +
+                                 "MANIFEST says " + digest);
+  }
+  ASSIGN_OR_RETURN(const SweepFit fit, FitOf(folder));
+  ASSIGN_OR_RETURN(const std::string before, ReadFileBytes(folder + "/fit.json"));
+  if (FitJson(fit) + "\n" != before) {
+    return absl::DataLossError(folder +
+                               "/fit.json: the fit made again comes to other digits; was " +
+                               "it made by another version of this program?");
+  }
+  return folder + ": " + std::to_string(digests.size()) +
+         " files are as they were, and the fit of " + std::to_string(fit.cells) +
+         " cells comes to the same digits";
+}
+
+}  // namespace mneme

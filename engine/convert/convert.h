@@ -42,7 +42,8 @@ struct ConvertResult {
 };
 
 // Errors: InvalidArgument (options, a config that cannot be mapped), NotFound, DataLoss (the source
-// is damaged), AlreadyExists (`to` is there), ResourceExhausted (disk full).
+// is damaged), FailedPrecondition (`to` is there, or a checkpoint is of another model than it
+// says), ResourceExhausted (disk full).
 absl::StatusOr<ConvertResult> Convert(const ConvertOptions& options);
 
 }  // namespace mneme

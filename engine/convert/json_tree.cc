@@ -1,6 +1,7 @@
 #include "engine/convert/json_tree.h"
 
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "data/files.h"
 #include "engine/json.h"
@@ -49,8 +50,10 @@ class TreeReader : public nlohmann::json_sax<nlohmann::json> {
   bool end_array() override { return Close(); }
   bool key(string_t& name) override {
     JsonTree& object = *open_.back();
-    if (object.Find(name) != nullptr) return Fail("'" + name.substr(0, 200) + "' is there twice");
-    object.members.emplace_back(name, JsonTree());
+    if (!keys_.back().insert(name).second) {
+      return Fail("'" + name.substr(0, 200) + "' is there twice");
+    }
+    object.members.push_back({name, JsonTree()});
     return true;
   }
   bool parse_error(size_t at, const std::string&, const nlohmann::detail::exception&) override {
@@ -68,7 +71,7 @@ class TreeReader : public nlohmann::json_sax<nlohmann::json> {
   JsonTree& Place() {
     if (open_.empty()) return root;
     JsonTree& parent = *open_.back();
-    if (parent.kind == JsonTree::Kind::kObject) return parent.members.back().second;
+    if (parent.kind == JsonTree::Kind::kObject) return parent.members.back().value;
     return parent.items.emplace_back();
   }
   bool Put(JsonTree tree) {
@@ -81,10 +84,12 @@ class TreeReader : public nlohmann::json_sax<nlohmann::json> {
     JsonTree& place = Place();
     place.kind = kind;
     open_.push_back(&place);
+    keys_.emplace_back();
     return true;
   }
   bool Close() {
     open_.pop_back();
+    keys_.pop_back();
     return true;
   }
   bool Fail(const std::string& what) {
@@ -93,6 +98,7 @@ class TreeReader : public nlohmann::json_sax<nlohmann::json> {
   }
 
   std::vector<JsonTree*> open_;
+  std::vector<std::unordered_set<std::string>> keys_;  // of each: an index has 90,000
 };
 
 }  // namespace

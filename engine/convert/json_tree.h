@@ -4,12 +4,13 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 
 namespace mneme {
+
+struct JsonMember;
 
 struct JsonTree {
   enum class Kind { kNull, kBool, kInteger, kNumber, kText, kList, kObject };
@@ -18,12 +19,17 @@ struct JsonTree {
   int64_t integer = 0;
   double number = 0.0;  // of integers too
   std::string text;
-  std::vector<JsonTree> items;                            // of a list
-  std::vector<std::pair<std::string, JsonTree>> members;  // of an object, in their order
+  std::vector<JsonTree> items;      // of a list
+  std::vector<JsonMember> members;  // of an object, in their order
 
   bool is_null() const { return kind == Kind::kNull; }
   bool is_number() const { return kind == Kind::kInteger || kind == Kind::kNumber; }
   const JsonTree* Find(std::string_view key) const;  // null where there is none
+};
+
+struct JsonMember {
+  std::string key;
+  JsonTree value;
 };
 
 // DataLoss naming `path`: not JSON, a key twice in one object, nested deeper than 64, integers

@@ -7,6 +7,7 @@
 
 #include "configs/load.h"
 #include "engine/checkpoint_source.h"
+#include "engine/convert/convert.h"
 #include "engine/convert/json_tree.h"
 #include "engine/convert/table_rows.h"
 #include "engine/convert/weight_folder.h"
@@ -110,6 +111,11 @@ class CheckpointTensors : public TensorSet {
     for (const StageConfig& stage : config_.stages) {
       if (!stage.init_from.empty()) facts.emplace_back("started from", stage.init_from);
     }
+    // Of a converted one its certificate says where it came from.
+    const auto certificate = ReadJson(source_.path() + "/" + kCertificateName);
+    const JsonTree* from = certificate.ok() ? certificate->Find("from") : nullptr;
+    const JsonTree* origin = from == nullptr ? nullptr : from->Find("path");
+    if (origin != nullptr) facts.emplace_back("converted from", origin->text);
     return facts;
   }
 

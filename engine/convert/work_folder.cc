@@ -22,7 +22,8 @@ absl::StatusOr<WorkFolder> WorkFolder::Open(const std::string& to, const std::st
   if (!target.has_filename()) target = target.parent_path();
   std::error_code error;
   if (fs::exists(target, error) && !replace) {
-    return absl::AlreadyExistsError(to + ": is there already; give another folder, or --replace");
+    return absl::FailedPreconditionError(to +
+                                         ": is there already; give another folder, or --replace");
   }
   WorkFolder work(target.string(), target.string() + ".converting");
   fs::create_directories(work.path_, error);

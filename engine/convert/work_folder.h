@@ -14,7 +14,7 @@ namespace mneme {
 class WorkFolder {
  public:
   // TO.converting beside TO. What lies in it is kept where `plan` (any text) is the one it was made
-  // under, and removed otherwise. AlreadyExists where TO is there and may not be replaced;
+  // under, and removed otherwise. FailedPrecondition where TO is there and may not be replaced;
   // Unavailable where another process writes it.
   static absl::StatusOr<WorkFolder> Open(const std::string& to, const std::string& plan,
                                          bool replace);

@@ -232,6 +232,8 @@ TEST_F(ConvertTest, AddEngramChangesNothingAndLearns) {
   auto set = OpenTensorSet(Path("with"));
   ASSERT_TRUE(set.ok()) << set.status();
   EXPECT_THAT((*set)->Config(), HasSubstr("model.engram.d_mem: 32\n"));
+  EXPECT_THAT((*set)->Facts(),
+              testing::Contains(testing::Pair("converted from", HasSubstr("step-8"))));
 
   const std::vector<std::string> more = {
       "run.dir=" + Path("more"), "train.steps=6", "train.precision=f32",

@@ -10,7 +10,7 @@ TEST(JsonTree, KeepsValuesAndOrder) {
   const auto tree = ParseJson(R"({"b": [1, -2.5, "x"], "a": {"c": null, "d": true}})", "f");
   ASSERT_TRUE(tree.ok()) << tree.status();
   EXPECT_EQ(ShowJson(*tree), R"({"b": [1, -2.5, "x"], "a": {"c": null, "d": true}})");
-  EXPECT_EQ(tree->members[0].first, "b");
+  EXPECT_EQ(tree->members[0].key, "b");
   EXPECT_EQ(tree->Find("b")->items[0].integer, 1);
   EXPECT_EQ(tree->Find("b")->items[1].number, -2.5);
   EXPECT_TRUE(tree->Find("a")->Find("c")->is_null());

@@ -29,6 +29,14 @@ constexpr int64_t kLogitBytes = int64_t{2} << 30;  // of a chunk of logits (gpu/
 constexpr int64_t kHeadStep = 256;                 // a chunk is a multiple of it
 constexpr int64_t kNotesPadding = 384;             // rows of the notes (gpu/attention_grad_sm90)
 
+// What mHC takes beside its bytes: Sinkhorn iterations on each token's mix, where a CPU does them
+// one token at a time (other than four streams in f32: cpu/hyper_fast). A gradient is two passes.
+double SinkhornFlops(Stream& stream, const HyperOptions& options, const Tensor& x, double passes) {
+  const int64_t n = x.dim(1);
+  if (!OnCpu(stream) || (n == 4 && x.dtype() == DType::kF32)) return 0;
+  return passes * Real(x.dim(0) * n * n * options.sinkhorn_iterations);
+}
+
 // Plan of the pairs of local experts: what the caller keeps (kernels/ops/experts.h).
 int64_t PlanPairs(Stream& stream, const Tensor& experts, int64_t count, ExpertsSaved& saved) {
   const int32_t* chosen = experts.data<int32_t>();
@@ -156,26 +164,26 @@ void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor
                            BytesOf(w_down) + 2 * (BytesOf(d_w_gate_up) + BytesOf(d_w_down)));
 }
 
-void HyperEnter(Stream& stream, const HyperOptions&, const Tensor& x, const Tensor& phi,
-                const Tensor&, const Tensor&, Tensor&, Tensor& m, Tensor&, Tensor&, Tensor&,
+void HyperEnter(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor& phi,
+                const Tensor&, const Tensor&, Tensor&, Tensor&, Tensor&, Tensor&, Tensor&,
                 Tensor& h) {
-  LedgerOf(stream).Add(Work::kStreams, 2.0 * Real(m.elements()) * Real(x.dim(1) * x.dim(2)),
+  LedgerOf(stream).Add(Work::kStreams, SinkhornFlops(stream, options, x, 1.0),
                        2 * BytesOf(x) + BytesOf(phi) + BytesOf(h));
 }
 
-void HyperLeaveEnter(Stream& stream, const HyperOptions&, const Tensor& x, const Tensor&,
+void HyperLeaveEnter(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor&,
                      const Tensor&, const Tensor& y, Tensor& out, const Tensor& phi, const Tensor&,
-                     const Tensor&, Tensor&, Tensor& m, Tensor&, Tensor&, Tensor&, Tensor& h) {
-  LedgerOf(stream).Add(Work::kStreams, 2.0 * Real(m.elements()) * Real(x.dim(1) * x.dim(2)),
+                     const Tensor&, Tensor&, Tensor&, Tensor&, Tensor&, Tensor&, Tensor& h) {
+  LedgerOf(stream).Add(Work::kStreams, SinkhornFlops(stream, options, x, 1.0),
                        BytesOf(x) + BytesOf(y) + BytesOf(out) + BytesOf(phi) + BytesOf(h));
 }
-void HyperEnterGrad(Stream& stream, const HyperOptions&, const Tensor& dout, const Tensor& dh,
-                    const Tensor&, const Tensor&, const Tensor& x, const Tensor& phi, const Tensor&,
-                    const Tensor&, const Tensor&, const Tensor& m, const Tensor&, const Tensor&,
-                    Tensor& dx, Tensor&, Tensor&, Tensor&) {
+void HyperEnterGrad(Stream& stream, const HyperOptions& options, const Tensor& dout,
+                    const Tensor& dh, const Tensor&, const Tensor&, const Tensor& x,
+                    const Tensor& phi, const Tensor&, const Tensor&, const Tensor&, const Tensor& m,
+                    const Tensor&, const Tensor&, Tensor& dx, Tensor&, Tensor&, Tensor&) {
   const DType sums = OnCpu(stream) ? x.dtype() : DType::kF32;
   const Tensor du = Tensor::Empty(stream, sums, {x.dim(0), m.dim(1)});
-  LedgerOf(stream).Add(Work::kStreams, 4.0 * Real(m.elements()) * Real(x.dim(1) * x.dim(2)),
+  LedgerOf(stream).Add(Work::kStreams, SinkhornFlops(stream, options, x, 2.0),
                        BytesOf(dout) + BytesOf(dh) + 2 * BytesOf(x) + BytesOf(phi) + BytesOf(dx));
 }
 

@@ -34,9 +34,20 @@ absl::Status CheckOptions(const ConvertOptions& options) {
   return absl::OkStatus();
 }
 
+// The layout knows shared experts by their number, each as wide as a routed one.
+absl::Status CheckSharedWidth(const ModelSource& source) {
+  const MoeConfig& moe = source.config().model.moe;
+  if (moe.experts == 0 || moe.shared_hidden() % moe.expert_width == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      source.path() + ": model.moe.shared_width: " + std::to_string(moe.shared_width) +
+      " is no multiple of model.moe.expert_width (" + std::to_string(moe.expert_width) +
+      "), and --format huggingface can only count shared experts of that width");
+}
+
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenSource(const ConvertOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
   ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(options.from));
+  if (ToForeign(options)) RETURN_IF_ERROR(CheckSharedWidth(*source));
   RETURN_IF_ERROR(source->TakeVocabulary(options.vocabulary, options.tokenizer_json));
   if (options.add_engram.empty()) {
     if (ToForeign(options) || source->format() != std::string("mneme")) return source;

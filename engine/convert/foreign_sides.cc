@@ -32,7 +32,7 @@ void AddExperts(const ModelConfig& m, const std::string& architecture, JsonObjec
   const bool dense = moe.experts == 0;
   // A dense model is one whose experts begin behind its last layer.
   json.Add("n_routed_experts", dense ? 2 : moe.experts)
-      .Add("n_shared_experts", dense ? 1 : moe.shared)
+      .Add("n_shared_experts", dense ? 1 : moe.shared_hidden() / moe.expert_width)
       .Add("num_experts_per_tok", dense ? 1 : moe.top_k)
       .Add("moe_intermediate_size", moe.expert_width)
       .Add("first_k_dense_replace", dense ? m.layers : m.leading_dense)

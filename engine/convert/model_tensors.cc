@@ -82,8 +82,8 @@ class Lister {
       const std::string expert = "experts." + std::to_string(e) + ".";
       Mlp(ours + ".moe." + expert, theirs + ".mlp." + expert, moe.expert_width);
     }
-    if (moe.shared > 0) {
-      Mlp(ours + ".moe.shared.", theirs + ".mlp.shared_experts.", moe.shared * moe.expert_width);
+    if (moe.shared_hidden() > 0) {
+      Mlp(ours + ".moe.shared.", theirs + ".mlp.shared_experts.", moe.shared_hidden());
     }
   }
 
@@ -157,7 +157,7 @@ std::string ArchitectureOf(const ModelConfig& model, bool router_bias) {
   const MoeConfig& moe = model.moe;
   if (!model.engram.blocks.empty() || model.mhc.streams > 1) return "mneme";
   if (moe.experts == 0 || model.leading_dense >= model.layers) return "deepseek_v3";
-  if (moe.shared == 0) return "mneme";
+  if (moe.shared_hidden() == 0) return "mneme";
   if (moe.score == "sigmoid") {
     // A group is ranked by its two best experts.
     return moe.experts / moe.groups >= 2 ? "deepseek_v3" : "mneme";

@@ -203,6 +203,23 @@ TEST_F(ConvertTest, ExportThenImportGivesTheRunBack) {
   EXPECT_EQ(Bytes(Path("b1/config.json")), Bytes(Path("b2/config.json")));
 }
 
+TEST_F(ConvertTest, SharedWidthsAreCountedInExperts) {
+  const auto train = [&](const std::string& name, int width) {
+    return Train(name, {"train.steps=1", "train.precision=f32", "model.moe.expert_width=16",
+                        "model.moe.shared_width=" + std::to_string(width)});
+  };
+  const std::string run = train("run", 48);
+  ConvertOptions out = Options(run, "out", "huggingface");
+  out.dtype = "f32";
+  ASSERT_TRUE(Convert(out).ok());
+  EXPECT_THAT(ReadFileBytes(Path("out/config.json")).value(), HasSubstr("\"n_shared_experts\": 3"));
+  ASSERT_TRUE(Import(Path("out"), "back").ok());
+  ExpectSameValues(run, Path("back"));
+  const absl::Status refused = Convert(Options(train("odd", 40), "no", "huggingface")).status();
+  EXPECT_THAT(Message(refused), HasSubstr("model.moe.shared_width: 40 is no multiple"));
+  EXPECT_FALSE(std::filesystem::exists(Path("no")));
+}
+
 TEST_F(ConvertTest, DoubleStaysDouble) {
   const std::string run = Train("run", {"train.steps=1"});
   ConvertOptions out = Options(run, "out", "huggingface");

@@ -53,10 +53,7 @@ absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
                                      : GridText(*sweep, grid).c_str());
     return 0;
   }
-  if (!grid.data_fault.empty()) {
-    return absl::NotFoundError(grid.data_fault +
-                               "; a sweep's cells are named by their data: prepare it first");
-  }
+  if (!grid.data_fault.empty()) return absl::NotFoundError(grid.data_fault);
   for (const std::string& other : arguments.merge) {
     ASSIGN_OR_RETURN(const std::string line, MergeFolder(*sweep, grid, other));
     std::fprintf(stderr, "%s\n", line.c_str());

@@ -40,7 +40,8 @@ struct FitConfig {
   void Visit(V& v) {
     v("coordinate", coordinate, "of the quadratic and the cubic", {"rho", "log_rho"});
     v("level", level, "of every interval");
-    v("held_out", held_out, "the held-out set that the fit is about; empty takes the run's first");
+    v("held_out", held_out,
+      "name of the held-out set that the fit is about; empty: the run's first");
     v("baseline", baseline, "gains are over the cells of this rho; the largest where none has it");
     v("exclude", exclude, "cells that are left out, with the reason");
   }

@@ -112,6 +112,36 @@ void TakeVocabulary(const RunConfig& config, ModelConfig& model) {
     model.vocab_size = (*corpus)->vocabulary().size;
 }
 
+// The set that the fit is about becomes the first.
+absl::Status PutPrimaryFirst(const std::string& primary, std::vector<HeldOutConfig>& sets) {
+  if (primary.empty()) return absl::OkStatus();
+  const auto found = std::find_if(sets.begin(), sets.end(),
+                                  [&](const HeldOutConfig& set) { return set.name == primary; });
+  if (found != sets.end()) {
+    std::rotate(sets.begin(), found, found + 1);
+    return absl::OkStatus();
+  }
+  std::vector<std::string> known;
+  for (const HeldOutConfig& set : sets) known.push_back(set.name);
+  return absl::InvalidArgumentError(
+      "fit.held_out: '" + primary + "' is not among the held-out sets of the cells; " +
+      (known.empty()
+           ? "evaluate.sets names none"
+           : "evaluate.sets names " + Join(known, ", ") + "; nearest: " + Nearest(primary, known)));
+}
+
+// Why a cell cannot be run, beside what its key says of the data; empty where it can.
+std::string MissingOf(const RunConfig& config) {
+  const auto& stages = config.stages;
+  if (std::any_of(stages.begin(), stages.end(),
+                  [](const StageConfig& stage) { return stage.data.train.empty(); })) {
+    return "data.train: the cells name no corpus to train on; set.data.train=FOLDER names one";
+  }
+  if (!config.evaluate.sets.empty()) return "";
+  return "evaluate.sets: the cells have no held-out set, and their held-out losses are what a "
+         "sweep compares; \"set.evaluate.sets=[{name: held_out, data: FOLDER}]\" names one";
+}
+
 class GridMaker {
  public:
   explicit GridMaker(const SweepConfig& sweep) : sweep_(sweep) {}
@@ -225,6 +255,7 @@ class GridMaker {
   // `counted`: its model with the vocabulary of the data.
   absl::Status Add(SweepCell cell, const ModelConfig& counted) {
     RETURN_IF_ERROR(Validate(cell.config));
+    RETURN_IF_ERROR(PutPrimaryFirst(sweep_.fit.held_out, cell.config.evaluate.sets));
     cell.counts = Count(counted);
     cell.flops_per_token = cell.counts.flops_per_token(cell.config.stages.front().sequence_length);
     for (const StageConfig& stage : cell.config.stages) {
@@ -232,8 +263,13 @@ class GridMaker {
                      static_cast<double>(stage.batch_sequences * stage.sequence_length);
     }
     const absl::StatusOr<std::string> key = CellKey(cell.config);
-    if (key.ok()) cell.key = *key;
-    if (!key.ok()) grid_.data_fault = std::string(key.status().message());
+    if (key.ok()) {
+      cell.key = *key;
+      if (grid_.data_fault.empty()) grid_.data_fault = MissingOf(cell.config);
+    } else {
+      grid_.data_fault = std::string(key.status().message()) +
+                         "; a sweep's cells are named by their data: prepare it first";
+    }
     grid_.cells.push_back(std::move(cell));
     return absl::OkStatus();
   }

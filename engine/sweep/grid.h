@@ -21,7 +21,7 @@ struct SweepCell {
   std::optional<double> table;  // rows of a sub-table, on the axis `table`
   int64_t seed = 0;
   double budget = 0.0;  // training FLOPs; 0: the sweep has no such axis
-  RunConfig config;     // run.dir is not set
+  RunConfig config;     // run.dir is not set; its first held-out set is the primary one
   Counts counts;        // with the data's vocabulary where it can be read
   double flops_per_token = 0.0;
   double tokens = 0.0;      // trained on
@@ -31,7 +31,7 @@ struct SweepCell {
 
 struct SweepGrid {
   std::vector<SweepCell> cells;  // in the order they are run: seeds outermost
-  std::string data_fault;        // why keys are empty; empty where they are not
+  std::string data_fault;        // why they cannot be run; keys may then be empty
 };
 
 // Axes with a meaning of their own, others are config keys:
@@ -46,8 +46,10 @@ struct SweepGrid {
 //   table      model.engram.vocab_size; placement: model.engram.blocks
 //   ablation   reference, single_fusion, no_compression, no_gate, four_grams, no_convolution
 //              (arXiv 2601.07372, section 6.2)
+// fit.held_out comes first among each cell's held-out sets, so that its loss is the
+// validation_loss, the losses by document are its own and the key covers it.
 // Errors (InvalidArgument): every fault of the configs; grids whose budgets cannot be met; two
-// cells with the same numbers.
+// cells with the same numbers; a held-out set that a cell does not evaluate.
 absl::StatusOr<SweepGrid> MakeGrid(const SweepConfig& sweep);
 
 // A table for people; one JSON object: name, folder, cells (rho, seed, key, parameters {total

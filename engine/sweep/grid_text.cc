@@ -84,7 +84,7 @@ std::string GridText(const SweepConfig& sweep, const SweepGrid& grid) {
     }
   }
   if (hours_sum > 0.0) out += Format("%.1f hours of one cell at a time\n", hours_sum);
-  if (!grid.data_fault.empty()) out += "no keys yet: " + grid.data_fault + "\n";
+  if (!grid.data_fault.empty()) out += "cannot be run yet: " + grid.data_fault + "\n";
   return out;
 }
 

@@ -65,6 +65,7 @@ absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
   }
   ReportNotes notes;
   notes.title = "Sweep " + sweep.name;
+  notes.held_out = grid.cells.front().config.evaluate.sets.front().name;
   notes.columns = sweep.columns.empty() ? UsualColumns(sweep) : sweep.columns;
   notes.config = sweep.text;
   const auto cells = static_cast<int64_t>(grid.cells.size());

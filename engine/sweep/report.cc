@@ -263,7 +263,9 @@ std::string ReportHtml(const SweepFit& fit, const ReportNotes& notes) {
          (fit.documents > 0 ? "the noise of seeds and " + std::to_string(fit.documents) +
                                   " held-out documents drawn again, the same for all cells"
                             : "the noise of seeds alone") +
-         ". Coordinate of quadratic and cubic: " + EscapedText(fit.config.coordinate) + ".</p>\n";
+         ". Coordinate of quadratic and cubic: " + EscapedText(fit.config.coordinate) + "." +
+         (notes.held_out.empty() ? "" : " Held-out set: " + EscapedText(notes.held_out) + ".") +
+         "</p>\n";
   for (const std::string& line : fit.left_out)
     out += "<p>Left out: " + EscapedText(line) + "</p>\n";
   for (const Allocation& allocation : fit.allocations)

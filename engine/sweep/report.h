@@ -12,6 +12,7 @@ namespace mneme {
 // What a report says beside the fit.
 struct ReportNotes {
   std::string title;                  // of the sweep
+  std::string held_out;               // the set whose losses are fitted; empty: not known
   std::vector<std::string> warnings;  // stand on top
   std::vector<std::string> columns;   // of the cells' table; empty: what every file has
   std::string config;                 // the sweep's YAML; empty: none

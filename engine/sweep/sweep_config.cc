@@ -12,17 +12,76 @@
 namespace mneme {
 namespace {
 
-// A value as YAML on one line.
-std::string FlowText(const Tree& tree) {
-  if (tree.kind == Tree::Kind::kScalar) {
-    // Numbers and words stay what they are; the rest must not look like YAML.
-    const bool plain = tree.scalar.find_first_of(",[]{}:#\"' &*!|>%@`") == std::string::npos;
-    return plain && !tree.scalar.empty() ? tree.scalar : QuotedIfNeeded(tree.scalar);
+// Values of a run's keys as YAML on one line, for its overrides.
+class ValueWriter {
+ public:
+  explicit ValueWriter(std::vector<Complaint>& complaints)
+      : complaints_(complaints), run_(Reflector::Of(defaults_)) {}
+
+  // `key`: of the run, dotted, or an axis that is no key. Relative paths start where they stand:
+  // an override would take them from the current folder.
+  std::string Text(const std::string& key, const Tree& tree) {
+    return Text(key, tree, Find(run_, key));
   }
-  std::vector<std::string> parts;
-  for (const Tree& element : tree.list) parts.push_back(FlowText(element));
-  return "[" + Join(parts, ", ") + "]";
-}
+
+ private:
+  static const Field* Find(const Section& section, const std::string& key) {
+    const size_t dot = key.find('.');
+    const auto field = std::find_if(section.fields.begin(), section.fields.end(),
+                                    [&](const Field& f) { return f.key == key.substr(0, dot); });
+    if (field == section.fields.end()) return nullptr;
+    if (dot == std::string::npos) return &*field;
+    const std::string rest = key.substr(dot + 1);
+    if (const auto* inner = std::get_if<Section>(&field->target)) return Find(*inner, rest);
+    const auto* list = std::get_if<SectionList>(&field->target);
+    const size_t index = rest.find('.');
+    if (list == nullptr || index == std::string::npos) return list == nullptr ? nullptr : &*field;
+    return Find(list->prototype, rest.substr(index + 1));
+  }
+
+  static const Field* Child(const Field* field, const std::string& key) {
+    if (field == nullptr) return nullptr;
+    if (const auto* section = std::get_if<Section>(&field->target)) return Find(*section, key);
+    const auto* list = std::get_if<SectionList>(&field->target);
+    return list == nullptr ? nullptr : Find(list->prototype, key);
+  }
+
+  std::string Text(const std::string& key, const Tree& tree, const Field* field) {
+    std::vector<std::string> parts;
+    switch (tree.kind) {
+      case Tree::Kind::kScalar:
+        return ScalarText(key, tree, field != nullptr && field->is_path);
+      case Tree::Kind::kMap:
+        for (const auto& [name, child] : tree.map)
+          parts.push_back(name + ": " + Text(key + "." + name, child, Child(field, name)));
+        return "{" + Join(parts, ", ") + "}";
+      case Tree::Kind::kList:
+        for (const Tree& element : tree.list) parts.push_back(Text(key, element, field));
+        return "[" + Join(parts, ", ") + "]";
+      case Tree::Kind::kNull:
+        break;
+    }
+    complaints_.push_back({tree.place, key, "has no value"});
+    return "";
+  }
+
+  std::string ScalarText(const std::string& key, const Tree& tree, bool is_path) {
+    std::string text = tree.scalar;
+    if (is_path && !text.empty()) {
+      std::string why;
+      const std::optional<std::string> path = ResolvePath(text, tree.place.folder, &why);
+      if (!path.has_value()) complaints_.push_back({tree.place, key, why});
+      text = path.value_or(text);
+    }
+    // Numbers and words stay what they are; the rest must not look like YAML.
+    const bool plain = text.find_first_of(",[]{}:#\"' &*!|>%@`") == std::string::npos;
+    return plain && !text.empty() ? text : QuotedIfNeeded(text);
+  }
+
+  std::vector<Complaint>& complaints_;
+  RunConfig defaults_;
+  const Section run_;
+};
 
 // Leaves of nested maps by dotted key.
 void Leaves(const Tree& tree, const std::string& prefix,
@@ -51,6 +110,7 @@ Tree TakeSection(Tree& root, const std::string& key, std::vector<Complaint>& com
 void TakeAxes(const Tree& section, SweepConfig& config, std::vector<Complaint>& complaints) {
   std::vector<std::pair<std::string, const Tree*>> leaves;
   Leaves(section, "", leaves);
+  ValueWriter writer(complaints);
   for (const auto& [name, values] : leaves) {
     if (values->kind != Tree::Kind::kList || values->list.empty()) {
       complaints.push_back({values->place, "axes." + name, "expects a list of values"});
@@ -58,7 +118,7 @@ void TakeAxes(const Tree& section, SweepConfig& config, std::vector<Complaint>& 
     }
     SweepAxis axis{name, {}};
     for (const Tree& value : values->list) {
-      const std::string text = FlowText(value);
+      const std::string text = writer.Text(name, value);
       if (std::find(axis.values.begin(), axis.values.end(), text) != axis.values.end())
         complaints.push_back({value.place, "axes." + name, text + " stands twice"});
       axis.values.push_back(text);
@@ -82,7 +142,9 @@ absl::StatusOr<SweepConfig> LoadSweep(const std::string& path,
   TakeAxes(axes, config, complaints);
   std::vector<std::pair<std::string, const Tree*>> leaves;
   Leaves(set, "", leaves);
-  for (const auto& [key, value] : leaves) config.overrides.push_back(key + "=" + FlowText(*value));
+  ValueWriter writer(complaints);
+  for (const auto& [key, value] : leaves)
+    config.overrides.push_back(key + "=" + writer.Text(key, *value));
   std::map<std::string, std::string> places;
   ReadSection(Reflector::Of(config), root, "", "", places, complaints);
   const Place place{path, 0, ""};

@@ -160,7 +160,8 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
   JsonObject json;
   json.Add("key", cell.key);
   json.AddRaw("rho", cell.rho ? JsonNumber(*cell.rho) : "null").Add("seed", cell.seed);
-  json.Add("validation_loss", Column(*result, "validation_loss"))
+  json.Add("held_out", cell.config.evaluate.sets.front().name)
+      .Add("validation_loss", Column(*result, "validation_loss"))
       .Add("validation_bits_per_byte", Column(*result, "validation_bits_per_byte"));
   if (cell.budget > 0.0) json.Add("budget", cell.budget);
   if (cell.table) json.Add("table_rows", *cell.table);

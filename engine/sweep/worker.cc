@@ -262,10 +262,7 @@ class Worker {
 
 absl::StatusOr<WorkerResult> RunCells(const SweepConfig& sweep, const SweepGrid& grid,
                                       const std::string& program) {
-  if (!grid.data_fault.empty()) {
-    return absl::NotFoundError(grid.data_fault +
-                               "; a sweep's cells are named by their data: prepare it first");
-  }
+  if (!grid.data_fault.empty()) return absl::NotFoundError(grid.data_fault);
   return Worker(sweep, grid, program).Run();
 }
 

@@ -135,6 +135,25 @@ TEST_F(Grid, TakesBudgetsTablesPlacementsAndAnyKey) {
   EXPECT_FALSE(tables.cells[3].rho.has_value());
 }
 
+TEST_F(Grid, TakesPathsFromWhereTheFileStands) {
+  const std::string key = KeyOf({});
+  std::filesystem::create_directory(temp_.path() + "/else where");
+  std::filesystem::rename(temp_.path() + "/held_out", temp_.path() + "/else where/held_out");
+  const std::string moved = "[{name: a, data: else where/held_out}]";
+  for (const std::string& text : std::vector<std::string>{
+           "set: {evaluate: {sets: " + moved + "}}\naxes: {data.train: [train]}",
+           "set: {evaluate.sets.0.data: else where/held_out}\naxes: {seed: [0]}",
+           "set: {data.train: [train]}\naxes: {evaluate.sets: [" + moved + "]}"}) {
+    const auto grid = Make(text);
+    ASSERT_TRUE(grid.ok()) << text << grid.status();
+    EXPECT_EQ(grid->data_fault, "") << text;
+    EXPECT_EQ(grid->cells[0].key, key) << text;
+  }
+  EXPECT_THAT(ErrorOf("set: {data.train: '${NO_SUCH_NAME}/x'}\naxes: {seed: [0]}"),
+              HasSubstr("NO_SUCH_NAME"));
+  EXPECT_THAT(ErrorOf("set: {train.steps: }\naxes: {seed: [0]}"), HasSubstr("has no value"));
+}
+
 TEST_F(Grid, AblatesAsThePaperDoes) {
   const SweepGrid grid =
       Make(
@@ -170,6 +189,31 @@ TEST_F(Grid, SaysWhatIsWrong) {
 
 TEST_F(Grid, WithoutItsDataItHasNoKeysButCounts) {
   const SweepGrid grid = Make("set: {data.train: absent}\naxes: {seed: [0]}").value();
+TEST_F(Grid, PutsTheHeldOutSetOfTheFitFirst) {
+  const std::string sets =
+      "set: {evaluate.sets: [{name: a, data: held_out}, {name: b, data: held_out, sequences: "
+      "2}]}\n";
+  const auto first = [&](const SweepGrid& grid) { return grid.cells[0].config.evaluate.sets[0]; };
+  const SweepGrid usual = Make(sets + "axes: {seed: [0]}").value();
+  EXPECT_EQ(first(usual).name, "a");
+  const SweepGrid other = Make(sets + "axes: {seed: [0]}\nfit: {held_out: b}").value();
+  EXPECT_EQ(first(other).name, "b");
+  EXPECT_EQ(first(other).sequences, 2);
+  EXPECT_EQ(other.cells[0].config.evaluate.sets[1].name, "a");
+  // Another loss, another cell; a further set changes nothing.
+  EXPECT_NE(other.cells[0].key, usual.cells[0].key);
+  EXPECT_EQ(usual.cells[0].key, KeyOf({}));
+  EXPECT_EQ(Make("axes: {seed: [0]}\nfit: {held_out: a}").value().cells[0].key, KeyOf({}));
+
+  EXPECT_THAT(ErrorOf(sets + "axes: {seed: [0]}\nfit: {held_out: bb}"),
+              HasSubstr("fit.held_out: 'bb' is not among the held-out sets of the cells; "
+                        "evaluate.sets names a, b; nearest: b"));
+  EXPECT_THAT(ErrorOf("set: {evaluate.sets: []}\naxes: {seed: [0]}\nfit: {held_out: a}"),
+              HasSubstr("evaluate.sets names none"));
+  const SweepGrid none = Make("set: {evaluate.sets: []}\naxes: {seed: [0]}").value();
+  EXPECT_THAT(none.data_fault, HasSubstr("the cells have no held-out set"));
+}
+
   EXPECT_EQ(grid.cells[0].key, "");
   EXPECT_THAT(grid.data_fault, HasSubstr("absent"));
   EXPECT_GT(grid.cells[0].counts.active(), 0);

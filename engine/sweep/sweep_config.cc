@@ -153,6 +153,8 @@ absl::StatusOr<SweepConfig> LoadSweep(const std::string& path,
   if (config.run.attempts < 1) complaints.push_back({place, "run.attempts", "must be at least 1"});
   if (!(config.run.lease_seconds >= 1.0))
     complaints.push_back({place, "run.lease_seconds", "must be at least 1"});
+  if (!(config.run.idle_seconds >= 0.0))
+    complaints.push_back({place, "run.idle_seconds", "must be at least 0, which is never"});
   if (!complaints.empty()) {
     std::vector<std::string> lines;
     for (const Complaint& complaint : complaints) lines.push_back(complaint.Text());

@@ -38,6 +38,7 @@ struct CellRunConfig {
   std::string launch = "{program} train {config}";
   int64_t attempts = 3;
   double lease_seconds = 60.0;
+  double idle_seconds = 1800.0;
   bool keep_checkpoints = true;
   double flops_per_second = 0.0;
 
@@ -49,6 +50,9 @@ struct CellRunConfig {
     v("attempts", attempts, "times that a cell may fail before it is left");
     v("lease_seconds", lease_seconds,
       "a worker that has not been heard of for so long has lost its cell");
+    v("idle_seconds", idle_seconds,
+      "a cell that writes no step, no line of its log and no checkpoint for so long is ended and "
+      "counts as failed; 0: never");
     v("keep_checkpoints", keep_checkpoints, "false: a finished cell's checkpoints are deleted");
     v("flops_per_second", flops_per_second,
       "of one cell, for the hours of a dry run; 0: not known");

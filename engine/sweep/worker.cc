@@ -19,6 +19,7 @@
 #include "engine/run_folder.h"
 #include "engine/signals.h"
 #include "engine/sweep/cell_process.h"
+#include "engine/sweep/hang_watch.h"
 #include "engine/sweep/lease.h"
 #include "engine/sweep/shared_files.h"
 #include "engine/sweep/sweep_folder.h"
@@ -160,12 +161,19 @@ class Worker {
     Say((lease.generation() > 1 ? "goes on with " : "begins ") + NameOf(cell));
     const auto begin = Clock::now();
     ASSIGN_OR_RETURN(CellProcess process, CellProcess::Start(LaunchLine(cell), folder.log()));
-    const std::optional<CellExit> exit = Watch(process, lease);
+    bool hung = false;
+    const std::optional<CellExit> exit = Watch(process, lease, folder, hung);
     if (!exit.has_value()) {
       Say("lost " + NameOf(cell) + " to another worker");
       return absl::OkStatus();
     }
     ++ran_;
+    if (hung && exit->code != 0) {
+      return Fail(cell, failures + 1,
+                  "no progress for " + NumberText(sweep_.run.idle_seconds) +
+                      " s (run.idle_seconds), ended; its last line: " + LastLine(folder.log()),
+                  *exit);
+    }
     if (exit->code == 75 || (stop_ && exit->code != 0)) {
       Say("stopped " + NameOf(cell) + " with what it had saved");
       return absl::OkStatus();
@@ -193,12 +201,14 @@ class Worker {
     return true;
   }
 
-  // Waits for the cell's end, heartbeats meanwhile. Nothing where the lease was lost: the process
-  // is then gone.
-  std::optional<CellExit> Watch(CellProcess& process, Lease& lease) {
+  // Waits for the cell's end, heartbeats meanwhile; ends a cell that hangs. Nothing where the lease
+  // was lost: the process is then gone.
+  std::optional<CellExit> Watch(CellProcess& process, Lease& lease, const CellFolder& folder,
+                                bool& hung) {
     const auto beat = std::chrono::duration<double>(sweep_.run.lease_seconds / 5.0);
     auto next = Clock::now() + beat;
     bool told = false;
+    HangWatch watch(folder, sweep_.run.idle_seconds);
     while (true) {
       if (auto exit = process.Poll()) return exit;
       std::this_thread::sleep_for(kPoll);
@@ -206,6 +216,8 @@ class Worker {
         process.Signal(SIGTERM);
         told = true;
       }
+      if (const int signal = watch.Signal(); signal != 0) process.Signal(signal);
+      hung = watch.hung();
       if (Clock::now() < next) continue;
       next = Clock::now() + beat;
       if (lease.Beat()) continue;

@@ -184,11 +184,11 @@ TEST_F(Grid, SaysWhatIsWrong) {
   EXPECT_THAT(ErrorOf("axes: {budget: [10]}"), HasSubstr("at least one step"));
   EXPECT_THAT(ErrorOf("axes: {train.log_every: [1, 2]}"), HasSubstr("have the same numbers"));
   EXPECT_THAT(ErrorOf("folders: x\naxes: {seed: [1]}"), HasSubstr("nearest: folder"));
+  EXPECT_THAT(ErrorOf("run: {idle_seconds: -1}\naxes: {seed: [1]}"),
+              HasSubstr("run.idle_seconds: must be at least 0"));
   EXPECT_THAT(ErrorOf("run: {attempts: 0}\naxes: {seed: [1]}"), HasSubstr("run.attempts"));
 }
 
-TEST_F(Grid, WithoutItsDataItHasNoKeysButCounts) {
-  const SweepGrid grid = Make("set: {data.train: absent}\naxes: {seed: [0]}").value();
 TEST_F(Grid, PutsTheHeldOutSetOfTheFitFirst) {
   const std::string sets =
       "set: {evaluate.sets: [{name: a, data: held_out}, {name: b, data: held_out, sequences: "
@@ -214,6 +214,8 @@ TEST_F(Grid, PutsTheHeldOutSetOfTheFitFirst) {
   EXPECT_THAT(none.data_fault, HasSubstr("the cells have no held-out set"));
 }
 
+TEST_F(Grid, WithoutItsDataItHasNoKeysButCounts) {
+  const SweepGrid grid = Make("set: {data.train: absent}\naxes: {seed: [0]}").value();
   EXPECT_EQ(grid.cells[0].key, "");
   EXPECT_THAT(grid.data_fault, HasSubstr("absent"));
   EXPECT_GT(grid.cells[0].counts.active(), 0);

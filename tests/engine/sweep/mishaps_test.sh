@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# What may go wrong with a sweep beside workers that die: cells that hang are ended, tried again and told; the held-out set that
+# the file names is the one that is fitted; files and folders that cannot be meant are refused at once.
+#
+#   mishaps_test.sh PROGRAM
+set -euo pipefail
+mneme=$(realpath "$1")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { echo "mishaps_test: $*" >&2; exit 1; }
+cd "$work"
+export OMP_NUM_THREADS=1
+
+corpus() {
+  awk -v s="$1" 'BEGIN { for (i = 0; i < 4000; ++i) { s = (s * 1103515245 + 12345) % 2147483648
+    printf "%s%s", substr("the old river runs under a tall stone bridge and small boats wait there", s % 60 + 1, 7),
+    i % 150 == 149 ? "\n\n\n" : " " } }' >"$2.txt"
+  "$mneme" prepare --input "$2.txt" --blank-lines 2 --output "$2" >/dev/null 2>&1
+}
+corpus 7 train
+corpus 8 near
+corpus 9 far
+cat >base.yaml <<'YAML'
+model:
+  layers: 1
+  hidden: 16
+  dense_width: 32
+  mla: {heads: 2, kv_lora_rank: 8, qk_nope: 4, qk_rope: 4, v_head: 4}
+data: {train: train}
+train: {steps: 6, sequence_length: 64, batch_sequences: 4}
+evaluate:
+  sets: [{name: near, data: near, sequences: 8}, {name: far, data: far, sequences: 5}]
+device: cpu
+YAML
+cat >sweep.yaml <<'YAML'
+base: base.yaml
+folder: out
+axes: {seed: [0, 1]}
+run: {lease_seconds: 2, attempts: 2, idle_seconds: 8}
+fit: {held_out: far}
+YAML
+
+# A cell that hangs is ended and tried again.
+launch='test {seed} = 1 || test -e hung_once || { touch hung_once; echo waiting for a rank; sleep 1000; }; exec {program} train {config}'
+"$mneme" sweep sweep.yaml "run.launch=$launch" >hang.txt 2>&1 || fail "exit code $?: $(cat hang.txt)"
+grep -q 'seed=0) failed, attempt 1 of 2: no progress for 8 s (run.idle_seconds), ended; its last line: waiting for a rank' hang.txt ||
+  fail "the hanging cell was not told: $(cat hang.txt)"
+grep -q '2 of 2 done, 0 running, 0 failed' hang.txt || fail "$(cat hang.txt)"
+grep '"seed": 0' out/results.jsonl | grep -q '"failures": 1' || fail "its failure is not in the results: $(cat out/results.jsonl)"
+# One that is deaf to SIGTERM is killed with all that it started; it fails for good.
+launch='trap "" TERM; while :; do sleep 0.5; echo $$ >deaf; done'
+code=0
+"$mneme" sweep sweep.yaml folder=deaf_sweep axes.seed=[0] run.idle_seconds=2 "run.launch=$launch" >deaf.txt 2>&1 || code=$?
+[ $code = 1 ] || fail "exit code $code: $(cat deaf.txt)"
+grep -q 'seed=0) failed, attempt 2 of 2: no progress for 2 s' deaf.txt || fail "$(cat deaf.txt)"
+grep -q '0 of 1 done, 0 running, 1 failed' deaf.txt || fail "$(cat deaf.txt)"
+if kill -0 "$(cat deaf)" 2>/dev/null; then fail "a hanging cell outlived its worker"; fi
+
+# The fit is about the second set of the run: its loss, its documents.
+key=$(cut -d'"' -f4 <<<"$(grep '"seed": 1' out/results.jsonl)")
+loss_of() { grep -o "\"$1\": {[^}]*}" "out/cells/$key/run/result.json" | grep -o '"loss": [0-9.]*' | cut -d' ' -f2; }
+[ "$(loss_of far)" != "$(loss_of near)" ] || fail "both sets have one loss: the test proves nothing"
+grep '"seed": 1' out/results.jsonl | grep -q "\"held_out\": \"far\", \"validation_loss\": $(loss_of far)," ||
+  fail "validation_loss is not that of fit.held_out: $(cat out/results.jsonl)"
+tokens=$(grep -o '\[[0-9]*,' "out/cells/$key/documents.json" | tr -d '[,' | awk '{ sum += $1 } END { print sum }')
+[ "$tokens" -gt $((4 * 63)) ] && [ "$tokens" -le $((5 * 64)) ] || fail "the documents have $tokens tokens, 5 sequences of 64 were scored"
+
+echo "mishaps_test: sound"

@@ -6,7 +6,7 @@
 
 #include "engine/footprint.h"
 #include "kernels/core/driver.h"
-#include "kernels/kernels.h"
+#include "kernels/limits.h"
 
 namespace mneme {
 namespace {
@@ -28,11 +28,7 @@ int LocalRank(World& world) {
 absl::StatusOr<Device> Mine(const RunConfig& config, int local_rank) {
   if (config.device == "cpu") return Device{};
   const bool insists = config.device != "auto";
-  if (config.train.precision == "f64") {
-    if (!insists) return Device{};
-    return absl::InvalidArgumentError("device: " + config.device +
-                                      ": train.precision f64 is for CPUs; use f32 or bf16");
-  }
+  if (!insists && config.train.precision == "f64") return Device{};
   std::string why = "this program was built without CUDA";
   const Driver* driver = GpuDriver();
   const int count = driver == nullptr ? 0 : driver->count(&why);
@@ -82,27 +78,54 @@ absl::Status CheckPlaces(const RunConfig& config, const std::vector<std::string>
   return absl::OkStatus();
 }
 
-// What the model asks for against what the ops of a backend take: every key that is too large.
-absl::Status CheckLimits(const ModelConfig& model, const Kernels& kernels) {
-  std::string text;
-  const auto check = [&](const char* key, int64_t value, int64_t most) {
+}  // namespace
+
+std::vector<Unmet> WhatIsUnmet(const RunConfig& config, const Device& device) {
+  std::vector<Unmet> unmet;
+  const std::string& precision = config.train.precision;
+  if (device.is_cpu() && precision == "bf16") {
+    unmet.push_back({"train.precision: bf16 needs a GPU, and this run computes on the CPU; use f32",
+                     "train.precision=f32"});
+  }
+  if (!device.is_cpu() && precision == "f64") {
+    unmet.push_back({"train.precision: f64 is for CPUs; use f32 or bf16", "train.precision=f32"});
+  }
+  const ModelConfig& model = config.model;
+  const bool engram = !model.engram.blocks.empty();
+  if (!device.is_cpu() && engram && model.engram.table.store != "resident") {
+    unmet.push_back({"model.engram.table.store: " + model.engram.table.store +
+                         " has no GPU half; use resident, or device=cpu",
+                     "model.engram.table.store=resident"});
+  }
+  const char* name = device.is_cpu() ? "CPU" : "GPU";
+  const auto check = [&](const std::string& key, int64_t value, int64_t most) {
     if (value <= most) return;
-    text += std::string(text.empty() ? "" : "\n") + key + ": " + std::to_string(value) +
-            " is more than the " + std::to_string(most) + " that the " + kernels.name +
-            " kernels take; lower it, or set device=cpu";
+    const std::string limit = std::to_string(most);
+    unmet.push_back({key + ": " + std::to_string(value) + " is more than the " + limit +
+                         " that the " + name + " kernels take; lower it, or set device=cpu",
+                     key + "=" + limit});
   };
-  check("model.mhc.streams", model.mhc.streams, kernels.limits.streams);
+  const Limits limits = LimitsOf(device.kind);
+  check("model.mhc.streams", model.mhc.streams, limits.streams);
   if (model.layers > model.leading_dense) {
-    check("model.moe.experts", model.moe.experts, kernels.limits.experts);
-    check("model.moe.top_k", model.moe.top_k, kernels.limits.chosen);
+    check("model.moe.experts", model.moe.experts, limits.experts);
+    check("model.moe.top_k", model.moe.top_k, limits.chosen);
   }
-  for (const int64_t order : model.engram.orders) {
-    if (!model.engram.blocks.empty()) check("model.engram.orders", order, kernels.limits.order);
-  }
-  return text.empty() ? absl::OkStatus() : absl::InvalidArgumentError(text);
+  return unmet;
 }
 
-}  // namespace
+std::optional<Unmet> UnmetByUpdates(const RunConfig& config, const BatchPlan& plan,
+                                    const Device& device) {
+  const int64_t most = LimitsOf(device.kind).micro_batches;
+  if (config.model.engram.blocks.empty() || plan.accumulation <= most) return std::nullopt;
+  int64_t larger = (plan.per_rank + most - 1) / most;
+  while (plan.per_rank % larger != 0) ++larger;
+  return Unmet{"train.micro_batch: " + std::to_string(plan.micro) + " sequences at once make " +
+                   std::to_string(plan.accumulation) +
+                   " micro-batches of an update, and tables take " + std::to_string(most) +
+                   " on this device; raise it, or lower the batch",
+               "train.micro_batch=" + std::to_string(larger)};
+}
 
 absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config) {
   const absl::StatusOr<Device> mine = Mine(config, LocalRank(world));
@@ -110,17 +133,10 @@ absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config) {
   const std::string place =
       mine->is_cpu() ? std::string() : world.host() + " " + GpuDriver()->info(mine->index).id;
   RETURN_IF_ERROR(CheckPlaces(config, world.AllGather(place)));
-  if (mine->is_cpu() && config.train.precision == "bf16") {
-    return absl::InvalidArgumentError(
-        "train.precision: bf16 needs a GPU, and this run computes on the CPU; use f32");
-  }
-  if (!mine->is_cpu() && !config.model.engram.blocks.empty() &&
-      config.model.engram.table.store != "resident") {
-    return absl::InvalidArgumentError(
-        "model.engram.table.store: " + config.model.engram.table.store +
-        " has no GPU half; use resident, or device=cpu");
-  }
-  RETURN_IF_ERROR(CheckLimits(config.model, mine->is_cpu() ? CpuKernels() : *GpuKernels()));
+  std::string text;
+  for (const Unmet& unmet : WhatIsUnmet(config, *mine))
+    text += (text.empty() ? "" : "\n") + unmet.message;
+  if (!text.empty()) return absl::InvalidArgumentError(text);
   return *mine;
 }
 

@@ -1,9 +1,14 @@
 // Which device a rank computes on.
 #pragma once
 
+#include <optional>
+#include <string>
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "configs/run.h"
 #include "kernels/core/device.h"
+#include "parallel/layout.h"
 #include "parallel/world.h"
 
 namespace mneme {
@@ -11,9 +16,23 @@ namespace mneme {
 // As `device` asks: auto takes a GPU where this program can use one, gpu insists. A rank that sees
 // all GPUs of its host takes the one of its number there; a rank that sees one takes that. Errors:
 // no usable GPU (with the driver's reason), fewer GPUs than ranks, two ranks on one GPU unless
-// parallel.share_device, more than one rank (no transport between GPUs yet), f64. Collective; the
-// same status on every rank.
+// parallel.share_device, more than one rank (no transport between GPUs yet), what is unmet.
+// Collective; the same status on every rank.
 absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config);
+
+// Something that a configuration asks for and the ops of a device do not do.
+struct Unmet {
+  std::string message;  // the key, why, what to do
+  std::string mend;     // as a word to type: key=value
+};
+
+// The precision, the store of tables and the sizes of kernels/limits.h, for a device that need not
+// be there. ChooseDevice refuses what is found here.
+std::vector<Unmet> WhatIsUnmet(const RunConfig& config, const Device& device);
+
+// Likewise of a batch: more micro-batches than an update of tables takes.
+std::optional<Unmet> UnmetByUpdates(const RunConfig& config, const BatchPlan& plan,
+                                    const Device& device);
 
 // "NVIDIA H200, 140.4 GiB free of 139.8 GiB"; "cpu".
 std::string DescribeDevice(const Device& device);

@@ -7,6 +7,7 @@
 
 #include "configs/text.h"
 #include "data/corpus.h"
+#include "engine/device.h"
 #include "engine/machine.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"
@@ -92,6 +93,7 @@ class Forecaster {
   const ForecastOptions& options_;
   const Device device_;
   int64_t vocabulary_ = 0;
+  std::vector<Unmet> unmet_;
   Forecast forecast_;
 };
 
@@ -160,7 +162,12 @@ std::string Forecaster::SmallestChange() const {
 
 void Forecaster::Limits() {
   const Footprint& footprint = forecast_.footprint;
-  if (!Fits(footprint)) {
+  if (!unmet_.empty()) {
+    forecast_.breaks = unmet_.front().message;
+    std::vector<std::string> words;
+    for (const Unmet& unmet : unmet_) words.push_back(unmet.mend);
+    forecast_.mend = Join(words, " ");
+  } else if (!Fits(footprint)) {
     const bool state = footprint.state() > forecast_.available;
     forecast_.breaks = "memory: a rank needs " + FormatBytes(footprint.total()) + " and has " +
                        FormatBytes(forecast_.available) +
@@ -173,6 +180,11 @@ void Forecaster::Limits() {
     forecast_.warnings.push_back(
         "several ranks on GPUs are planned for, but this version of the "
         "program runs one");
+  }
+  const EngramConfig& engram = config_.model.engram;
+  if (!device_.is_cpu() && !engram.blocks.empty() && engram.table.store != "resident") {
+    forecast_.warnings.push_back("model.engram.table.store: " + engram.table.store +
+                                 " has no GPU half in this version; planned as resident");
   }
   if (footprint.tables_grow && device_.is_cpu()) {
     const double rows =
@@ -194,6 +206,10 @@ absl::Status Forecaster::Stages() {
     const int64_t wanted = WantedMicroBatch(config_.train, config.sequence_length, device_);
     ASSIGN_OR_RETURN(const BatchPlan plan,
                      PlanBatch(config.batch_sequences, wanted, options_.ranks));
+    if (const auto unmet = UnmetByUpdates(config_, plan, device_);
+        unmet.has_value() && forecast_.layout.memory == 1) {
+      unmet_.push_back(*unmet);
+    }
     const Rehearsal rehearsal = Rehearse(config_, config, forecast_.layout, vocabulary_, device_);
     StageForecast stage;
     stage.name = config.name;
@@ -220,6 +236,9 @@ absl::Status Forecaster::Stages() {
 absl::StatusOr<Forecast> Forecaster::Make() {
   ASSIGN_OR_RETURN(vocabulary_, VocabularyOf(config_));
   ASSIGN_OR_RETURN(forecast_.layout, MakeLayout(config_.parallel, options_.ranks));
+  RunConfig placed = config_;
+  if (!device_.is_cpu()) placed.model.engram.table.store = "resident";
+  unmet_ = WhatIsUnmet(placed, device_);
   const DeviceRates& rates = options_.device;
   forecast_.device = rates;
   forecast_.model = config_.model;

@@ -121,14 +121,9 @@ absl::StatusOr<bool> Trainer::OpenFolder() {
 }
 
 absl::Status Trainer::CheckMicroBatches(const Device& device) const {
-  if (config_.model.engram.blocks.empty()) return absl::OkStatus();
-  const int64_t most = (device.is_cpu() ? CpuKernels() : *GpuKernels()).limits.micro_batches;
   for (const Stage& stage : stages_) {
-    if (stage.plan.accumulation <= most) continue;
-    return absl::InvalidArgumentError(
-        "train.micro_batch: " + std::to_string(stage.plan.micro) + " sequences at once make " +
-        std::to_string(stage.plan.accumulation) + " micro-batches of an update, and tables take " +
-        std::to_string(most) + " on this device; raise it, or lower the batch");
+    if (const auto unmet = UnmetByUpdates(config_, stage.plan, device))
+      return absl::InvalidArgumentError(unmet->message);
   }
   return absl::OkStatus();
 }

@@ -2,8 +2,6 @@
 // tests hold two and compare them, a debug run swaps one entry.
 #pragma once
 
-#include <limits>
-
 #include "kernels/ops/activation.h"
 #include "kernels/ops/attention.h"
 #include "kernels/ops/conv.h"
@@ -24,20 +22,8 @@
 
 namespace mneme {
 
-// The largest sizes that a backend's ops take; what the configuration asks for is held against
-// them before anything runs.
-struct Limits {
-  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-  int64_t streams = kNone;        // of mHC
-  int64_t experts = kNone;        // of a router
-  int64_t chosen = kNone;         // experts of a token
-  int64_t order = kNone;          // tokens of an n-gram
-  int64_t micro_batches = kNone;  // of an update of Engram tables
-};
-
 struct Kernels {
   const char* name;
-  Limits limits;
   MatmulFn* matmul;
   GroupedMatmulFn* grouped_matmul;
   GroupedMatmulWeightGradFn* grouped_matmul_weight_grad;

@@ -8,7 +8,6 @@ namespace {
 constexpr Kernels Plain() {
   return {
       .name = "cpu, plain",
-      .limits = {},
       .matmul = cpu::Matmul,
       .grouped_matmul = cpu::GroupedMatmul,
       .grouped_matmul_weight_grad = cpu::GroupedMatmulWeightGrad,

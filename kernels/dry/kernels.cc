@@ -11,7 +11,6 @@ constexpr Fn* kPass = dry::Pass<Fn>::template Run<kind>;
 constexpr Kernels Dry() {
   return {
       .name = "dry",
-      .limits = {},
       .matmul = dry::Matmul,
       .grouped_matmul = kPass<GroupedMatmulFn, Work::kExperts>,
       .grouped_matmul_weight_grad = kPass<GroupedMatmulWeightGradFn, Work::kExperts>,

@@ -1,17 +1,10 @@
 #include "kernels/kernels.h"
 
-#include "kernels/gpu/limits.h"
-
 namespace mneme {
 
 const Kernels* GpuKernels() {
   static constexpr Kernels kTable = {
       .name = "gpu",
-      .limits = {.streams = gpu::kMostStreams,
-                 .experts = gpu::kMaxExperts,
-                 .chosen = gpu::kMostChosen,
-                 .order = gpu::kMostBack,
-                 .micro_batches = kMostParts},
       .matmul = gpu::Matmul,
       .grouped_matmul = gpu::GroupedMatmul,
       .grouped_matmul_weight_grad = gpu::GroupedMatmulWeightGrad,

@@ -11,6 +11,7 @@
 namespace mneme {
 namespace {
 
+using testing::Contains;
 using testing::HasSubstr;
 
 RunConfig MustLoad(const std::string& name, const std::vector<std::string>& overrides) {
@@ -70,6 +71,28 @@ TEST(Forecast, ASmallModelFitsAndItsTimesAddUp) {
   EXPECT_NEAR(forecast.seconds, 100 * parts, 1e-9);
   // Values and two moments in f32.
   EXPECT_EQ(forecast.checkpoint_bytes, 12 * forecast.counts.total());
+}
+
+// What a device's ops do not do breaks before memory does; the words mend all of it.
+TEST(Forecast, TheLimitsOfADevicesOpsAreNamedAndMended) {
+  const std::vector<std::string> asked = {"train.precision=f64",   "model.mhc.streams=9",
+                                          "model.moe.experts=600", "model.moe.top_k=40",
+                                          "train.micro_batch=4",   "train.batch_sequences=1032",
+                                          "train.steps=1",         "model.vocab_size=258"};
+  const Forecast forecast = MustForecast(MustLoad("runs/tiny.yaml", asked), 1, "h100");
+  EXPECT_THAT(forecast.breaks, HasSubstr("train.precision"));
+  EXPECT_EQ(forecast.mend,
+            "train.precision=f32 model.mhc.streams=8 model.moe.experts=512 model.moe.top_k=32 "
+            "train.micro_batch=6");
+  EXPECT_THAT(forecast.warnings, Contains(HasSubstr("planned as resident")));
+  std::vector<std::string> mended = asked;
+  std::istringstream words(forecast.mend);
+  for (std::string word; words >> word;) mended.push_back(word);
+  EXPECT_EQ(MustForecast(MustLoad("runs/tiny.yaml", mended), 1, "h100").breaks, "");
+  const Forecast cpu = MustForecast(
+      MustLoad("runs/tiny.yaml", {"train.precision=bf16", "model.vocab_size=258"}), 1, "cpu");
+  EXPECT_THAT(cpu.breaks, HasSubstr("bf16 needs a GPU"));
+  EXPECT_EQ(cpu.mend, "train.precision=f32");
 }
 
 TEST(Forecast, ACorpusThatRepeatsIsNamed) {

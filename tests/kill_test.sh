@@ -55,8 +55,10 @@ reap() {
 part() {
   local name=$1 wanted=$2; shift 2
   local begin pid victim span kills_done=0 finished=0 saving=0 rc left seen=
+  rm -rf run  # the part before may have ended with a kill
   begin=$(now)
   "$@" > log 2>&1 || fail "$name: the undisturbed run"
+  : > attempts
   span=$((($(now) - begin) / 1000000))  # ms
   state run > reference; rm -rf run
   while ((kills_done < wanted || finished == 0)); do
@@ -76,10 +78,12 @@ part() {
       seen=$left
     fi
     rc=0; reap "$pid" || rc=$?
+    { echo "exit code $rc, $kills_done kills:"; grep -E '^(batch|going on|passing over)' log || true; } >> attempts
     case $rc in
       0) state run > got
-         cmp reference got || fail "$name: after $kills_done kills the run differs from the undisturbed one"
-         finished=$((finished + 1)); rm -rf run ;;
+         cmp reference got || { cat attempts; diff reference got | head -n 40
+           fail "$name: after $kills_done kills the run differs from the undisturbed one"; }
+         finished=$((finished + 1)); rm -rf run; : > attempts ;;
       1 | 2 | 3 | 4 | 75) [[ $name == mpi ]] || fail "$name: exit code $rc after $kills_done kills" ;;
       *) ;;  # killed
     esac

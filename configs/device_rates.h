@@ -78,6 +78,9 @@ struct DeviceRates {
   }
 };
 
+// What a plan is for where nobody names a device.
+inline constexpr char kUsualDevice[] = "cpu";
+
 // A shipped device by name ("h100"), or a file. Errors: InvalidArgument with the nearest name, or a
 // line a fault of the file.
 absl::StatusOr<DeviceRates> LoadDeviceRates(const std::string& name_or_file);

@@ -62,6 +62,12 @@ double PassesOf(const StageConfig& stage, int64_t tokens) {
   return most;
 }
 
+// An expert for each rank of the axis; without experts the axis means nothing.
+bool CanSpread(const RunConfig& config, const Layout& layout) {
+  const int64_t experts = config.model.moe.experts;
+  return experts == 0 || layout.expert <= experts;
+}
+
 class Forecaster {
  public:
   Forecaster(const RunConfig& config, const ForecastOptions& options)
@@ -99,8 +105,7 @@ class Forecaster {
 
 std::optional<Footprint> Forecaster::Of(const Change& change) const {
   const auto layout = MakeLayout(change.config.parallel, change.ranks);
-  if (!layout.ok() || layout->expert > std::max<int64_t>(1, change.config.model.moe.experts))
-    return std::nullopt;
+  if (!layout.ok() || !CanSpread(change.config, *layout)) return std::nullopt;
   for (const StageConfig& stage : change.config.stages) {
     if (!PlanBatch(stage.batch_sequences, 1, change.ranks).ok()) return std::nullopt;
   }
@@ -174,7 +179,7 @@ void Forecaster::Limits() {
                        (state ? "; weights, gradients, moments and rows alone are " +
                                     FormatBytes(footprint.state())
                               : "");
-    forecast_.mend = SmallestChange();
+    if (options_.mend) forecast_.mend = SmallestChange();
   }
   if (!device_.is_cpu() && options_.ranks > 1) {
     forecast_.warnings.push_back(
@@ -202,6 +207,7 @@ void Forecaster::Limits() {
 }
 
 absl::Status Forecaster::Stages() {
+  const int threads = options_.threads > 0 ? options_.threads : options_.ranks > 1 ? 1 : Threads();
   for (const StageConfig& config : config_.stages) {
     const int64_t wanted = WantedMicroBatch(config_.train, config.sequence_length, device_);
     ASSIGN_OR_RETURN(const BatchPlan plan,
@@ -223,7 +229,7 @@ absl::Status Forecaster::Stages() {
       const WorkDone &a = rehearsal.forward_backward[i], &b = rehearsal.update[i];
       stage.work[i] = {a.calls + b.calls, a.flops + b.flops, a.bytes + b.bytes};
     }
-    stage.time = PredictStepTime(rehearsal, options_.device, options_.threads);
+    stage.time = PredictStepTime(rehearsal, options_.device, threads);
     stage.seconds = Real(stage.steps) * stage.time.total();
     stage.passes = PassesOf(config, stage.tokens);
     forecast_.seconds += stage.seconds;
@@ -236,6 +242,12 @@ absl::Status Forecaster::Stages() {
 absl::StatusOr<Forecast> Forecaster::Make() {
   ASSIGN_OR_RETURN(vocabulary_, VocabularyOf(config_));
   ASSIGN_OR_RETURN(forecast_.layout, MakeLayout(config_.parallel, options_.ranks));
+  if (!CanSpread(config_, forecast_.layout)) {
+    return absl::InvalidArgumentError(
+        "parallel.expert: " + std::to_string(forecast_.layout.expert) + " ranks for " +
+        std::to_string(config_.model.moe.experts) + " experts to spread; give a divisor of " +
+        std::to_string(options_.ranks) + " up to that");
+  }
   RunConfig placed = config_;
   if (!device_.is_cpu()) placed.model.engram.table.store = "resident";
   unmet_ = WhatIsUnmet(placed, device_);

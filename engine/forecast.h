@@ -17,8 +17,9 @@ namespace mneme {
 
 struct ForecastOptions {
   int ranks = 1;
-  int threads = 1;  // of a rank on a CPU
+  int threads = 0;  // of a rank on a CPU; 0: all cores alone, one of several
   DeviceRates device;
+  bool mend = true;  // look for the smallest change where a limit breaks, which takes a while
 };
 
 struct StageForecast {

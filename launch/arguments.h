@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/device_rates.h"
 #include "data/prepare.h"
 #include "engine/analyze.h"
 #include "engine/convert/convert.h"
@@ -74,7 +75,7 @@ struct PlanArguments {
   RunArguments run;
   int ranks = 1;
   int threads = 0;  // of a rank on a CPU; 0: all cores alone, one of several
-  std::string device = "cpu";
+  std::string device = kUsualDevice;
   double price = 0.0;  // of a device and hour; 0: the device's own
   bool json = false;
 };

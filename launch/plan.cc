@@ -16,7 +16,7 @@ absl::StatusOr<int> PlanVerb(const PlanArguments& arguments) {
   if (!config.ok()) return absl::InvalidArgumentError(config.status().message());
   ForecastOptions options;
   options.ranks = arguments.ranks;
-  options.threads = arguments.threads > 0 ? arguments.threads : arguments.ranks > 1 ? 1 : Threads();
+  options.threads = arguments.threads;
   ASSIGN_OR_RETURN(options.device, LoadDeviceRates(arguments.device));
   if (arguments.price > 0.0) options.device.price = arguments.price;
   ASSIGN_OR_RETURN(const Forecast forecast, MakeForecast(*config, options));

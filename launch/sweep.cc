@@ -3,9 +3,9 @@
 #include <filesystem>
 
 #include "data/files.h"
+#include "engine/sweep/cell_plan.h"
 #include "engine/sweep/bundle.h"
 #include "engine/sweep/fit.h"
-#include "engine/sweep/grid.h"
 #include "engine/sweep/publish.h"
 #include "engine/sweep/report.h"
 #include "engine/sweep/sweep_folder.h"
@@ -49,8 +49,9 @@ absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
   if (!sweep.ok()) return absl::InvalidArgumentError(sweep.status().message());
   ASSIGN_OR_RETURN(const SweepGrid grid, MakeGrid(*sweep));
   if (arguments.dry_run) {
-    std::printf("%s", arguments.json ? (GridJson(*sweep, grid) + "\n").c_str()
-                                     : GridText(*sweep, grid).c_str());
+    ASSIGN_OR_RETURN(const std::vector<CellPlan> plans, PlanCells(*sweep, grid));
+    std::printf("%s", arguments.json ? (GridJson(*sweep, grid, plans) + "\n").c_str()
+                                     : GridText(*sweep, grid, plans).c_str());
     return 0;
   }
   if (!grid.data_fault.empty()) return absl::NotFoundError(grid.data_fault);

@@ -220,6 +220,21 @@ std::optional<Scaling> ScalingOf(const std::vector<CellResult>& cells, const std
   return scaling;
 }
 
+// A slip in a column's name would leave cells in without a word.
+absl::Status CheckExclusions(const CellTable& table, const FitConfig& config) {
+  for (const Exclusion& exclusion : config.exclude) {
+    std::set<std::string> known;
+    for (const CellResult& cell : table.cells) {
+      for (const auto& [name, value] : cell.columns) known.insert(name);
+    }
+    if (known.count(exclusion.key) > 0) continue;
+    return absl::InvalidArgumentError(
+        "fit.exclude: " + table.source + " has no column '" + exclusion.key +
+        "'; nearest: " + Nearest(exclusion.key, {known.begin(), known.end()}));
+  }
+  return absl::OkStatus();
+}
+
 bool IsExcluded(const CellResult& cell, const FitConfig& config, std::string& why) {
   for (const Exclusion& exclusion : config.exclude) {
     const auto found = cell.columns.find(exclusion.key);
@@ -262,11 +277,15 @@ std::map<double, std::vector<CellResult>> ByBudget(const CellTable& table, const
 
 }  // namespace
 
+absl::Status CheckFit(const FitConfig& config) {
+  if (config.level > 0.5 && config.level < 1.0) return absl::OkStatus();
+  return absl::InvalidArgumentError("fit.level is " + NumberText(config.level) +
+                                    "; an interval's level lies between 0.5 and 1: 0.9");
+}
+
 absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config) {
-  if (!(config.level > 0.5 && config.level < 1.0)) {
-    return absl::InvalidArgumentError("fit.level is " + NumberText(config.level) +
-                                      "; an interval's level lies between 0.5 and 1: 0.9");
-  }
+  RETURN_IF_ERROR(CheckFit(config));
+  RETURN_IF_ERROR(CheckExclusions(table, config));
   SweepFit fit;
   fit.config = config;
   fit.source = table.source;

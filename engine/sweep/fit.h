@@ -88,9 +88,12 @@ struct SweepFit {
   std::vector<Scaling> scalings;
 };
 
+// What is wrong with a fit whatever its cells are (InvalidArgument): a level outside (0.5, 1).
+absl::Status CheckFit(const FitConfig& config);
+
 // Deterministic: the same table gives the same digits. Errors (InvalidArgument): neither three
-// values of rho nor three table sizes; a level outside (0.5, 1); losses by document that are not of
-// the same documents.
+// values of rho nor three table sizes; CheckFit; an exclusion by a column that no cell has; losses
+// by document that are not of the same documents.
 absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config);
 
 // For a terminal, with a plot; and as one JSON object.

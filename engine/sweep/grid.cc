@@ -16,6 +16,9 @@
 namespace mneme {
 namespace {
 
+// A budget beyond it is a slip.
+constexpr double kMostSteps = 1e12;
+
 using Values = std::vector<std::pair<std::string, std::string>>;
 
 const std::string* Find(const Values& values, const std::string& name) {
@@ -231,17 +234,18 @@ class GridMaker {
     const StageConfig& stage = cell.config.stages.front();
     const double tokens = cell.budget / (6.0 * static_cast<double>(reference.active()));
     const double update = static_cast<double>(stage.batch_sequences * stage.sequence_length);
-    const auto steps = static_cast<int64_t>(std::llround(tokens / update));
-    if (cell.config.stages.size() != 1 || steps < 1) {
-      return absl::InvalidArgumentError("axes.budget: " + *text + " FLOPs make " +
-                                        NumberText(tokens) + " tokens, " + std::to_string(steps) +
-                                        " steps of a run with " +
-                                        std::to_string(cell.config.stages.size()) +
-                                        " stages; it needs one stage and at least one step");
+    const double steps = std::round(tokens / update);
+    if (cell.config.stages.size() != 1 || !(steps >= 1.0 && steps <= kMostSteps)) {
+      return absl::InvalidArgumentError(
+          "axes.budget: " + *text + " FLOPs make " + NumberText(tokens) + " tokens, " +
+          NumberText(steps) + " steps of a run with " + std::to_string(cell.config.stages.size()) +
+          " stages; it needs one stage, at least one step and at most 1e12");
     }
-    ASSIGN_OR_RETURN(RunConfig config,
-                     LoadConfig(sweep_.base, With(OverridesOf(sweep_, values),
-                                                  "train.steps=" + std::to_string(steps))));
+    ASSIGN_OR_RETURN(
+        RunConfig config,
+        LoadConfig(sweep_.base,
+                   With(OverridesOf(sweep_, values),
+                        "train.steps=" + std::to_string(static_cast<int64_t>(steps)))));
     config.model = cell.config.model;  // an ablation may have changed it
     cell.config = std::move(config);
     return absl::OkStatus();

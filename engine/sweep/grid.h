@@ -52,10 +52,4 @@ struct SweepGrid {
 // cells with the same numbers; a held-out set that a cell does not evaluate.
 absl::StatusOr<SweepGrid> MakeGrid(const SweepConfig& sweep);
 
-// A table for people; one JSON object: name, folder, cells (rho, seed, key, parameters {total
-// without the vocabulary's matrices, active, sparse, tables}, flops_per_token, tokens, hours,
-// residual).
-std::string GridText(const SweepConfig& sweep, const SweepGrid& grid);
-std::string GridJson(const SweepConfig& sweep, const SweepGrid& grid);
-
 }  // namespace mneme

@@ -1,18 +1,32 @@
-// A grid for people, and as JSON.
+// A grid with its plans for people, and as JSON.
 #include <array>
 #include <cstdio>
+#include <map>
 
 #include "configs/text.h"
 #include "engine/json.h"
 #include "engine/report.h"
-#include "engine/sweep/grid.h"
+#include "engine/sweep/cell_plan.h"
 
 namespace mneme {
 namespace {
 
-std::optional<double> Hours(const SweepConfig& sweep, const SweepCell& cell) {
-  if (sweep.run.flops_per_second <= 0.0) return std::nullopt;
-  return cell.tokens * cell.flops_per_token / sweep.run.flops_per_second / 3600.0;
+double SumOfHours(const std::vector<CellPlan>& plans) {
+  double sum = 0.0;
+  for (const CellPlan& plan : plans) sum += plan.hours.value_or(0.0);
+  return sum;
+}
+
+// A reason that many cells have in common is said once.
+std::string FaultsText(const std::vector<CellPlan>& plans) {
+  std::map<std::string, int64_t> faults;
+  for (const CellPlan& plan : plans) {
+    if (!plan.fault.empty()) ++faults[plan.fault];
+  }
+  std::string out;
+  for (const auto& [fault, cells] : faults)
+    out += "no hours for " + std::to_string(cells) + " cells: " + fault + "\n";
+  return out;
 }
 
 template <class... T>
@@ -22,7 +36,10 @@ std::string Format(const char* format, T... values) {
   return text.data();
 }
 
-std::string CellJson(const SweepConfig& sweep, const SweepCell& cell) {
+std::string CellJson(const SweepCell& cell, const CellPlan& plan) {
+  const auto text_or_null = [](const std::string& text) {
+    return text.empty() ? std::string("null") : JsonString(text);
+  };
   JsonObject parameters, axes, json;
   parameters.Add("total", cell.counts.total_without_vocab())
       .Add("active", cell.counts.active())
@@ -34,8 +51,9 @@ std::string CellJson(const SweepConfig& sweep, const SweepCell& cell) {
   json.AddRaw("key", cell.key.empty() ? "null" : JsonString(cell.key)).AddRaw("axes", axes.Text());
   json.Add("experts", cell.config.model.moe.experts).AddRaw("parameters", parameters.Text());
   json.Add("flops_per_token", cell.flops_per_token).Add("tokens", cell.tokens);
-  const auto hours = Hours(sweep, cell);
-  json.AddRaw("hours", hours ? JsonNumber(*hours) : "null");
+  json.AddRaw("hours", plan.hours ? JsonNumber(*plan.hours) : "null")
+      .AddRaw("no_hours", text_or_null(plan.fault))
+      .AddRaw("breaks", text_or_null(plan.breaks));
   if (cell.solved) {
     json.AddRaw("residual", JsonObject()
                                 .Add("total", cell.residual.total)
@@ -48,24 +66,27 @@ std::string CellJson(const SweepConfig& sweep, const SweepCell& cell) {
 
 }  // namespace
 
-std::string GridJson(const SweepConfig& sweep, const SweepGrid& grid) {
+std::string GridJson(const SweepConfig& sweep, const SweepGrid& grid,
+                     const std::vector<CellPlan>& plans) {
   std::vector<std::string> cells;
-  for (const SweepCell& cell : grid.cells) cells.push_back(CellJson(sweep, cell));
+  for (size_t i = 0; i < plans.size(); ++i) cells.push_back(CellJson(grid.cells[i], plans[i]));
   JsonObject json;
-  json.Add("name", sweep.name).Add("folder", sweep.folder).AddRaw("cells", JsonArray(cells));
+  json.Add("name", sweep.name).Add("folder", sweep.folder);
+  json.Add("device", sweep.run.device).Add("ranks", sweep.run.ranks);
+  json.Add("hours", SumOfHours(plans)).AddRaw("cells", JsonArray(cells));
   return json.Text();
 }
 
-std::string GridText(const SweepConfig& sweep, const SweepGrid& grid) {
+std::string GridText(const SweepConfig& sweep, const SweepGrid& grid,
+                     const std::vector<CellPlan>& plans) {
   std::string out = "sweep " + sweep.name + ": " + std::to_string(grid.cells.size()) +
                     " cells in " + sweep.folder + "\n";
   out +=
       "key               rho     experts  total        active       FLOPs/token  tokens     "
       "hours   axes\n";
-  double hours_sum = 0.0;
-  for (const SweepCell& cell : grid.cells) {
-    const auto hours = Hours(sweep, cell);
-    hours_sum += hours.value_or(0.0);
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const SweepCell& cell = grid.cells[i];
+    const CellPlan& plan = plans[i];
     std::vector<std::string> axes;
     for (const auto& [name, value] : cell.axes) axes.push_back(name + "=" + value);
     out += Format("%-16s  %-6s  %7lld  %-11s  %-11s  %-11s  %-9s  %-6s  %s\n",
@@ -75,15 +96,21 @@ std::string GridText(const SweepConfig& sweep, const SweepGrid& grid) {
                   CountText(static_cast<double>(cell.counts.total_without_vocab())).c_str(),
                   CountText(static_cast<double>(cell.counts.active())).c_str(),
                   CountText(cell.flops_per_token).c_str(), CountText(cell.tokens).c_str(),
-                  hours ? Format("%.2f", *hours).c_str() : "-", Join(axes, " ").c_str());
+                  plan.hours ? Format("%.3g", *plan.hours).c_str() : "-", Join(axes, " ").c_str());
     if (cell.solved) {
       out += Format(
           "                  against rho 1: %+.4f %% of the parameters, %+.3f %% of the "
           "FLOPs\n",
           100.0 * cell.residual.total_share, 100.0 * cell.residual.flops_share);
     }
+    if (!plan.breaks.empty()) out += "                  breaks a limit: " + plan.breaks + "\n";
   }
-  if (hours_sum > 0.0) out += Format("%.1f hours of one cell at a time\n", hours_sum);
+  if (const double sum = SumOfHours(plans); sum > 0.0) {
+    out += Format("%.3g hours of one cell at a time, each on %lld x ", sum,
+                  static_cast<long long>(sweep.run.ranks)) +
+           sweep.run.device + "\n";
+  }
+  out += FaultsText(plans);
   if (!grid.data_fault.empty()) out += "cannot be run yet: " + grid.data_fault + "\n";
   return out;
 }

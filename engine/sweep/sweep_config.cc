@@ -3,14 +3,19 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "configs/device_rates.h"
 #include "configs/flatten.h"
 #include "configs/read.h"
 #include "configs/source.h"
 #include "configs/text.h"
 #include "data/files.h"
+#include "kernels/core/check.h"
 
 namespace mneme {
 namespace {
+
+// Of one cell: a number that cannot be meant is a slip.
+constexpr int64_t kMostRanks = 1 << 20;
 
 // Values of a run's keys as YAML on one line, for its overrides.
 class ValueWriter {
@@ -95,6 +100,27 @@ void Leaves(const Tree& tree, const std::string& prefix,
   }
 }
 
+// run.device as LoadDeviceRates takes it: a name, or the path of a file, from where it was stated.
+void TakeDevice(Tree& root, SweepConfig& config, std::vector<Complaint>& complaints) {
+  Tree* run = root.Find("run");
+  const Tree* stated = run == nullptr ? nullptr : run->Find("device");
+  if (config.run.device == "auto") config.run.device = kUsualDevice;
+  if (stated == nullptr) return;
+  const std::vector<std::string> shipped = ShippedDevices();
+  std::string& device = config.run.device;
+  if (std::find(shipped.begin(), shipped.end(), device) != shipped.end()) return;
+  std::string why;
+  const auto path = ResolvePath(device, stated->place.folder, &why);
+  std::error_code error;
+  if (path.has_value() && std::filesystem::exists(*path, error)) device = *path;
+  const absl::Status known = LoadDeviceRates(device).status();
+  if (known.ok()) return;
+  const std::string message(known.message()), prefix = "device: ";
+  const bool named = message.rfind(prefix, 0) == 0;
+  complaints.push_back(
+      {stated->place, "run.device", named ? message.substr(prefix.size()) : message});
+}
+
 // Takes the section `key` out of the tree; a null tree where there is none.
 Tree TakeSection(Tree& root, const std::string& key, std::vector<Complaint>& complaints) {
   const auto found = std::find_if(root.map.begin(), root.map.end(),
@@ -127,6 +153,33 @@ void TakeAxes(const Tree& section, SweepConfig& config, std::vector<Complaint>& 
   }
 }
 
+absl::Status AsStatus(const std::vector<Complaint>& complaints) {
+  std::vector<std::string> lines;
+  for (const Complaint& complaint : complaints) lines.push_back(complaint.Text());
+  return lines.empty() ? absl::OkStatus() : absl::InvalidArgumentError(Join(lines, "\n"));
+}
+
+// Values that no cell could be run with, or that no fit could take once all have been run.
+void CheckValues(const std::string& path, const SweepConfig& config,
+                 std::vector<Complaint>& complaints) {
+  const auto complain = [&](const std::string& key, const std::string& what) {
+    complaints.push_back({{path, 0, ""}, key, what});
+  };
+  if (config.base.empty()) complain("base", "names no config of a run");
+  if (config.axes.empty()) complain("axes", "has no axis: rho: [1.0, 0.8]");
+  const CellRunConfig& run = config.run;
+  if (run.launch.find("{config}") == std::string::npos)
+    complain("run.launch", "must name {config}, what the cell trains: {program} train {config}");
+  if (run.attempts < 1) complain("run.attempts", "must be at least 1");
+  if (run.ranks < 1 || run.ranks > kMostRanks)
+    complain("run.ranks", "must be at least 1 and at most " + std::to_string(kMostRanks));
+  if (!(run.lease_seconds >= 1.0)) complain("run.lease_seconds", "must be at least 1");
+  if (!(run.idle_seconds >= 0.0))
+    complain("run.idle_seconds", "must be at least 0, which is never");
+  if (const absl::Status fit = CheckFit(config.fit); !fit.ok())
+    complain("", std::string(fit.message()));
+}
+
 }  // namespace
 
 absl::StatusOr<SweepConfig> LoadSweep(const std::string& path,
@@ -135,6 +188,7 @@ absl::StatusOr<SweepConfig> LoadSweep(const std::string& path,
   Tree root = ReadSources(path, complaints);
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return absl::NotFoundError(complaints.front().what);
+  RETURN_IF_ERROR(AsStatus(complaints));
   ApplyOverrides(root, overrides, complaints);
   SweepConfig config;
   const Tree axes = TakeSection(root, "axes", complaints);
@@ -147,19 +201,9 @@ absl::StatusOr<SweepConfig> LoadSweep(const std::string& path,
     config.overrides.push_back(key + "=" + writer.Text(key, *value));
   std::map<std::string, std::string> places;
   ReadSection(Reflector::Of(config), root, "", "", places, complaints);
-  const Place place{path, 0, ""};
-  if (config.base.empty()) complaints.push_back({place, "base", "names no config of a run"});
-  if (config.axes.empty()) complaints.push_back({place, "axes", "has no axis: rho: [1.0, 0.8]"});
-  if (config.run.attempts < 1) complaints.push_back({place, "run.attempts", "must be at least 1"});
-  if (!(config.run.lease_seconds >= 1.0))
-    complaints.push_back({place, "run.lease_seconds", "must be at least 1"});
-  if (!(config.run.idle_seconds >= 0.0))
-    complaints.push_back({place, "run.idle_seconds", "must be at least 0, which is never"});
-  if (!complaints.empty()) {
-    std::vector<std::string> lines;
-    for (const Complaint& complaint : complaints) lines.push_back(complaint.Text());
-    return absl::InvalidArgumentError(Join(lines, "\n"));
-  }
+  TakeDevice(root, config, complaints);
+  CheckValues(path, config, complaints);
+  RETURN_IF_ERROR(AsStatus(complaints));
   if (config.name.empty()) config.name = std::filesystem::path(path).stem().string();
   if (config.folder.empty()) config.folder = CurrentFolder() + "/sweeps/" + config.name;
   config.text = ReadFileBytes(path).value_or("");

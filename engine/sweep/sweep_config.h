@@ -40,7 +40,8 @@ struct CellRunConfig {
   double lease_seconds = 60.0;
   double idle_seconds = 1800.0;
   bool keep_checkpoints = true;
-  double flops_per_second = 0.0;
+  std::string device = "auto";
+  int64_t ranks = 1;
 
   template <class V>
   void Visit(V& v) {
@@ -54,8 +55,10 @@ struct CellRunConfig {
       "a cell that writes no step, no line of its log and no checkpoint for so long is ended and "
       "counts as failed; 0: never");
     v("keep_checkpoints", keep_checkpoints, "false: a finished cell's checkpoints are deleted");
-    v("flops_per_second", flops_per_second,
-      "of one cell, for the hours of a dry run; 0: not known");
+    v("device", device,
+      "what the hours of a dry run are for: a shipped device, or a file of your own; auto: what "
+      "`mneme plan` takes");
+    v("ranks", ranks, "of a cell, as the launch line starts them: for the hours of a dry run");
   }
 };
 

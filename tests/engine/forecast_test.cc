@@ -123,6 +123,11 @@ TEST(Forecast, ErrorsNameWhatIsMissing) {
   options.ranks = 5;
   const auto uneven = MakeForecast(MustLoad("models/tiny.yaml", {"model.vocab_size=258"}), options);
   EXPECT_EQ(uneven.status().code(), absl::StatusCode::kInvalidArgument);
+  options.ranks = 64;
+  const auto thin = MakeForecast(
+      MustLoad("models/sweep_2e20.yaml", {"parallel.expert=0", "model.moe.experts=46"}), options);
+  EXPECT_EQ(thin.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(thin.status().message()), HasSubstr("64 ranks for 46 experts"));
   const auto unknown = LoadDeviceRates("h20O");
   EXPECT_THAT(std::string(unknown.status().message()), HasSubstr("nearest: h200"));
   EXPECT_EQ(MatchDeviceRates("NVIDIA H100 80GB HBM3")->name, "NVIDIA H100");

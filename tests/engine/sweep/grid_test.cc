@@ -7,9 +7,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "configs/device_rates.h"
 #include "configs/load.h"
 #include "data/files.h"
+#include "engine/forecast.h"
 #include "engine/sweep/cell_key.h"
+#include "engine/sweep/cell_plan.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
@@ -79,6 +82,7 @@ evaluate: {sets: [{name: a, data: held_out}]}
 
   TempFolder temp_;
   SweepConfig sweep_;
+  std::string text_;
 };
 
 TEST_F(Grid, MakesEqualCellsOfRhoAndSeedWithSeedsOutermost) {
@@ -103,12 +107,11 @@ TEST_F(Grid, MakesEqualCellsOfRhoAndSeedWithSeedsOutermost) {
   EXPECT_EQ(half.config.data.seed, 3);
   EXPECT_EQ(half.config.train.seed, 3);
   EXPECT_EQ(half.config.model.vocab_size, 0) << "the vocabulary still comes from the data";
-  const auto json = nlohmann::json::parse(GridJson(sweep_, grid));
+  const auto json = nlohmann::json::parse(GridJson(sweep_, grid, PlanCells(sweep_, grid).value()));
   EXPECT_EQ(json["cells"][1]["parameters"]["total"], half.counts.total_without_vocab());
   EXPECT_EQ(json["cells"][1]["parameters"]["active"], half.counts.active());
   EXPECT_EQ(json["cells"][1]["rho"], 0.5);
   EXPECT_EQ(json["cells"][1]["flops_per_token"], half.flops_per_token);
-  EXPECT_TRUE(json["cells"][1]["hours"].is_null());
   EXPECT_EQ(json["cells"][1]["key"], half.key);
 }
 
@@ -184,9 +187,65 @@ TEST_F(Grid, SaysWhatIsWrong) {
   EXPECT_THAT(ErrorOf("axes: {budget: [10]}"), HasSubstr("at least one step"));
   EXPECT_THAT(ErrorOf("axes: {train.log_every: [1, 2]}"), HasSubstr("have the same numbers"));
   EXPECT_THAT(ErrorOf("folders: x\naxes: {seed: [1]}"), HasSubstr("nearest: folder"));
+  EXPECT_EQ(ErrorOf("axes: {seed: [0]"),
+            temp_.path() + "/sweep.yaml:3: not YAML: end of map flow not found");
+  EXPECT_THAT(ErrorOf("fit: {level: 90}\naxes: {seed: [1]}"), HasSubstr("fit.level is 90"));
+  EXPECT_THAT(ErrorOf("run: {launch: mneme train}\naxes: {seed: [1]}"),
+              HasSubstr("run.launch: must name {config}"));
   EXPECT_THAT(ErrorOf("run: {idle_seconds: -1}\naxes: {seed: [1]}"),
               HasSubstr("run.idle_seconds: must be at least 0"));
   EXPECT_THAT(ErrorOf("run: {attempts: 0}\naxes: {seed: [1]}"), HasSubstr("run.attempts"));
+}
+
+TEST_F(Grid, HoursAreThoseOfThePlan) {
+  const SweepGrid grid = Make("axes: {seed: [0, 1], train.steps: [60, 120]}").value();
+  EXPECT_EQ(sweep_.run.device, kUsualDevice);
+  const auto hours = [&](const std::string& device, int64_t ranks, size_t cell) {
+    sweep_.run.device = device;
+    sweep_.run.ranks = ranks;
+    return PlanCells(sweep_, grid).value()[cell].hours.value();
+  };
+  const auto planned = [&](const std::string& device, int ranks) {
+    ForecastOptions options;
+    options.device = LoadDeviceRates(device).value();
+    options.ranks = ranks;
+    return MakeForecast(grid.cells[0].config, options).value().seconds / 3600.0;
+  };
+  EXPECT_GT(hours("cpu", 1, 0), 0.0);
+  EXPECT_EQ(hours("cpu", 1, 0), planned("cpu", 1));
+  EXPECT_EQ(hours("h200", 1, 0), planned("h200", 1));
+  EXPECT_NE(hours("h200", 1, 0), hours("cpu", 1, 0));
+  EXPECT_EQ(hours("cpu", 4, 0), planned("cpu", 4));
+  EXPECT_DOUBLE_EQ(hours("cpu", 4, 1), 2.0 * hours("cpu", 4, 0)) << "twice the steps";
+  EXPECT_EQ(hours("cpu", 4, 2), hours("cpu", 4, 0)) << "another seed";
+  const auto json = nlohmann::json::parse(GridJson(sweep_, grid, PlanCells(sweep_, grid).value()));
+  EXPECT_EQ(json["cells"][1]["hours"], hours("cpu", 4, 1));
+  EXPECT_EQ(json["ranks"], 4);
+  EXPECT_TRUE(json["cells"][1]["no_hours"].is_null());
+}
+
+TEST_F(Grid, SaysWhyThereAreNoHours) {
+  const auto cell = [&](const std::string& axes) {
+    const SweepGrid grid = Make(axes).value();
+    const std::vector<CellPlan> plans = PlanCells(sweep_, grid).value();
+    text_ = GridText(sweep_, grid, plans);
+    return nlohmann::json::parse(GridJson(sweep_, grid, plans))["cells"][0];
+  };
+  const auto three = cell("axes: {seed: [0, 1]}\nrun: {ranks: 3}");
+  EXPECT_TRUE(three["hours"].is_null());
+  EXPECT_THAT(three["no_hours"].get<std::string>(),
+              HasSubstr("cannot be dealt equally to 3 ranks"));
+  EXPECT_THAT(text_, HasSubstr("no hours for 2 cells: "));
+  const auto absent = cell("set: {data.train: absent}\naxes: {seed: [0]}");
+  EXPECT_THAT(absent["no_hours"].get<std::string>(), HasSubstr("model.vocab_size"));
+  Put("mine.yaml", "name: mine\nkind: cpu\nmemory: 1e5\nrates: {matmul: {flops: 1e6}}\n");
+  const auto large = cell("axes: {seed: [0]}\nrun: {device: mine.yaml}");
+  EXPECT_GT(large["hours"], 0.0);
+  EXPECT_THAT(large["breaks"].get<std::string>(), HasSubstr("memory: a rank needs"));
+  EXPECT_THAT(text_, HasSubstr("breaks a limit: memory"));
+  EXPECT_THAT(ErrorOf("axes: {seed: [0]}\nrun: {device: h300}"),
+              HasSubstr("run.device: 'h300' is neither a file nor one of cpu, h100, h200"));
+  EXPECT_THAT(ErrorOf("axes: {seed: [0]}\nrun: {ranks: 0}"), HasSubstr("run.ranks"));
 }
 
 TEST_F(Grid, PutsTheHeldOutSetOfTheFitFirst) {

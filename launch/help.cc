@@ -112,7 +112,7 @@ constexpr Verb kVerbs[] = {
      "  mneme sweep configs/sweeps/demo.yaml --status\n"
      "  mneme sweep configs/sweeps/demo.yaml --bundle demo_results\n"
      "  mneme sweep --fit cells.csv --level 0.95 --exclude rho=0.05 --report curve.html\n"
-     "  mneme sweep --fit cells.jsonl --coordinate log_rho --json\n"},
+     "  mneme sweep --fit cells.jsonl --coordinate log_rho --json --report curve/\n"},
     {"config", "every key; what a config comes to",
      "schema prints every key with type, default and meaning (docs/configuration.md).\n"
      "from-hf CONFIG_JSON maps every key of a DeepSeek-V2 or V3 configuration, or refuses it by "

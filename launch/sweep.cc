@@ -2,9 +2,8 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "data/files.h"
-#include "engine/sweep/cell_plan.h"
 #include "engine/sweep/bundle.h"
+#include "engine/sweep/cell_plan.h"
 #include "engine/sweep/fit.h"
 #include "engine/sweep/publish.h"
 #include "engine/sweep/report.h"
@@ -22,9 +21,9 @@ absl::StatusOr<int> FitFile(const SweepArguments& arguments) {
   if (!arguments.report.empty()) {
     ReportNotes notes;
     notes.title = "Sweep: " + arguments.fit;
-    const absl::Status written = WriteFileAtomically(arguments.report, ReportHtml(fit, notes));
-    // The path was typed: a usage error where it cannot be.
-    if (!written.ok()) return absl::InvalidArgumentError(written.message());
+    ASSIGN_OR_RETURN(const std::string line,
+                     WriteReport(fit, ReportHtml(fit, notes), arguments.report));
+    std::fprintf(stderr, "%s\n", line.c_str());
   }
   std::printf("%s", arguments.json ? (FitJson(fit) + "\n").c_str() : FitText(fit).c_str());
   return 0;
@@ -67,9 +66,7 @@ absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
   if (!arguments.status || !arguments.report.empty()) {
     std::string note;
     RETURN_IF_ERROR(PublishSweep(*sweep, grid, arguments.report, note));
-    std::fprintf(
-        stderr, "%s\n",
-        note.empty() ? ("report: " + sweep->folder + "/report.html").c_str() : note.c_str());
+    std::fprintf(stderr, "%s\n", note.c_str());
   }
   if (!arguments.bundle.empty()) {
     ASSIGN_OR_RETURN(const std::string line, WriteBundle(*sweep, grid, arguments.bundle));

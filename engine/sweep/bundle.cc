@@ -78,7 +78,33 @@ absl::Status CopyCells(const SweepConfig& sweep, const SweepGrid& grid, const st
     ASSIGN_OR_RETURN(const std::string documents, ReadFileBytes(from.documents()));
     RETURN_IF_ERROR(WriteFileAtomically(folder + "/documents/" + cell.key + ".json", documents));
   }
+  if (lines.empty())
+    return absl::FailedPreconditionError(sweep.folder + ": no cell is finished: nothing to pack");
   return WriteFileAtomically(folder + "/results.jsonl", lines);
+}
+
+// Into a folder that is there. Returns the line for people.
+absl::StatusOr<std::string> Fill(const SweepConfig& sweep, const SweepGrid& grid,
+                                 const std::string& folder) {
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/sweep.yaml", sweep.text));
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit_config.json", FitConfigJson(sweep.fit)));
+  RETURN_IF_ERROR(CopyCells(sweep, grid, folder));
+  ASSIGN_OR_RETURN(const SweepFit fit, FitOf(folder));
+  for (const char* name : {"results.csv", "report.html"}) {
+    ASSIGN_OR_RETURN(const std::string bytes, ReadFileBytes(sweep.folder + "/" + name));
+    RETURN_IF_ERROR(WriteFileAtomically(folder + "/" + name, bytes));
+  }
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit.json", FitJson(fit) + "\n"));
+  RETURN_IF_ERROR(WriteFigures(fit, folder + "/").status());
+  std::string manifest;
+  const std::vector<std::string> files = FilesOf(folder);
+  for (const std::string& name : files) {
+    ASSIGN_OR_RETURN(const std::string digest, FileDigest(folder + "/" + name));
+    manifest += digest + "  " + name + "\n";
+  }
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/MANIFEST", manifest));
+  return folder + ": " + std::to_string(fit.cells) + " cells, " + std::to_string(files.size()) +
+         " files; mneme sweep --verify " + folder + " makes the fit again";
 }
 
 }  // namespace
@@ -91,25 +117,10 @@ absl::StatusOr<std::string> WriteBundle(const SweepConfig& sweep, const SweepGri
   }
   fs::create_directories(folder + "/documents", error);
   if (error) return absl::InvalidArgumentError(folder + ": cannot be made: " + error.message());
-  RETURN_IF_ERROR(WriteFileAtomically(folder + "/sweep.yaml", sweep.text));
-  RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit_config.json", FitConfigJson(sweep.fit)));
-  RETURN_IF_ERROR(CopyCells(sweep, grid, folder));
-  ASSIGN_OR_RETURN(const SweepFit fit, FitOf(folder));
-  for (const char* name : {"results.csv", "report.html"}) {
-    ASSIGN_OR_RETURN(const std::string bytes, ReadFileBytes(sweep.folder + "/" + name));
-    RETURN_IF_ERROR(WriteFileAtomically(folder + "/" + name, bytes));
-  }
-  RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit.json", FitJson(fit) + "\n"));
-  RETURN_IF_ERROR(WriteFigures(fit, folder));
-  std::string manifest;
-  const std::vector<std::string> files = FilesOf(folder);
-  for (const std::string& name : files) {
-    ASSIGN_OR_RETURN(const std::string digest, FileDigest(folder + "/" + name));
-    manifest += digest + "  " + name + "\n";
-  }
-  RETURN_IF_ERROR(WriteFileAtomically(folder + "/MANIFEST", manifest));
-  return folder + ": " + std::to_string(fit.cells) + " cells, " + std::to_string(files.size()) +
-         " files; mneme sweep --verify " + folder + " makes the fit again";
+  absl::StatusOr<std::string> line = Fill(sweep, grid, folder);
+  // Half a bundle would stand in the way of the next.
+  if (!line.ok()) fs::remove_all(folder, error);
+  return line;
 }
 
 absl::StatusOr<std::string> VerifyBundle(const std::string& folder) {

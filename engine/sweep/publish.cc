@@ -1,5 +1,7 @@
 #include "engine/sweep/publish.h"
 
+#include <filesystem>
+
 #include "configs/text.h"
 #include "data/files.h"
 #include "engine/sweep/report.h"
@@ -9,6 +11,8 @@
 
 namespace mneme {
 namespace {
+
+namespace fs = std::filesystem;
 
 // The columns that a reader asks for first; axes of the sweep's own come before them.
 std::vector<std::string> UsualColumns(const SweepConfig& sweep) {
@@ -28,26 +32,49 @@ std::vector<std::string> UsualColumns(const SweepConfig& sweep) {
   return columns;
 }
 
-absl::Status WriteFigure(const std::string& path, const Figure& figure) {
+absl::Status WriteFigure(const std::string& path, const Figure& figure,
+                         std::vector<std::string>& written) {
+  written.insert(written.end(), {path + ".svg", path + ".png"});
   RETURN_IF_ERROR(ReplaceFile(path + ".svg", figure.Svg()));
   return ReplaceFile(path + ".png", figure.Png());
 }
 
 }  // namespace
 
-absl::Status WriteFigures(const SweepFit& fit, const std::string& folder) {
+absl::StatusOr<std::vector<std::string>> WriteFigures(const SweepFit& fit,
+                                                      const std::string& begin) {
+  std::vector<std::string> written;
   const auto number = [](size_t i, size_t count) {
     return count > 1 ? "_" + std::to_string(i + 1) : std::string();
   };
   for (size_t i = 0; i < fit.allocations.size(); ++i) {
-    RETURN_IF_ERROR(WriteFigure(folder + "/loss_vs_rho" + number(i, fit.allocations.size()),
-                                CurveFigure(fit.allocations[i], fit.config.level)));
+    RETURN_IF_ERROR(WriteFigure(begin + "loss_vs_rho" + number(i, fit.allocations.size()),
+                                CurveFigure(fit.allocations[i], fit.config.level), written));
   }
   for (size_t i = 0; i < fit.scalings.size(); ++i) {
-    RETURN_IF_ERROR(WriteFigure(folder + "/loss_vs_table" + number(i, fit.scalings.size()),
-                                ScalingFigure(fit.scalings[i])));
+    RETURN_IF_ERROR(WriteFigure(begin + "loss_vs_table" + number(i, fit.scalings.size()),
+                                ScalingFigure(fit.scalings[i]), written));
   }
-  return absl::OkStatus();
+  return written;
+}
+
+absl::StatusOr<std::string> WriteReport(const SweepFit& fit, const std::string& html,
+                                        const std::string& path) {
+  std::error_code error;
+  const bool folder = path.ends_with('/') || fs::is_directory(path, error);
+  const fs::path file = folder ? fs::path(path) / "report.html" : fs::path(path);
+  fs::path stem = file;
+  if (file.extension() == ".html") stem.replace_extension();
+  std::string begin = stem.string() + "_";
+  if (folder) {
+    fs::create_directories(path, error);
+    begin = (fs::path(path) / "").string();
+  }
+  const absl::Status written = WriteFileAtomically(file.string(), html);
+  if (!written.ok()) return absl::InvalidArgumentError(written.message());
+  const auto figures = WriteFigures(fit, begin);
+  if (!figures.ok()) return absl::InvalidArgumentError(figures.status().message());
+  return "report: " + file.string() + "; figures: " + Join(*figures, ", ");
 }
 
 absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
@@ -78,11 +105,11 @@ absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
   const std::string html = ReportHtml(*fit, notes);
   RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/fit.json", FitJson(*fit) + "\n"));
   RETURN_IF_ERROR(ReplaceFile(sweep.folder + "/report.html", html));
-  RETURN_IF_ERROR(WriteFigures(*fit, sweep.folder));
+  RETURN_IF_ERROR(WriteFigures(*fit, sweep.folder + "/").status());
+  note = "report: " + sweep.folder + "/report.html";
   if (report.empty()) return absl::OkStatus();
-  const absl::Status written = WriteFileAtomically(report, html);
-  // The path was typed: a usage error where it cannot be.
-  return written.ok() ? written : absl::InvalidArgumentError(written.message());
+  ASSIGN_OR_RETURN(note, WriteReport(*fit, html, report));
+  return absl::OkStatus();
 }
 
 }  // namespace mneme

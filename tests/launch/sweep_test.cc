@@ -22,6 +22,10 @@ TEST(SweepFit, GivesMinimumIntervalAndReport) {
   const Ran text = place.Run("sweep --fit cells.csv --report report.html");
   EXPECT_EQ(text.code, 0) << text.err;
   EXPECT_THAT(text.out, HasSubstr("minimum at rho 0.70"));
+  const std::vector<std::string> beside = {"cells.csv", "report.html", "report_loss_vs_rho.png",
+                                           "report_loss_vs_rho.svg"};
+  EXPECT_EQ(place.Files(), beside);
+  EXPECT_THAT(text.err, HasSubstr("report: report.html; figures: report_loss_vs_rho.svg, "));
   const std::string html = place.Read("report.html");
   EXPECT_THAT(html, HasSubstr("<svg"));
   EXPECT_THAT(html, HasSubstr("a minimum is claimed"));

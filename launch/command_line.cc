@@ -265,25 +265,39 @@ std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::s
   CLI::App& app = parser.app();
   std::vector<std::string> exclude;
   parser.TakeWords("sweep", "a sweep file, then key=value overrides of it");
-  app.add_flag("--dry-run", sweep.dry_run, "print the grid and write nothing");
-  app.add_flag("--status", sweep.status, "print what the cells are at and the time left");
-  app.add_option("--merge", sweep.merge,
-                 "take over finished cells of this folder; may be repeated");
-  app.add_option("--bundle", sweep.bundle,
-                 "pack cells, losses by document, fit and figures into this new folder");
-  app.add_option("--verify", sweep.verify,
-                 "instead of a sweep: check a packed folder and make its fit again");
-  app.add_option("--fit", sweep.fit,
-                 "instead of a sweep: fit the cells of this file, JSONL or CSV");
-  app.add_option("--report", sweep.report, "also write a report to this file: HTML, all in one");
-  app.add_option("--level", sweep.config.level, "of every interval")->capture_default_str();
+  CLI::Option* dry = app.add_flag("--dry-run", sweep.dry_run, "print the grid and write nothing");
+  CLI::Option* status =
+      app.add_flag("--status", sweep.status, "print what the cells are at and the time left");
+  CLI::Option* merge = app.add_option("--merge", sweep.merge,
+                                      "take over finished cells of this folder; may be repeated");
+  CLI::Option* bundle =
+      app.add_option("--bundle", sweep.bundle,
+                     "pack cells, losses by document, fit and figures into this new folder");
+  CLI::Option* verify = app.add_option(
+      "--verify", sweep.verify, "instead of a sweep: check a packed folder and make its fit again");
+  CLI::Option* fit = app.add_option("--fit", sweep.fit,
+                                    "instead of a sweep: fit the cells of this file, JSONL or CSV");
+  CLI::Option* report = app.add_option(
+      "--report", sweep.report,
+      "also write a report: an HTML file, its figures beside it as SVG and PNG; or a "
+      "folder for them");
+  app.add_option("--level", sweep.config.level, "of every interval")
+      ->capture_default_str()
+      ->needs(fit);
   app.add_option("--coordinate", sweep.config.coordinate, "of the quadratic: rho or log_rho")
       ->capture_default_str()
-      ->check(CLI::IsMember({"rho", "log_rho"}));
+      ->check(CLI::IsMember({"rho", "log_rho"}))
+      ->needs(fit);
   app.add_option("--baseline", sweep.config.baseline,
                  "gains are over the cells of this rho; the largest where none has it")
-      ->capture_default_str();
-  app.add_option("--exclude", exclude, "leave out the cells with COLUMN=VALUE; may be repeated");
+      ->capture_default_str()
+      ->needs(fit);
+  app.add_option("--exclude", exclude, "leave out the cells with COLUMN=VALUE; may be repeated")
+      ->needs(fit);
+  // A word that would be passed over is refused.
+  for (CLI::Option* other : {dry, status, merge, bundle, verify}) fit->excludes(other);
+  for (CLI::Option* other : {dry, status, merge, bundle, report}) verify->excludes(other);
+  for (CLI::Option* other : {status, merge, bundle, report}) dry->excludes(other);
   parser.AddJson(sweep.json);
   if (auto answer = parser.Parse(rest)) return answer;
   if (sweep.fit.empty() && sweep.verify.empty())

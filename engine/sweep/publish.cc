@@ -100,6 +100,12 @@ absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
     notes.warnings.push_back(std::to_string(cells - finished) + " of " + std::to_string(cells) +
                              " cells are not finished.");
   }
+  if (const int64_t others = OtherCells(sweep, grid); others > 0) {
+    notes.warnings.push_back(
+        std::to_string(others) +
+        " finished cells in the sweep's folder are none of its file's as it is "
+        "now, and are left out.");
+  }
   for (const std::string& line : ChangedSettings(sweep))
     notes.warnings.push_back("Changed since the first cell was run: " + line);
   const std::string html = ReportHtml(*fit, notes);

@@ -85,6 +85,11 @@ std::string StatusText(const SweepConfig& sweep, const SweepGrid& grid) {
          " failed";
   if (overview.seconds_left > 0.0)
     out += "; about " + DurationText(overview.seconds_left) + " left";
+  if (const int64_t others = OtherCells(sweep, grid); others > 0) {
+    out +=
+        "\n" + std::to_string(others) +
+        " finished cells in the folder are none of this file's: they are left out of all results";
+  }
   for (const std::string& line : ChangedSettings(sweep))
     out += "\nchanged since the first cell: " + line;
   return out + "\n";

@@ -210,8 +210,23 @@ absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& 
   return count;
 }
 
+int64_t OtherCells(const SweepConfig& sweep, const SweepGrid& grid) {
+  int64_t others = 0;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(sweep.folder + "/cells", error)) {
+    const std::string key = entry.path().filename().string();
+    const bool ours = std::any_of(grid.cells.begin(), grid.cells.end(),
+                                  [&](const SweepCell& cell) { return cell.key == key; });
+    others += !ours && Exists(CellFolder{entry.path().string()}.done());
+  }
+  return others;
+}
+
 absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
                                         const std::string& other) {
+  if (!Exists(other + "/cells")) {
+    return absl::NotFoundError(other + ": is no folder of a sweep: it has no cells/");
+  }
   int64_t taken = 0, had = 0;
   for (const SweepCell& cell : grid.cells) {
     const CellFolder here = FolderOf(sweep, cell), there{other + "/cells/" + cell.key};

@@ -51,8 +51,13 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
 // results.jsonl and results.csv from all finished cells. Returns how many.
 absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& grid);
 
+// Finished cells in the folder that are none of this grid's: another version of the file, or
+// another sweep, left them. They stay, and are in no result.
+int64_t OtherCells(const SweepConfig& sweep, const SweepGrid& grid);
+
 // Takes over finished cells of other folders of the same sweep by key. Returns a line for people.
-// Errors: a cell that both have with different losses (FailedPrecondition), files.
+// Errors: a cell that both have with different losses (FailedPrecondition), files; NotFound where
+// `other` is no such folder.
 absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
                                         const std::string& other);
 

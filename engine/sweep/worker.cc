@@ -134,7 +134,7 @@ class Worker {
       if (!lease.has_value()) continue;
       // It may have been finished between the look and the lease.
       const CellState state = StateOf(sweep_, cell);
-      if (IsOpen(state)) RETURN_IF_ERROR(RunCell(cell, state.failures, *lease));
+      if (IsOpen(state)) RETURN_IF_ERROR(RunCell(cell, state, *lease));
       lease->Release();
       RETURN_IF_ERROR(WriteResults(sweep_, grid_).status());
       return true;
@@ -152,7 +152,9 @@ class Worker {
                                               {"local_rank", LocalRank()}});
   }
 
-  absl::Status RunCell(const SweepCell& cell, int64_t failures, Lease& lease) {
+  // `before`: where the cell stands.
+  absl::Status RunCell(const SweepCell& cell, const CellState& before, Lease& lease) {
+    const int64_t failures = before.failures;
     const CellFolder folder = FolderOf(sweep_, cell);
     if (StillWritten(folder)) return absl::OkStatus();
     RunConfig config = cell.config;
@@ -172,6 +174,12 @@ class Worker {
       return Fail(cell, failures + 1,
                   "no progress for " + NumberText(sweep_.run.idle_seconds) +
                       " s (run.idle_seconds), ended; its last line: " + LastLine(folder.log()),
+                  *exit);
+    }
+    if (exit->code == 75 && !stop_ && StateOf(sweep_, cell).step <= before.step) {
+      return Fail(cell, failures + 1,
+                  "stopped by itself (" + exit->text +
+                      ") without a step; its last line: " + LastLine(folder.log()),
                   *exit);
     }
     if (exit->code == 75 || (stop_ && exit->code != 0)) {
@@ -228,8 +236,13 @@ class Worker {
 
   absl::Status Finish(const SweepCell& cell, int64_t failures) {
     const CellFolder folder = FolderOf(sweep_, cell);
-    ASSIGN_OR_RETURN(const std::string documents, ReadFileBytes(folder.run() + "/documents.json"));
-    RETURN_IF_ERROR(ReplaceFile(folder.documents(), documents));
+    const std::string path = RunFolder{folder.run()}.documents();
+    const absl::StatusOr<std::string> documents = ReadFileBytes(path);
+    if (!documents.ok()) {
+      return absl::DataLossError("ended well but left no " + path +
+                                 "; does run.launch train {config} to its end?");
+    }
+    RETURN_IF_ERROR(ReplaceFile(folder.documents(), *documents));
     ASSIGN_OR_RETURN(const std::string record, CellRecord(sweep_, cell, failures));
     RETURN_IF_ERROR(CreateExclusively(folder.done(), record + "\n").status());
     std::error_code ignored;

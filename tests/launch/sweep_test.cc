@@ -27,6 +27,14 @@ TEST(SweepFit, GivesMinimumIntervalAndReport) {
   EXPECT_EQ(place.Files(), beside);
   EXPECT_THAT(text.err, HasSubstr("report: report.html; figures: report_loss_vs_rho.svg, "));
   const std::string html = place.Read("report.html");
+  const std::string figure = place.Read("report_loss_vs_rho.svg");
+  EXPECT_THAT(html, HasSubstr(figure)) << "the figure is the report's own";
+  EXPECT_EQ(place.Read("report_loss_vs_rho.png").substr(1, 3), "PNG");
+  EXPECT_EQ(place.Run("sweep --fit cells.csv --report new/folder/").code, 0);
+  EXPECT_EQ(place.Read("new/folder/report.html"), html);
+  EXPECT_EQ(place.Read("new/folder/loss_vs_rho.svg"), figure);
+  EXPECT_EQ(place.Run("sweep --fit cells.csv --level 0.8 --report new/folder").code, 0);
+  EXPECT_NE(place.Read("new/folder/report.html"), html);
   EXPECT_THAT(html, HasSubstr("<svg"));
   EXPECT_THAT(html, HasSubstr("a minimum is claimed"));
   EXPECT_THAT(html, testing::Not(HasSubstr("src=")));
@@ -54,6 +62,11 @@ TEST(SweepFit, SaysWhatIsWrong) {
   EXPECT_THAT(error("--fit cells.csv", 2), HasSubstr("nothing to fit in its 2 cells"));
   EXPECT_THAT(error("--fit absent.csv", 3), HasSubstr("absent.csv: cannot open"));
   EXPECT_THAT(error("--fit cells.csv --exclude rho", 2), HasSubstr("COLUMN=VALUE"));
+  EXPECT_THAT(error("--fit cells.csv --exclude roh=1", 2),
+              HasSubstr("cells.csv has no column 'roh'; nearest: rho"));
+  EXPECT_THAT(error("--fit cells.csv --status", 2), HasSubstr("--status"));
+  EXPECT_THAT(error("demo.yaml --level 0.8", 2), HasSubstr("--level requires --fit"));
+  EXPECT_THAT(error("demo.yaml --dry-run --report x.html", 2), HasSubstr("--dry-run"));
   place.Write("cells.csv", kCells);
   EXPECT_THAT(error("--fit cells.csv --level 90", 2), HasSubstr("between 0.5 and 1"));
   EXPECT_THAT(error("--fit cells.csv --report no/such/folder.html", 2), HasSubstr("no/such"));

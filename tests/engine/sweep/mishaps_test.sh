@@ -48,7 +48,7 @@ grep -q 'seed=0) failed, attempt 1 of 2: no progress for 8 s (run.idle_seconds),
 grep -q '2 of 2 done, 0 running, 0 failed' hang.txt || fail "$(cat hang.txt)"
 grep '"seed": 0' out/results.jsonl | grep -q '"failures": 1' || fail "its failure is not in the results: $(cat out/results.jsonl)"
 # One that is deaf to SIGTERM is killed with all that it started; it fails for good.
-launch='trap "" TERM; while :; do sleep 0.5; echo $$ >deaf; done'
+launch='trap "" TERM; test {config}; while :; do sleep 0.5; echo $$ >deaf; done'
 code=0
 "$mneme" sweep sweep.yaml folder=deaf_sweep axes.seed=[0] run.idle_seconds=2 "run.launch=$launch" >deaf.txt 2>&1 || code=$?
 [ $code = 1 ] || fail "exit code $code: $(cat deaf.txt)"
@@ -65,4 +65,37 @@ grep '"seed": 1' out/results.jsonl | grep -q "\"held_out\": \"far\", \"validatio
 tokens=$(grep -o '\[[0-9]*,' "out/cells/$key/documents.json" | tr -d '[,' | awk '{ sum += $1 } END { print sum }')
 [ "$tokens" -gt $((4 * 63)) ] && [ "$tokens" -le $((5 * 64)) ] || fail "the documents have $tokens tokens, 5 sequences of 64 were scored"
 
+# What stops by itself without a step, or ends well without a result, has failed.
+for end in 75 0; do
+  code=0
+  "$mneme" sweep sweep.yaml folder=end_$end axes.seed=[0] "run.launch=test {config}; exit $end" >end.txt 2>&1 || code=$?
+  [ $code = 1 ] || fail "a launch line that ends with $end: exit code $code: $(cat end.txt)"
+  grep -q "failed, attempt 2 of 2: $([ $end = 75 ] && echo 'stopped by itself (exit code 75) without a step' || echo 'ended well but left no')" end.txt ||
+    fail "$(cat end.txt)"
+done
+
+# Another file on the same folder: the first one's cells stay, are counted in nothing, and both say so.
+"$mneme" sweep sweep.yaml set.optim.lr=1e-3 axes.seed=[0,2] >other.txt 2>&1 || fail "$(cat other.txt)"
+grep -q '^2 finished cells in the folder are none of this file' other.txt || fail "$(cat other.txt)"
+[ "$(wc -l <out/results.jsonl)" = 2 ] || fail "results of two files are mixed: $(cat out/results.jsonl)"
+"$mneme" sweep sweep.yaml --status >status.txt
+grep -q '^2 of 2 done' status.txt || fail "$(cat status.txt)"
+"$mneme" sweep sweep.yaml folder=new --status >status.txt
+grep -q '^0 of 2 done, 0 running, 0 failed' status.txt || fail "$(cat status.txt)"
+[ ! -e new ] || fail "--status made a folder"
+
+# Refused at once, in one line, with nothing left behind.
+refused() {
+  local code=0 want=$1
+  shift
+  "$mneme" sweep "$@" >refused.txt 2>&1 || code=$?
+  if [ $code != "$want" ] || [ "$(grep -c ^mneme refused.txt)" != 1 ]; then fail "sweep $*: exit code $code: $(cat refused.txt)"; fi
+}
+refused 2 sweep.yaml fit.held_out=fa
+grep -q "fit.held_out: 'fa' is not among .* near, far; nearest: far" refused.txt || fail "$(cat refused.txt)"
+refused 3 sweep.yaml set.evaluate.sets=[] fit.held_out= folder=new
+refused 3 sweep.yaml set.data.train=absent folder=new
+refused 3 sweep.yaml --merge absent
+refused 2 sweep.yaml folder=new --bundle bundle
+if [ -e new ] || [ -e bundle ]; then fail "what was refused left a folder: $(ls)"; fi
 echo "mishaps_test: sound"

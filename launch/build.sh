@@ -10,6 +10,7 @@
 # leaves it out. MNEME_CUDA_ARCHITECTURES=75-real, for instance, builds it for an older GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. launch/cores.sh
 . launch/cuda.sh
 
 build=${BUILD:-build}
@@ -37,7 +38,7 @@ if [ -z "${SANITIZE:-}" ] && gpu_build; then
 fi
 
 # One compiler a core, but no more than memory allows: about 1.5 GB each, twice as much for kernels.
-cores=$(nproc)
+cores=$(processors)
 each=1500000
 [ $gpu = OFF ] || each=3000000
 memory=$(awk -v each=$each '/MemAvailable/ {print int($2 / each)}' /proc/meminfo)

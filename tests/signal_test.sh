@@ -30,12 +30,15 @@ wait_for 'grep -q "^step 3/" log'
 rc=0; "$program" train run.yaml > log2 2>&1 || rc=$?
 [[ $rc == 1 ]] && grep -q 'is writing this run' log2 || fail "a second job: exit code $rc, $(cat log2)"
 kill -USR2 $job
-wait_for '(($(saved) == 1))'
+# mpirun passes a signal on to one rank after the other: a step may end between them, and each then saves.
+wait_for '(($(saved) >= 1))'
+sleep 0.5
 kill -0 $job || fail "SIGUSR2 ended the run"
+before=$(saved)
 kill -USR1 $job
 rc=0; wait $job || rc=$?
 [[ $rc == 75 ]] || fail "SIGUSR1: exit code $rc"
-(($(saved) == 2)) || fail "SIGUSR1: $(saved) checkpoints"
+(($(saved) > before)) || fail "SIGUSR1: $(saved) checkpoints"
 last=$(find run/checkpoints -maxdepth 1 -name 'step-*' -printf '%f\n' | sed 's/step-//' | sort -n | tail -1)
 rc=0; mpirun -n 2 "$program" train run.yaml train.steps=$((last + 2)) > log 2>&1 || rc=$?
 [[ $rc == 0 ]] || fail "going on: exit code $rc"

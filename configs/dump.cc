@@ -85,6 +85,7 @@ bool MayChangeOnResume(const std::string& key) {
                                       "train.keep_last",
                                       "train.milestone_every",
                                       "train.tensorboard",
+                                      "train.collective_timeout",
                                       "train.micro_batch",
                                       "train.recompute",
                                       "train.cuda_graph",

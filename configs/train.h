@@ -41,6 +41,7 @@ struct TrainConfig {
   int64_t keep_last = 2;
   int64_t milestone_every = 0;
   bool tensorboard = false;
+  int64_t collective_timeout = 600;
   SkipConfig skip;
 
   template <class V>
@@ -64,6 +65,9 @@ struct TrainConfig {
     v("milestone_every", milestone_every,
       "checkpoints at multiples of this are never deleted; 0 is off");
     v("tensorboard", tensorboard, "also write TensorBoard events under tb/");
+    v("collective_timeout", collective_timeout,
+      "seconds without progress of any rank, while one waits for others, after which the job ends "
+      "with exit 5; 0 waits forever");
     v("skip", skip, "bad steps");
   }
 };

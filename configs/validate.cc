@@ -64,6 +64,7 @@ void TrainRules(const TrainConfig& train, Rules& rules) {
   rules.AtLeast("train.checkpoint_every", train.checkpoint_every, 0);
   rules.AtLeast("train.keep_last", train.keep_last, 0);
   rules.AtLeast("train.milestone_every", train.milestone_every, 0);
+  rules.AtLeast("train.collective_timeout", train.collective_timeout, 0);
   if (train.milestone_every > 0 && train.checkpoint_every > 0 &&
       train.milestone_every % train.checkpoint_every != 0) {
     rules.Add({"train.milestone_every", "train.checkpoint_every"},

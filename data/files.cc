@@ -114,7 +114,8 @@ absl::Status FileError(const std::string& path, const std::string& deed, int cod
   }
 }
 
-absl::StatusOr<std::string> FileDigest(const std::string& path) {
+absl::StatusOr<std::string> FileDigest(const std::string& path,
+                                       const std::function<void()>& on_piece) {
   Descriptor file(path, O_RDONLY);
   if (!file.ok()) return FileError(path, "open", errno);
   std::unique_ptr<XXH3_state_t, StateFree> state(XXH3_createState());
@@ -125,6 +126,7 @@ absl::StatusOr<std::string> FileDigest(const std::string& path) {
     if (got < 0) return FileError(path, "read", errno);
     if (got == 0) break;
     XXH3_64bits_update(state.get(), buffer.data(), static_cast<size_t>(got));
+    if (on_piece) on_piece();
   }
   return Hex(XXH3_64bits_digest(state.get()));
 }

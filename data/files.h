@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -16,8 +17,9 @@ namespace mneme {
 // or Unavailable. `code` is an errno.
 absl::Status FileError(const std::string& path, const std::string& deed, int code);
 
-// XXH3-64 of a file's bytes, 16 hex digits.
-absl::StatusOr<std::string> FileDigest(const std::string& path);
+// XXH3-64 of a file's bytes, 16 hex digits. `on_piece` is called after every MiB.
+absl::StatusOr<std::string> FileDigest(const std::string& path,
+                                       const std::function<void()>& on_piece = {});
 std::string BytesDigest(const std::string& bytes);
 uint64_t BytesHash(const void* data, size_t bytes);
 

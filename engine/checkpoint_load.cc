@@ -110,8 +110,8 @@ void ImportRows(Stream& stream, RowStore& store, RowChunk chunk, bool with_state
   }
 }
 
-absl::Status ReadTablePart(Context& context, CheckpointSource& source, const StoredTable& part,
-                           RowStore& store, bool optimizer) {
+absl::Status ReadTablePart(Pulse& pulse, Context& context, CheckpointSource& source,
+                           const StoredTable& part, RowStore& store, bool optimizer) {
   const RowTableSpec& spec = store.spec();
   const Layout& layout = context.mesh.layout;
   const int coordinate = context.mesh.memory->rank();
@@ -124,6 +124,7 @@ absl::Status ReadTablePart(Context& context, CheckpointSource& source, const Sto
   for (int64_t begin = 0; begin < part.count; begin += chunk_rows) {
     const int64_t end = std::min(part.count, begin + chunk_rows);
     ASSIGN_OR_RETURN(RowChunk chunk, ReadChunk(*file, part, spec.dtype, begin, end, optimizer));
+    pulse.Progress();
     const auto here = [&](int64_t id) { return layout.row_coordinate(id) == coordinate; };
     if (!optimizer) {
       ImportRows(context.stream, store, std::move(chunk), false, here);
@@ -143,7 +144,8 @@ absl::Status ReadTablePart(Context& context, CheckpointSource& source, const Sto
   return absl::OkStatus();
 }
 
-absl::Status ReadTables(Context& context, CheckpointSource& source, Stack& stack, bool optimizer) {
+absl::Status ReadTables(Pulse& pulse, Context& context, CheckpointSource& source, Stack& stack,
+                        bool optimizer) {
   std::map<std::string, RowStore*> stores;
   for (RowExchange* table : stack.tables()) stores[table->store().spec().name] = &table->store();
   std::set<std::string> seen;
@@ -157,7 +159,7 @@ absl::Status ReadTables(Context& context, CheckpointSource& source, Stack& stack
                                                   " there and " + std::to_string(spec.rows) +
                                                   " x " + std::to_string(spec.width) + " here");
     }
-    RETURN_IF_ERROR(ReadTablePart(context, source, part, *it->second, optimizer));
+    RETURN_IF_ERROR(ReadTablePart(pulse, context, source, part, *it->second, optimizer));
     seen.insert(part.name);
   }
   for (const auto& [name, store] : stores) {
@@ -166,8 +168,9 @@ absl::Status ReadTables(Context& context, CheckpointSource& source, Stack& stack
   return absl::OkStatus();
 }
 
-absl::Status ReadEverything(Context& context, CheckpointSource& source,
+absl::Status ReadEverything(Pulse& pulse, Context& context, CheckpointSource& source,
                             const CheckpointPart& part) {
+  source.OnRead([&pulse] { pulse.Progress(); });
   if (source.manifest().dtype != Name(Accurate(context.dtype))) {
     return ForeignCheckpoint(source.path(), "is in " + source.manifest().dtype + ", the run in " +
                                                 Name(Accurate(context.dtype)) +
@@ -187,7 +190,7 @@ absl::Status ReadEverything(Context& context, CheckpointSource& source,
     RETURN_IF_ERROR(ReadInto(context.stream, source, "router_bias", router.name, 1,
                              router.bias.elements(), 0, 1, router.bias));
   }
-  return ReadTables(context, source, *part.stack, moments);
+  return ReadTables(pulse, context, source, *part.stack, moments);
 }
 
 // Everything in the checkpoint has a place in the model, too. Collective.
@@ -213,7 +216,8 @@ absl::Status CheckNothingLeft(World& world, const CheckpointSource& source, Para
 absl::Status VerifyCheckpoint(World& world, const std::string& path) {
   const absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(path);
   RETURN_IF_ERROR(world.Agree(manifest.status()));
-  return world.Agree(VerifyFiles(path, *manifest, world.rank(), world.size()));
+  return world.Agree(
+      VerifyFiles(path, *manifest, world.rank(), world.size(), [&] { world.pulse().Progress(); }));
 }
 
 absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const std::string& path,
@@ -222,7 +226,7 @@ absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const
   RETURN_IF_ERROR(world.Agree(manifest.status()));
   CheckpointSource source(path, std::move(manifest).value());
   RETURN_IF_ERROR(CheckNothingLeft(world, source, *part.store));
-  RETURN_IF_ERROR(world.Agree(ReadEverything(context, source, part)));
+  RETURN_IF_ERROR(world.Agree(ReadEverything(world.pulse(), context, source, part)));
   // Each rank read what it owns; the rest comes from its owners, as after an update.
   GatherValues(context.stream, context.mesh, *part.store);
   part.store->RoundCopies(context.stream, context.kernels);

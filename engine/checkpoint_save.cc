@@ -43,6 +43,7 @@ class HostView {
 // One rank's file while it is written, and its entries of the manifest.
 struct PartWriter {
   Stream& stream;
+  Pulse& pulse;  // told of every dataset and every chunk: a large file takes long
   std::unique_ptr<H5File> file;
   std::string name;
   CheckpointManifest part;
@@ -54,6 +55,7 @@ struct PartWriter {
     const int64_t rows = slice.row_end - slice.row_begin;
     RETURN_IF_ERROR(file->Write(dataset, FileType(values.dtype()), {rows, piece.cols},
                                 host.Of(stream, values)));
+    pulse.Progress();
     part.slices.push_back(
         {piece.name, kind, name, dataset, slice.row_begin, slice.row_end, piece.rows, piece.cols});
     return absl::OkStatus();
@@ -107,6 +109,7 @@ absl::Status WriteTable(Context& context, RowExchange& table, PartWriter& out) {
     RETURN_IF_ERROR(write("values", type, true, values));
     RETURN_IF_ERROR(write("m", type, true, m));
     RETURN_IF_ERROR(write("v", type, true, v));
+    out.pulse.Progress();
     begin = end;
   } while (begin < count);
   const Layout& layout = context.mesh.layout;
@@ -130,10 +133,11 @@ absl::Status WriteShared(const CheckpointMeta& meta, Stack& stack, PartWriter& o
   return absl::OkStatus();
 }
 
-absl::Status AddFile(const std::string& folder, const std::string& name, CheckpointManifest& part) {
+absl::Status AddFile(Pulse& pulse, const std::string& folder, const std::string& name,
+                     CheckpointManifest& part) {
   StoredFile entry;
   ASSIGN_OR_RETURN(entry.bytes, FileSize(folder + "/" + name));
-  ASSIGN_OR_RETURN(entry.digest, FileDigest(folder + "/" + name));
+  ASSIGN_OR_RETURN(entry.digest, FileDigest(folder + "/" + name, [&] { pulse.Progress(); }));
   part.files[name] = std::move(entry);
   return absl::OkStatus();
 }
@@ -142,7 +146,7 @@ absl::StatusOr<CheckpointManifest> WriteOwnFile(World& world, Context& context,
                                                 const std::string& folder,
                                                 const CheckpointMeta& meta,
                                                 const CheckpointPart& part) {
-  PartWriter out{context.stream, nullptr, {}, {}, {}};
+  PartWriter out{context.stream, world.pulse(), nullptr, {}, {}, {}};
   out.name = RankFile(world.rank());
   ASSIGN_OR_RETURN(out.file, H5File::Create(folder + "/" + out.name));
   for (const RegionState& state : part.optimizer->state()) {
@@ -153,22 +157,23 @@ absl::StatusOr<CheckpointManifest> WriteOwnFile(World& world, Context& context,
   }
   if (world.rank() == 0) RETURN_IF_ERROR(WriteShared(meta, *part.stack, out));
   RETURN_IF_ERROR(out.file->Close());
-  RETURN_IF_ERROR(AddFile(folder, out.name, out.part));
+  RETURN_IF_ERROR(AddFile(world.pulse(), folder, out.name, out.part));
   return std::move(out.part);
 }
 
-absl::Status WriteText(const std::string& folder, const std::string& name, const std::string& text,
-                       CheckpointManifest& whole) {
+absl::Status WriteText(Pulse& pulse, const std::string& folder, const std::string& name,
+                       const std::string& text, CheckpointManifest& whole) {
   RETURN_IF_ERROR(WriteFileAtomically(folder + "/" + name, text));
-  return AddFile(folder, name, whole);
+  return AddFile(pulse, folder, name, whole);
 }
 
 // Everything is on disk under a hidden name: the manifest makes it whole, the rename makes it seen.
-absl::Status Publish(const std::string& hidden, const std::string& final_path,
+absl::Status Publish(Pulse& pulse, const std::string& hidden, const std::string& final_path,
                      const CheckpointMeta& meta, CheckpointManifest& whole) {
-  RETURN_IF_ERROR(WriteText(hidden, "config.yaml", meta.config, whole));
+  RETURN_IF_ERROR(WriteText(pulse, hidden, "config.yaml", meta.config, whole));
   if (!meta.vocabulary.tokenizer_json.empty()) {
-    RETURN_IF_ERROR(WriteText(hidden, "tokenizer.json", meta.vocabulary.tokenizer_json, whole));
+    RETURN_IF_ERROR(
+        WriteText(pulse, hidden, "tokenizer.json", meta.vocabulary.tokenizer_json, whole));
   }
   RETURN_IF_ERROR(WriteFileAtomically(hidden + "/manifest.json", DumpCheckpointManifest(whole)));
   RETURN_IF_ERROR(SyncPath(hidden));
@@ -224,7 +229,7 @@ absl::StatusOr<std::string> SaveCheckpoint(World& world, Context& context,
     whole.data_digest = meta.data_digest;
     whole.vocabulary = meta.vocabulary;
     for (const std::string& text : parts) MergePart(text, whole);
-    status = Publish(hidden, final_path, meta, whole);
+    status = Publish(world.pulse(), hidden, final_path, meta, whole);
   }
   status = world.Agree(status);
   if (!status.ok()) return give_up(status);

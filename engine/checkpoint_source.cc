@@ -17,7 +17,7 @@ absl::Status ForeignCheckpoint(const std::string& path, const std::string& why) 
 }
 
 absl::Status VerifyFiles(const std::string& path, const CheckpointManifest& manifest, int share,
-                         int shares) {
+                         int shares, const std::function<void()>& on_piece) {
   int index = 0;
   for (const auto& [name, file] : manifest.files) {
     if (index++ % shares != share) continue;
@@ -31,7 +31,7 @@ absl::Status VerifyFiles(const std::string& path, const CheckpointManifest& mani
       return absl::DataLossError(full + ": has " + std::to_string(*bytes) + " bytes, not " +
                                  std::to_string(file.bytes) + ": torn");
     }
-    ASSIGN_OR_RETURN(const std::string digest, FileDigest(full));
+    ASSIGN_OR_RETURN(const std::string digest, FileDigest(full, on_piece));
     if (digest != file.digest) {
       return absl::DataLossError(full + ": does not match its checksum: damaged");
     }
@@ -76,6 +76,7 @@ absl::Status CheckpointSource::Read(const std::string& kind, const std::string& 
     RETURN_IF_ERROR(file->ReadRows(slice->dataset, StoredType(dtype), from - slice->begin,
                                    until - from, place, (until - from) * row_bytes));
     found += until - from;
+    if (on_read_) on_read_();
   }
   if (found == end - begin) return absl::OkStatus();
   return ForeignCheckpoint(path_, "holds " + std::to_string(found) + " of the " +

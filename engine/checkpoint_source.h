@@ -2,6 +2,7 @@
 // conversion and inspection read. Host memory only; knows no model.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -21,10 +22,10 @@ inline H5Type StoredType(DType dtype) { return dtype == DType::kF64 ? H5Type::kF
 // FailedPrecondition: sound, but of another model than the reader's.
 absl::Status ForeignCheckpoint(const std::string& path, const std::string& why);
 
-// Sizes and checksums of every shares-th file, from number `share`. DataLoss with the file that
-// fails.
+// Sizes and checksums of every shares-th file, from number `share`; `on_piece` is called as reading
+// gets on. DataLoss with the file that fails.
 absl::Status VerifyFiles(const std::string& path, const CheckpointManifest& manifest, int share = 0,
-                         int shares = 1);
+                         int shares = 1, const std::function<void()>& on_piece = {});
 
 // Files are opened as they are asked for. Verify a checkpoint before (VerifyCheckpoint): HDF5 does
 // not bear damage.
@@ -33,6 +34,9 @@ class CheckpointSource {
   CheckpointSource(std::string path, CheckpointManifest manifest);
   CheckpointSource(const CheckpointSource&) = delete;
   CheckpointSource& operator=(const CheckpointSource&) = delete;
+
+  // Called after every piece that Read has read.
+  void OnRead(std::function<void()> on_read) { on_read_ = std::move(on_read); }
 
   const std::string& path() const { return path_; }
   const CheckpointManifest& manifest() const { return manifest_; }
@@ -46,6 +50,7 @@ class CheckpointSource {
 
  private:
   std::string path_;
+  std::function<void()> on_read_;
   CheckpointManifest manifest_;
   std::map<std::pair<std::string, std::string>, std::vector<const StoredSlice*>> slices_;
   std::map<std::string, std::unique_ptr<H5File>> files_;

@@ -85,6 +85,7 @@ void ScoreSequences(World& world, Context& context, Stack& stack, const HeldOut&
       take({first + r, row(batch.tokens), row(batch.targets), row(batch.doc_start), row(losses),
             gates.empty() ? absl::Span<const double>() : row(gates)});
     }
+    world.pulse().Progress();
   }
 }
 

@@ -122,6 +122,7 @@ void Stepper::ForwardBackward() {
     stack_.TrainStep(context_, staging_.Batch(i), loss_scale_, balance_scale_, losses,
                      balance_sum_);
     context_.kernels.sum(stream, balance_sum_, balance);
+    world_.pulse().Progress();
   }
 }
 
@@ -192,6 +193,7 @@ StepReport Stepper::Report(const RunPosition& position, const std::vector<double
 
 StepReport Stepper::Step(RunPosition& position) {
   const Clock::time_point begin = Clock::now();
+  world_.pulse().SetStep(position.step + 1);
   const double rate =
       LearningRate(stage_.config.schedule, stage_.peak_rate, position.stage_step + 1, stage_.steps);
   const int64_t counted = Prepare(position, rate);

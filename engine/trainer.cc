@@ -26,6 +26,7 @@
 #include "engine/step_time.h"
 #include "engine/tensorboard.h"
 #include "kernels/core/check.h"
+#include "parallel/watchdog.h"
 
 namespace mneme {
 namespace {
@@ -54,6 +55,7 @@ class Trainer {
   absl::Status StartFrom(const std::string& path);
   absl::Status CheckSameData(const std::string& checkpoint, bool data_too);
   absl::Status OpenLogs();
+  void Watch();
 
   absl::StatusOr<TrainResult> RunStages();
   absl::StatusOr<std::optional<TrainResult>> RunStage(Stage& stage);
@@ -164,6 +166,7 @@ absl::Status Trainer::Build() {
   absl::StatusOr<std::vector<Stage>> stages = OpenStages(config_, world_.size(), device);
   RETURN_IF_ERROR(world_.Agree(stages.status()));
   stages_ = std::move(stages).value();
+  Watch();
   meta_.vocabulary = stages_.front().loader->vocabulary();
   meta_.data_digest = DataDigest(stages_);
   meta_.config = DumpConfig(config_);
@@ -186,6 +189,15 @@ absl::Status Trainer::Build() {
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
                                            config_.train.skip, model_->store, *model_->stack);
   return absl::OkStatus();
+}
+
+// From here on a rank that is lost ends the job. Not before: checksums of a large corpus take as
+// long as its disk.
+void Trainer::Watch() {
+  WatchdogOptions options;
+  options.timeout = static_cast<double>(config_.train.collective_timeout);
+  options.folder = folder_.dir + "/.pulses";
+  world_.StartWatchdog(options);
 }
 
 absl::Status Trainer::CheckSameData(const std::string& checkpoint, bool data_too) {
@@ -233,6 +245,7 @@ absl::Status Trainer::Begin() {
 }
 
 absl::Status Trainer::Resume() {
+  const InPhase loading(world_.pulse(), Phase::kLoading);
   const bool mine = first() && !ListCandidates(folder_.checkpoints()).empty();
   if (world_.Max(mine ? 1 : 0) == 0) {
     RETURN_IF_ERROR(Begin());
@@ -267,6 +280,7 @@ absl::Status Trainer::OpenLogs() {
 
 absl::Status Trainer::SaveNow() {
   if (saved_step_ == position_.step) return absl::OkStatus();
+  const InPhase saving(world_.pulse(), Phase::kSaving);
   // Metrics first: a step that a checkpoint holds is never missing from them.
   RETURN_IF_ERROR(world_.Agree(first() ? metrics_->Flush() : absl::OkStatus()));
   const CheckpointPart part = {&model_->store, optimizer_.get(), model_->stack.get()};
@@ -294,6 +308,7 @@ absl::Status Trainer::EvaluateIfDue(const Stage& stage, StepReport& report) {
   const int64_t every = config_.evaluate.every;
   const bool due = every > 0 && position_.step % every == 0;
   if (stage.sets.empty() || (!due && position_.stage_step < stage.steps)) return absl::OkStatus();
+  const InPhase evaluating(world_.pulse(), Phase::kEvaluating);
   ASSIGN_OR_RETURN(last_scores_, EvaluateSets(world_, machine_->context, *model_->stack, stage));
   scored_step_ = position_.step;
   for (const HeldOutResult& set : last_scores_) {
@@ -330,6 +345,7 @@ absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
   model_->stack->SetPositions(context, stage.length(), stage.config.yarn);
   Stepper stepper(world_, context, config_, stage, *model_->stack, *optimizer_, position_);
   const int64_t every = config_.train.checkpoint_every;
+  const InPhase training(world_.pulse(), Phase::kTraining);
   while (position_.stage_step < stage.steps) {
     ASSIGN_OR_RETURN(const bool stop, AnswerSignals());
     if (stop) return Stopped();
@@ -374,6 +390,7 @@ absl::StatusOr<TrainResult> Trainer::RunStages() {
 
 absl::StatusOr<TrainResult> Trainer::Finish() {
   RETURN_IF_ERROR(SaveNow());
+  world_.pulse().SetPhase(Phase::kEnding);
   const Stage& stage = stages_.back();
   if (scored_step_ != position_.step && !stage.sets.empty()) {
     ASSIGN_OR_RETURN(last_scores_, EvaluateSets(world_, machine_->context, *model_->stack, stage));

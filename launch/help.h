@@ -15,6 +15,7 @@ std::string VerbHelp(const std::string& verb);
 
 inline constexpr const char* kExitCodes =
     "Exit codes: 0 done; 1 the run failed; 2 usage or config; 3 data or checkpoint unreadable;\n"
-    "4 the loss diverged; 75 stopped early with a checkpoint: run the same command again.";
+    "4 the loss diverged; 5 a rank was lost: run the same command again; 75 stopped early with a\n"
+    "checkpoint: run the same command again; 128+n ended by signal n.";
 
 }  // namespace mneme

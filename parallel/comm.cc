@@ -84,6 +84,7 @@ class TransportComm : public Comm {
 
   void AllReduce(Stream& stream, Tensor& x, Reduce op) override {
     if (size() == 1 || x.elements() == 0) return;
+    const InFlight flight = Note(Collective::kAllReduce, x.bytes());
     if (x.bytes() <= kSmallBytes) {
       DispatchNumber(x.dtype(), [&](auto zero) { AllReduceSmall<decltype(zero)>(stream, x, op); });
       return;
@@ -98,11 +99,13 @@ class TransportComm : public Comm {
 
   void ReduceScatter(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts,
                      Tensor& out) override {
+    const InFlight flight = Note(Collective::kReduceScatter, in.bytes());
     ScatterReduced(stream, in, counts, Reduce::kSum, out);
   }
 
   void AllGather(Stream&, const Tensor& in, absl::Span<const int64_t> counts,
                  Tensor& out) override {
+    const InFlight flight = Note(Collective::kAllGather, in.bytes());
     CHECK_EQ(static_cast<int>(counts.size()), size());
     const std::vector<int64_t> starts = Starts(counts);
     CHECK_EQ(in.elements(), counts[Me()]);
@@ -119,6 +122,7 @@ class TransportComm : public Comm {
 
   void AllToAll(Stream&, const Tensor& in, absl::Span<const int64_t> send_rows, Tensor& out,
                 absl::Span<const int64_t> recv_rows) override {
+    const InFlight flight = Note(Collective::kAllToAll, in.bytes());
     CHECK_EQ(static_cast<int>(send_rows.size()), size());
     CHECK_EQ(static_cast<int>(recv_rows.size()), size());
     const std::vector<int64_t> send_starts = Starts(send_rows);
@@ -140,6 +144,7 @@ class TransportComm : public Comm {
   }
 
   void Broadcast(Stream&, Tensor& x, int root) override {
+    const InFlight flight = Note(Collective::kBroadcast, x.bytes());
     std::vector<SendBlock> send(static_cast<size_t>(size()));
     std::vector<ReceiveBlock> recv(send.size());
     if (rank() == root) {
@@ -151,6 +156,8 @@ class TransportComm : public Comm {
   }
 
   std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send_counts) override {
+    const InFlight flight =
+        Note(Collective::kExchangeCounts, static_cast<int64_t>(sizeof(int64_t)) * size());
     CHECK_EQ(static_cast<int>(send_counts.size()), size());
     std::vector<int64_t> counts(send_counts.begin(), send_counts.end());
     std::vector<SendBlock> send;
@@ -163,17 +170,26 @@ class TransportComm : public Comm {
     return counts;
   }
 
-  std::unique_ptr<Comm> Split(int color, int key) override {
-    return std::make_unique<TransportComm>(transport_->Split(color, key));
+  std::unique_ptr<Comm> Split(int color, int key, Axis axis) override {
+    const InFlight flight = Note(Collective::kSplit, 0);
+    std::unique_ptr<Transport> part = transport_->Split(color, key);
+    part->ShowIn(transport_->pulse(), axis);
+    return std::make_unique<TransportComm>(std::move(part));
   }
 
  private:
   size_t Me() const { return static_cast<size_t>(rank()); }
 
+  // Alone one waits for nobody.
+  InFlight Note(Collective collective, int64_t bytes) const {
+    return {size() == 1 ? nullptr : transport_->pulse(), {collective, transport_->axis(), bytes}};
+  }
+
   void Exchange(absl::Span<const SendBlock> send, absl::Span<const ReceiveBlock> recv) {
     if (size() == 1) return;
     for (size_t r = 0; r < send.size(); ++r) bytes_sent_ += r == Me() ? 0 : send[r].bytes;
     transport_->Exchange(send, recv);
+    if (Pulse* pulse = transport_->pulse()) pulse->Progress();
   }
 
   template <class T>

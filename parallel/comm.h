@@ -45,8 +45,8 @@ class Comm {
   virtual void Broadcast(Stream& stream, Tensor& x, int root) = 0;
   // Everyone's send counts, transposed: returns how many rows each member will send here.
   virtual std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send) = 0;
-  // A new group of the members with equal `color`, ordered by (key, rank).
-  virtual std::unique_ptr<Comm> Split(int color, int key) = 0;
+  // A new group of the members with equal `color`, ordered by (key, rank). `axis` is its name.
+  virtual std::unique_ptr<Comm> Split(int color, int key, Axis axis) = 0;
 
   // Bytes that this member has sent to others so far (payload), for the metrics.
   virtual int64_t bytes_sent() const = 0;

@@ -59,7 +59,7 @@ class DryComm : public Comm {
     return {send.begin(), send.end()};
   }
 
-  std::unique_ptr<Comm> Split(int, int) override { return std::make_unique<DryComm>(size_); }
+  std::unique_ptr<Comm> Split(int, int, Axis) override { return std::make_unique<DryComm>(size_); }
 
  private:
   void Send(int64_t bytes) { bytes_sent_ += bytes / size_ * (size_ - 1); }

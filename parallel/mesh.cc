@@ -8,8 +8,8 @@ namespace mneme {
 namespace {
 
 // Members of one colour, by rank.
-std::unique_ptr<Comm> Axis(World& world, Comm& all, int size, int color) {
-  return size == 1 ? MakeSoloComm() : all.Split(color, world.rank());
+std::unique_ptr<Comm> Part(World& world, Comm& all, int size, int color, Axis axis) {
+  return size == 1 ? MakeSoloComm() : all.Split(color, world.rank(), axis);
 }
 
 }  // namespace
@@ -26,10 +26,15 @@ Mesh MakeMesh(World& world, const Layout& layout) {
   }
   mesh.world = world.MakeComm();
   Comm& all = *mesh.world;
-  mesh.expert = Axis(world, all, layout.expert, layout.expert_replica(rank));
-  mesh.expert_replicas = Axis(world, all, layout.expert_replicas(), layout.expert_coordinate(rank));
-  mesh.memory = Axis(world, all, layout.memory, layout.memory_replica(rank));
-  mesh.memory_replicas = Axis(world, all, layout.memory_replicas(), layout.memory_coordinate(rank));
+  const auto part = [&](int size, int color, Axis axis) {
+    return Part(world, all, size, color, axis);
+  };
+  mesh.expert = part(layout.expert, layout.expert_replica(rank), Axis::kExpert);
+  mesh.expert_replicas =
+      part(layout.expert_replicas(), layout.expert_coordinate(rank), Axis::kExpertReplicas);
+  mesh.memory = part(layout.memory, layout.memory_replica(rank), Axis::kMemory);
+  mesh.memory_replicas =
+      part(layout.memory_replicas(), layout.memory_coordinate(rank), Axis::kMemoryReplicas);
   return mesh;
 }
 

@@ -12,6 +12,8 @@ namespace {
 
 // MPI counts are int. Messages of one pair and tag keep their order, so pieces match by themselves.
 constexpr int64_t kPiece = int64_t{1} << 30;
+// An exchange of more than this tells its progress message by message.
+constexpr int64_t kLongBytes = int64_t{64} << 20;
 constexpr int kTag = 7;
 
 // A failed call ends every rank with MPI's own text.
@@ -45,9 +47,11 @@ class MpiTransport : public Transport {
     CHECK_EQ(static_cast<int>(send.size()), size_);
     CHECK_EQ(static_cast<int>(recv.size()), size_);
     requests_.clear();
+    int64_t bytes = 0;
     for (int i = 1; i < size_; ++i) {
       const int source = (rank_ - i + size_) % size_;
       const ReceiveBlock& block = recv[static_cast<size_t>(source)];
+      bytes += block.bytes;
       ForEachPiece(block.bytes, [&](int64_t begin, int count) {
         Must(MPI_Irecv(static_cast<char*>(block.data) + begin, count, MPI_BYTE, source, kTag, comm_,
                        NextRequest()),
@@ -57,12 +61,14 @@ class MpiTransport : public Transport {
     for (int i = 1; i < size_; ++i) {
       const int target = (rank_ + i) % size_;
       const SendBlock& block = send[static_cast<size_t>(target)];
+      bytes += block.bytes;
       ForEachPiece(block.bytes, [&](int64_t begin, int count) {
         Must(MPI_Isend(static_cast<const char*>(block.data) + begin, count, MPI_BYTE, target, kTag,
                        comm_, NextRequest()),
              "MPI_Isend");
       });
     }
+    if (bytes > kLongBytes && pulse() != nullptr) WaitEach();
     Must(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
          "MPI_Waitall");
   }
@@ -80,6 +86,15 @@ class MpiTransport : public Transport {
   static void ForEachPiece(int64_t bytes, F&& f) {
     for (int64_t begin = 0; begin < bytes; begin += kPiece) {
       f(begin, static_cast<int>(std::min(kPiece, bytes - begin)));
+    }
+  }
+  void WaitEach() {
+    for (size_t left = requests_.size(); left > 0; --left) {
+      int which = 0;
+      Must(MPI_Waitany(static_cast<int>(requests_.size()), requests_.data(), &which,
+                       MPI_STATUS_IGNORE),
+           "MPI_Waitany");
+      pulse()->Progress();
     }
   }
   MPI_Request* NextRequest() { return &requests_.emplace_back(MPI_REQUEST_NULL); }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "parallel/pulse.h"
 
 namespace mneme {
 
@@ -34,6 +35,18 @@ class Transport {
   virtual void Barrier() = 0;
   // The members with equal `color`, ordered by (key, rank).
   virtual std::unique_ptr<Transport> Split(int color, int key) = 0;
+
+  // Where calls over this group are noted, and on which axis. Null: nowhere.
+  void ShowIn(Pulse* pulse, Axis axis) {
+    pulse_ = pulse;
+    axis_ = axis;
+  }
+  Pulse* pulse() const { return pulse_; }
+  Axis axis() const { return axis_; }
+
+ private:
+  Pulse* pulse_ = nullptr;
+  Axis axis_ = Axis::kOther;
 };
 
 // A group of one.

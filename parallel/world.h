@@ -11,9 +11,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "parallel/comm.h"
+#include "parallel/pulse.h"
 #include "parallel/transport.h"
 
 namespace mneme {
+
+class Watchdog;
+struct WatchdogOptions;
 
 // Owned by main (or by ThreadWorld::Run), used by one thread of its rank. Every call but the
 // accessors is collective. Comms made from it must be gone before it is.
@@ -29,11 +33,21 @@ class World {
   int size() const { return transport_->size(); }
   const std::string& host() const { return host_; }
 
-  void Barrier() { transport_->Barrier(); }
+  // What this rank shows of itself.
+  Pulse& pulse() { return pulse_; }
+  // From here to the world's end (watchdog.h). Again: with the new options.
+  void StartWatchdog(const WatchdogOptions& options);
+
+  // For Fatal: where this rank stands, or no return where another rank has said why all end.
+  std::string BeginFatal();
+
+  void Barrier();
   // Root's bytes on every rank.
   std::string Broadcast(const std::string& bytes, int root = 0);
   // Everyone's bytes, by rank.
   std::vector<std::string> AllGather(const std::string& bytes);
+  // Everyone's numbers, by rank; each gives equally many.
+  std::vector<int64_t> Everyones(absl::Span<const int64_t> values);
   int64_t Sum(int64_t value);
   int64_t Max(int64_t value);
 
@@ -45,11 +59,14 @@ class World {
   absl::Status Agree(const absl::Status& mine);
 
  private:
-  std::vector<int64_t> Everyones(int64_t value);
+  InFlight Note(Collective collective);
+  void Exchange(absl::Span<const SendBlock> send, absl::Span<const ReceiveBlock> recv);
 
   std::unique_ptr<Transport> transport_;
   std::string host_;
   std::function<void()> finish_;
+  Pulse pulse_;
+  std::unique_ptr<Watchdog> watchdog_;
 };
 
 // Ranks as processes.

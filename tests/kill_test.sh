@@ -4,6 +4,7 @@
 # that comes to its end must have the checkpoint and the metrics of a run that nothing disturbed, bit for bit.
 set -euo pipefail
 program=$(readlink -f "$1"); kills=$2; mpi_kills=$3; RANDOM=${4:-1}
+. "$(dirname "$(readlink -f "$0")")/reap.sh"
 export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 \
   OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
@@ -37,18 +38,6 @@ state() {
   ls "$1/checkpoints"
   cat "$1"/checkpoints/step-{20,40,60}/manifest.json
   grep -o '"step": [0-9]*, "loss": [^,]*, "tokens": [0-9]*, "learning_rate": [^,]*, "grad_norm": [^,]*' "$1/metrics.jsonl"
-}
-
-# reap PID: its exit code. mpirun's own shutdown deadlocks now and then when a rank dies while it starts (PMIx waits for
-# a lock in its finalize, its ranks long gone): after half a minute without a living rank it is killed too.
-reap() {
-  local idle=0
-  while [[ -e /proc/$1 && $(ps -o stat= -p "$1") != Z* ]]; do
-    if ps -o stat= --ppid "$1" | grep -qv '^Z'; then idle=0; else idle=$((idle + 1)); fi
-    if [[ $(ps -o comm= -p "$1") == mpirun ]] && ((idle > 300)); then kill -9 "$1" || true; fi
-    sleep 0.1
-  done
-  wait "$1" 2>/dev/null
 }
 
 # part NAME KILLS COMMAND...

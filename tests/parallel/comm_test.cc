@@ -210,11 +210,11 @@ TEST(Comm, MaximumKeepsANan) {
 TEST(Comm, SplitOrdersByKeyThenRank) {
   OnGroups([](Comm& comm) {
     // Two colours, falling keys: the ranks of a colour come in reverse.
-    std::unique_ptr<Comm> part = comm.Split(comm.rank() % 2, -comm.rank());
+    std::unique_ptr<Comm> part = comm.Split(comm.rank() % 2, -comm.rank(), Axis::kOther);
     const int members = (comm.size() + (comm.rank() % 2 == 0 ? 1 : 0)) / 2;
     EXPECT_EQ(part->size(), members);
     EXPECT_EQ(part->rank(), members - 1 - comm.rank() / 2);
-    std::unique_ptr<Comm> again = part->Split(0, 0);
+    std::unique_ptr<Comm> again = part->Split(0, 0, Axis::kOther);
     EXPECT_EQ(again->rank(), part->rank());
   });
 }
@@ -225,7 +225,7 @@ TEST(Comm, CountsThePayloadSentToOthers) {
     const int64_t others = comm.size() - 1;
     std::vector<float> x(100, 1.0f);
     Tensor tensor = WrapOf(x);
-    std::unique_ptr<Comm> fresh = comm.Split(0, comm.rank());
+    std::unique_ptr<Comm> fresh = comm.Split(0, comm.rank(), Axis::kOther);
     EXPECT_EQ(fresh->bytes_sent(), 0);
     fresh->AllReduce(t.stream, tensor, Reduce::kSum);
     EXPECT_EQ(fresh->bytes_sent(), 400 * others);

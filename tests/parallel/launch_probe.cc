@@ -1,10 +1,12 @@
-// launch_probe [fatal|kill|agree]: a program that starts a world and ends in one way or another;
-// launch_test.sh looks at it from outside.
+// launch_probe [fatal|kill|agree|watched-kill|watched-stop|watched-spin|watched-split]: a program
+// that starts a world and ends in one way or another; launch_test.sh looks at it from outside.
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <string>
 
 #include "kernels/core/check.h"
+#include "parallel/watchdog.h"
 #include "parallel/world.h"
 
 namespace mneme {
@@ -12,6 +14,25 @@ namespace {
 
 // A rank that others wait for, where there are others.
 bool IsCulprit(World& world) { return world.rank() == (world.size() > 1 ? 1 : 0); }
+
+// Begins to watch; the culprit is killed, stops, or lives on without getting on, while the others
+// wait for it. `split`: as if each rank were a host.
+void RunWatched(World& world, const std::string& how) {
+  WatchdogOptions options;
+  options.timeout = 1.0;
+  if (how == "watched-split") {
+    options.folder = "launch_probe.pulses";
+    options.host = "host" + std::to_string(world.rank());
+  }
+  std::signal(SIGTERM, SIG_IGN);  // the launcher's; a run answers it at a step's end
+  world.StartWatchdog(options);
+  world.pulse().SetStep(17);
+  world.Barrier();
+  if (!IsCulprit(world)) return;
+  if (how == "watched-kill") std::raise(SIGKILL);
+  if (how != "watched-spin") std::raise(SIGSTOP);
+  for (std::atomic<int64_t> i{0};;) ++i;
+}
 
 int Run(World& world, const std::string& how) {
   std::printf("rank %d of %d\n", world.rank(), world.size());
@@ -21,6 +42,7 @@ int Run(World& world, const std::string& how) {
     Fatal(__FILE__, __LINE__, "check failed: rank " + std::to_string(world.rank()) + " breaks");
   }
   if (how == "kill" && IsCulprit(world)) std::raise(SIGKILL);
+  if (how.rfind("watched-", 0) == 0) RunWatched(world, how);
   absl::Status mine;
   if (how == "agree" && IsCulprit(world)) mine = absl::DataLossError("no such shard");
   const absl::Status agreed = world.Agree(mine);

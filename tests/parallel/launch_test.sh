@@ -36,4 +36,16 @@ expect "a failed check ends all ranks" 1 "check failed: rank 1 breaks" "${clean[
 expect "a failed check alone" 1 "check failed: rank 0 breaks" "${clean[@]}" "$probe" fatal
 expect "a killed rank ends all ranks" 137 "exited on signal 9" "${clean[@]}" "$mpiexec" -n 3 "$probe" kill
 expect "an agreed failure ends all ranks in order" 3 "agreed: no such shard" "${clean[@]}" "$mpiexec" -n 3 "$probe" agree
+# Watched, with a timeout of a second: a line of a survivor's, the code of the signal or of a lost rank.
+expect "a killed rank is named" 137 "rank 1 (host .*), process [0-9]*, died after barrier of axis world (hosts)" \
+  "${clean[@]}" "$mpiexec" -n 4 "$probe" watched-kill
+missing='rank 1 (host .*) has not entered agree of axis world (hosts) at step 17 for 1.* s: '
+expect "a stopped rank is named" 5 "${missing}stopped or cut off" "${clean[@]}" "$mpiexec" -n 4 "$probe" watched-stop
+expect "a spinning rank is named" 5 "${missing}alive, but without progress" "${clean[@]}" "$mpiexec" -n 4 "$probe" watched-spin
+expect "a stopped rank of another host is named" 5 "$missing" "${clean[@]}" "$mpiexec" -n 3 "$probe" watched-split
+rm -rf launch_probe.pulses
+if pgrep -f "^$probe watched" >/dev/null; then
+  echo "FAILED something is left running: $(pgrep -af "^$probe watched")"
+  faults=$((faults + 1))
+fi
 exit $((faults > 0))

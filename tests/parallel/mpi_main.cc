@@ -16,7 +16,7 @@ void OnGroups(const std::function<void(Comm&)>& body) {
   std::unique_ptr<Comm> all = mpi_world->MakeComm();
   for (int members = 1; members <= all->size(); ++members) {
     const bool inside = all->rank() < members;
-    std::unique_ptr<Comm> group = all->Split(inside ? 0 : 1, all->rank());
+    std::unique_ptr<Comm> group = all->Split(inside ? 0 : 1, all->rank(), Axis::kOther);
     if (inside) body(*group);
     mpi_world->Barrier();
   }

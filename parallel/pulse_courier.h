@@ -1,0 +1,35 @@
+// Pulses between hosts, as small files in a folder that all of them see.
+#pragma once
+
+#include <string>
+
+#include "parallel/pulse_board.h"
+
+namespace mneme {
+
+// One a rank; of a host one acts at a time. Only where a job has several hosts: one host's ranks
+// share memory. Files that a job leaves behind when it is killed are taken away by the next.
+class PulseCourier {
+ public:
+  // Borrows the board. `folder` is made at the first round.
+  PulseCourier(PulseBoard& board, std::string folder, int rank);
+
+  // Writes what this host's ranks show, and takes over what the other hosts' files say.
+  void Round();
+  // True for the first host that asks, once; also where the folder does not answer.
+  bool Claim() const;
+  // Takes this host's file away, and the folder when it was the last.
+  void Remove() const;
+
+ private:
+  std::string FileOf(int leader) const;
+  void Write() const;
+  void Read(int leader);
+
+  PulseBoard& board_;
+  const std::string folder_;
+  const int leader_;
+  bool begun_ = false;
+};
+
+}  // namespace mneme

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -99,8 +100,22 @@ std::string MetricsLine(const StepReport& report) {
       .Add("seconds", report.seconds)
       .Add("tokens_per_second", report.tokens_per_second)
       .Add("skipped", report.skipped);
+  if (!report.rank_seconds.empty()) {
+    const SlowestRank slowest = FindSlowest(report.rank_seconds);
+    line.Add("ranks/slowest", slowest.rank)
+        .Add("ranks/seconds_max", slowest.seconds)
+        .Add("ranks/seconds_median", slowest.median);
+  }
   for (const auto& [name, value] : report.more) line.Add(name, value);
   return line.Text();
+}
+
+SlowestRank FindSlowest(const std::vector<double>& rank_seconds) {
+  const auto slowest = std::max_element(rank_seconds.begin(), rank_seconds.end());
+  std::vector<double> sorted = rank_seconds;
+  const auto middle = sorted.begin() + static_cast<int64_t>(sorted.size() / 2);
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  return {slowest - rank_seconds.begin(), *slowest, *middle};
 }
 
 absl::StatusOr<std::unique_ptr<MetricsLog>> MetricsLog::Open(const std::string& path,
@@ -153,6 +168,11 @@ std::string ConsoleLine(const StepReport& report, double eta_seconds) {
   line += Format(" | loss %.4f", report.loss) + Format(" | gnorm %.3g", report.grad_norm);
   line += Format(" | lr %.2e", report.learning_rate) + " | " + CountText(report.tokens_per_second) +
           " tok/s";
+  if (!report.rank_seconds.empty()) {
+    const SlowestRank slowest = FindSlowest(report.rank_seconds);
+    line += " | rank " + std::to_string(slowest.rank) + " slowest" +
+            (slowest.median > 0.0 ? Format(", x%.2f", slowest.seconds / slowest.median) : "");
+  }
   if (report.skipped) line += " | skipped";
   return line + " | eta " + DurationText(eta_seconds);
 }

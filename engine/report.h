@@ -23,13 +23,25 @@ struct StepReport {
   double seconds = 0.0;  // of this step
   double tokens_per_second = 0.0;
   bool skipped = false;
+  // By rank: seconds of the step before outside of collectives. Empty on one rank, and at first.
+  std::vector<double> rank_seconds;
   std::vector<std::pair<std::string, double>>
       more;  // "balance_loss", "time/forward", "rows/unique", ...
 };
 
 // One strict-JSON object without a line end: step, loss, tokens, learning_rate, grad_norm, seconds,
-// tokens_per_second, skipped, then `more`. A number that is not finite is null.
+// tokens_per_second, skipped, ranks/slowest, ranks/seconds_max and ranks/seconds_median where ranks
+// are several, then `more`. A number that is not finite is null.
 std::string MetricsLine(const StepReport& report);
+
+// Which rank was slowest, and how far from the middle one.
+struct SlowestRank {
+  int64_t rank = 0;
+  double seconds = 0.0;
+  double median = 0.0;  // the upper one of two
+};
+// REQUIRES: not empty.
+SlowestRank FindSlowest(const std::vector<double>& rank_seconds);
 
 // metrics.jsonl of a run: one object a step, each step once, in order, also after a crash. A line
 // is handed to the system as it is written; Flush makes it outlive the machine.
@@ -50,7 +62,7 @@ absl::StatusOr<std::vector<std::pair<double, double>>> ReadSeries(const std::str
                                                                   const std::string& name);
 
 // "step 120/5000 | loss 3.214 | gnorm 0.84 | lr 3.0e-4 | 51.5k tok/s | eta 2h14m", with the
-// word "skipped" where it applies.
+// word "skipped" where it applies, and "rank 3 slowest, x1.20" (over the median) of several.
 std::string ConsoleLine(const StepReport& report, double eta_seconds);
 // "2h14m", "3m05s", "12s".
 std::string DurationText(double seconds);

@@ -1,5 +1,6 @@
 #include "engine/step.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstring>
@@ -99,9 +100,21 @@ void Stepper::Read(int64_t sample) {
   read_sample_ = sample;
 }
 
+// How long the step before took each rank travels with the targets.
+int64_t Stepper::Exchange() {
+  const std::vector<int64_t> told = world_.Everyones({read_counted_, work_nanoseconds_});
+  rank_seconds_.clear();
+  int64_t counted = 0;
+  for (size_t i = 0; i < told.size(); i += 2) {
+    counted += told[i];
+    if (told[i + 1] >= 0) rank_seconds_.push_back(static_cast<double>(told[i + 1]) * 1e-9);
+  }
+  return counted;
+}
+
 int64_t Stepper::Prepare(const RunPosition& position, double rate) {
   Read(position.stage_sample);
-  const int64_t counted = world_.Sum(read_counted_);
+  const int64_t counted = Exchange();
   staging_.Lift(context_);
   Put(context_.stream, counted > 0 ? 1.0 / static_cast<double>(counted) : 0.0, loss_scale_);
   std::array<double, kPlanScalars> plan{};
@@ -193,6 +206,7 @@ StepReport Stepper::Report(const RunPosition& position, const std::vector<double
 
 StepReport Stepper::Step(RunPosition& position) {
   const Clock::time_point begin = Clock::now();
+  const double in_calls = world_.pulse().seconds_in_calls();
   world_.pulse().SetStep(position.step + 1);
   const double rate =
       LearningRate(stage_.config.schedule, stage_.peak_rate, position.stage_step + 1, stage_.steps);
@@ -224,6 +238,11 @@ StepReport Stepper::Step(RunPosition& position) {
   }
   report.learning_rate = rate;
   report.seconds = Seconds(begin, updated);
+  if (world_.size() > 1) {
+    report.rank_seconds = rank_seconds_;
+    const double work = report.seconds - (world_.pulse().seconds_in_calls() - in_calls);
+    work_nanoseconds_ = std::max<int64_t>(0, static_cast<int64_t>(work * 1e9));
+  }
   report.tokens_per_second =
       static_cast<double>(stage_.plan.sequences * stage_.length()) / report.seconds;
   report.more.emplace_back("counted_targets", static_cast<double>(counted));

@@ -54,6 +54,8 @@ class Stepper {
  private:
   // Reads the samples of the update that begins at `sample` into host memory, once.
   void Read(int64_t sample);
+  // The targets that count everywhere; learns how long the step before took each rank.
+  int64_t Exchange();
   // Loads the device with what this step is made of; returns the targets that count everywhere.
   int64_t Prepare(const RunPosition& position, double rate);
   void Run();
@@ -76,6 +78,8 @@ class Stepper {
   int64_t read_counted_ = 0;                         // targets of them that count here
   Graph recorded_;
   int64_t steps_run_ = 0;
+  int64_t work_nanoseconds_ = -1;          // of this rank's last step, collectives left out
+  std::vector<double> rank_seconds_;       // the same of all ranks, by rank
   double forward_backward_seconds_ = 0.0;  // of the last step; where ops run at once
 };
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "configs/device_rates.h"
 #include "configs/load.h"
 #include "configs/validate.h"
 #include "data/files.h"
@@ -18,6 +19,7 @@
 #include "engine/footprint.h"
 #include "engine/machine.h"
 #include "engine/optimizer.h"
+#include "engine/rank_table.h"
 #include "engine/result.h"
 #include "engine/run_folder.h"
 #include "engine/signals.h"
@@ -56,6 +58,7 @@ class Trainer {
   absl::Status CheckSameData(const std::string& checkpoint, bool data_too);
   absl::Status OpenLogs();
   void Watch();
+  void TellRanks();
 
   absl::StatusOr<TrainResult> RunStages();
   absl::StatusOr<std::optional<TrainResult>> RunStage(Stage& stage);
@@ -185,6 +188,7 @@ absl::Status Trainer::Build() {
   }
 
   machine_ = std::make_unique<Machine>(world_, *layout, PrecisionOf(config_), device);
+  TellRanks();
   ASSIGN_OR_RETURN(model_, BuildModel(world_, *machine_, config_, meta_.vocabulary));
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
                                            config_.train.skip, model_->store, *model_->stack);
@@ -198,6 +202,19 @@ void Trainer::Watch() {
   options.timeout = static_cast<double>(config_.train.collective_timeout);
   options.folder = folder_.dir + "/.pulses";
   world_.StartWatchdog(options);
+}
+
+// Who computes where, and what the wires between them bear.
+void Trainer::TellRanks() {
+  if (world_.size() == 1) return;
+  const RankTable table = MeasureRanks(world_, *machine_);
+  Say(RankTableText(table));
+  const Device device = machine_->stream.device();
+  const absl::StatusOr<DeviceRates> rates =
+      MatchDeviceRates(device.is_cpu() ? "cpu" : DriverOf(device).info(device.index).name);
+  if (!rates.ok()) return;
+  const std::string slow = SlowAxesText(table, rates->link, "the file of " + rates->name);
+  if (!slow.empty()) Say(slow);
 }
 
 absl::Status Trainer::CheckSameData(const std::string& checkpoint, bool data_too) {

@@ -1,25 +1,16 @@
 #include "launch/environment.h"
 
 #include <omp.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 
+#include "engine/rank_table.h"
 #include "kernels/cpu/gemm.h"
 
 namespace mneme {
-namespace {
-
-int64_t AllowedProcessors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
-}
-
-}  // namespace
 
 bool IsFirstOfLaunch() {
   for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {

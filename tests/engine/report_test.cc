@@ -51,6 +51,20 @@ TEST(MetricsLine, IsStrictJsonEvenWhereNumbersAreNot) {
   EXPECT_EQ(json["skipped"], false);
 }
 
+TEST(MetricsLine, SaysWhichRankIsSlowest) {
+  EXPECT_EQ(nlohmann::json::parse(MetricsLine(At(3))).count("ranks/slowest"), 0u);
+  EXPECT_EQ(ConsoleLine(At(3), 1.0).find("slowest"), std::string::npos);
+  StepReport report = At(3);
+  report.rank_seconds = {1.0, 1.5, 3.0, 1.25};
+  const auto json = nlohmann::json::parse(MetricsLine(report));
+  EXPECT_EQ(json["ranks/slowest"], 2);
+  EXPECT_EQ(json["ranks/seconds_max"], 3.0);
+  EXPECT_EQ(json["ranks/seconds_median"], 1.5);
+  EXPECT_NE(ConsoleLine(report, 1.0).find(" | rank 2 slowest, x2.00 | "), std::string::npos);
+  report.rank_seconds = {0.0, 0.0};
+  EXPECT_NE(ConsoleLine(report, 1.0).find(" | rank 0 slowest | "), std::string::npos);
+}
+
 TEST(JsonString, EscapesControlsAndBadUtf8) {
   EXPECT_EQ(nlohmann::json::parse(JsonString("a\x01\t\"\\é")), "a\x01\t\"\\é");
   EXPECT_EQ(nlohmann::json::parse(JsonString("x\xff\xc3y\xed\xa0\x80")),

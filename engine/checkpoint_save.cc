@@ -17,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kChunkBytes = int64_t{16} << 20;  // of Engram rows on their way to the file
+constexpr int64_t kSyncBytes = int64_t{1} << 30;    // that may be written and not yet on the disk
 
 H5Type FileType(DType dtype) { return dtype == DType::kF64 ? H5Type::kF64 : H5Type::kF32; }
 
@@ -43,11 +44,23 @@ class HostView {
 // One rank's file while it is written, and its entries of the manifest.
 struct PartWriter {
   Stream& stream;
-  Pulse& pulse;  // told of every dataset and every chunk: a large file takes long
-  std::unique_ptr<H5File> file;
+  Pulse& pulse;
+  std::string folder;
   std::string name;
+  std::unique_ptr<H5File> file;
   CheckpointManifest part;
   HostView host;
+  int64_t unsynced = 0;
+
+  // Tells others that it gets on: a large file takes long. Pieces go to the disk now, since one
+  // fsync of all of them could take longer than anyone waits.
+  absl::Status Wrote(int64_t bytes) {
+    pulse.Progress();
+    unsynced += bytes;
+    if (unsynced < kSyncBytes) return absl::OkStatus();
+    unsynced = 0;
+    return SyncPath(folder + "/" + name);
+  }
 
   absl::Status WriteSlice(const Region::Slice& slice, const char* kind, const Tensor& values) {
     const Piece& piece = *slice.piece;
@@ -55,7 +68,7 @@ struct PartWriter {
     const int64_t rows = slice.row_end - slice.row_begin;
     RETURN_IF_ERROR(file->Write(dataset, FileType(values.dtype()), {rows, piece.cols},
                                 host.Of(stream, values)));
-    pulse.Progress();
+    RETURN_IF_ERROR(Wrote(values.bytes()));
     part.slices.push_back(
         {piece.name, kind, name, dataset, slice.row_begin, slice.row_end, piece.rows, piece.cols});
     return absl::OkStatus();
@@ -109,7 +122,7 @@ absl::Status WriteTable(Context& context, RowExchange& table, PartWriter& out) {
     RETURN_IF_ERROR(write("values", type, true, values));
     RETURN_IF_ERROR(write("m", type, true, m));
     RETURN_IF_ERROR(write("v", type, true, v));
-    out.pulse.Progress();
+    RETURN_IF_ERROR(out.Wrote(ids.bytes() + values.bytes() + m.bytes() + v.bytes()));
     begin = end;
   } while (begin < count);
   const Layout& layout = context.mesh.layout;
@@ -146,8 +159,7 @@ absl::StatusOr<CheckpointManifest> WriteOwnFile(World& world, Context& context,
                                                 const std::string& folder,
                                                 const CheckpointMeta& meta,
                                                 const CheckpointPart& part) {
-  PartWriter out{context.stream, world.pulse(), nullptr, {}, {}, {}};
-  out.name = RankFile(world.rank());
+  PartWriter out{context.stream, world.pulse(), folder, RankFile(world.rank()), {}, {}, {}};
   ASSIGN_OR_RETURN(out.file, H5File::Create(folder + "/" + out.name));
   for (const RegionState& state : part.optimizer->state()) {
     RETURN_IF_ERROR(WriteRegion(state, out));

@@ -61,12 +61,14 @@ void PulseCourier::Read(int leader) {
   }
 }
 
+void PulseCourier::Clear() const {
+  std::error_code ignored;
+  fs::remove_all(folder_, ignored);
+}
+
 void PulseCourier::Round() {
-  if (!begun_) {
-    std::error_code ignored;
-    fs::create_directories(folder_, ignored);
-    begun_ = true;
-  }
+  std::error_code ignored;
+  fs::create_directories(folder_, ignored);
   Write();
   for (size_t r = 0; r < board_.leaders().size(); ++r) {
     const int leader = board_.leaders()[r];

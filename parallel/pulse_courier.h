@@ -8,12 +8,14 @@
 namespace mneme {
 
 // One a rank; of a host one acts at a time. Only where a job has several hosts: one host's ranks
-// share memory. Files that a job leaves behind when it is killed are taken away by the next.
+// share memory.
 class PulseCourier {
  public:
-  // Borrows the board. `folder` is made at the first round.
+  // Borrows the board. `folder` is made where it is missing.
   PulseCourier(PulseBoard& board, std::string folder, int rank);
 
+  // Takes away what a job left that was killed. By one rank, before any begins its rounds.
+  void Clear() const;
   // Writes what this host's ranks show, and takes over what the other hosts' files say.
   void Round();
   // True for the first host that asks, once; also where the folder does not answer.
@@ -29,7 +31,6 @@ class PulseCourier {
   PulseBoard& board_;
   const std::string folder_;
   const int leader_;
-  bool begun_ = false;
 };
 
 }  // namespace mneme

@@ -81,8 +81,9 @@ std::string Watch::MissingText(const std::vector<int>& missing, const std::strin
 std::string Watch::HangText() const {
   const auto busy = Where([](const Watch& watch, int r) { return watch.note(r)[kWaits] == 0; });
   if (!busy.empty()) {
-    const bool stopped = IsSilent(busy.front());
-    return MissingText(busy, stopped ? "stopped or cut off" : "alive, but without progress");
+    if (IsSilent(busy.front())) return MissingText(busy, "stopped or cut off");
+    return MissingText(busy, "alive, but without progress") +
+           " (raise train.collective_timeout if it only needs longer)";
   }
   const auto silent = Where([](const Watch& watch, int r) { return watch.IsSilent(r); });
   if (!silent.empty()) return MissingText(silent, "stopped or cut off");

@@ -28,9 +28,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
-// Given to the launcher to end a job with a dead rank in its own way, with its own exit code.
-constexpr double kLauncherSeconds = 5.0;
-
 // Signals go to the rank's own thread, which has handlers for them.
 template <class F>
 std::thread QuietThread(F&& f) {
@@ -101,7 +98,11 @@ class ThreadWatchdog : public Watchdog {
         neighbours_(*board_, rank_) {
     const auto& leaders = board_->leaders();
     const bool one_host = std::count(leaders.begin(), leaders.end(), 0) == world.size();
-    if (!one_host && !options_.folder.empty()) courier_.emplace(*board_, options_.folder, rank_);
+    if (!one_host && !options_.folder.empty()) {
+      courier_.emplace(*board_, options_.folder, rank_);
+      if (rank_ == 0) courier_->Clear();
+      world.Barrier();
+    }
     if (courier_) courier_thread_ = QuietThread([this] { Carry(); });
     thread_ = QuietThread([this] { Run(); });
   }

@@ -29,13 +29,15 @@ struct WatchdogOptions {
 class Watchdog {
  public:
   static constexpr double kLeaveSeconds = 10.0;
+  // Given to the launcher, or to whoever has claimed the end, to end the job in its own way.
+  static constexpr double kLauncherSeconds = 5.0;
 
   // Collective. Shows the world's pulse to the others.
   static std::unique_ptr<Watchdog> Start(World& world, const WatchdogOptions& options);
   virtual ~Watchdog() = default;
 
   // True for the first of this host that asks, watchdogs included: it says why the job ends. Who
-  // fails after that fails because of it.
+  // fails after that fails because of it, or in the same way.
   virtual bool Claim() = 0;
 };
 

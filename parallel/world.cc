@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "kernels/core/end.h"
@@ -48,7 +50,8 @@ World::~World() {
 
 std::string World::BeginFatal() {
   pulse_.SetEnded();  // what there is to say is being said
-  if (watchdog_ != nullptr && !watchdog_->Claim()) EndAllRanks(kLostRankCode);
+  if (watchdog_ != nullptr && !watchdog_->Claim())
+    std::this_thread::sleep_for(std::chrono::duration<double>(Watchdog::kLauncherSeconds));
   return "rank " + std::to_string(rank()) + " of " + std::to_string(size()) + " (host " + host_ +
          ") " + PlaceText(pulse_.note());
 }

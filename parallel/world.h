@@ -38,7 +38,8 @@ class World {
   // From here to the world's end (watchdog.h). Again: with the new options.
   void StartWatchdog(const WatchdogOptions& options);
 
-  // For Fatal: where this rank stands, or no return where another rank has said why all end.
+  // For Fatal: where this rank stands. Where another has said why all end, it gives that end its
+  // time first, so that one line is printed and one exit code counts.
   std::string BeginFatal();
 
   void Barrier();

@@ -1,5 +1,5 @@
-// launch_probe [fatal|kill|agree|watched-kill|watched-stop|watched-spin|watched-split]: a program
-// that starts a world and ends in one way or another; launch_test.sh looks at it from outside.
+// launch_probe [fatal|kill|agree|watched-{kill,stop,spin,split,fatal}]: a program that starts a
+// world and ends in one way or another; launch_test.sh looks at it from outside.
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -16,7 +16,7 @@ namespace {
 bool IsCulprit(World& world) { return world.rank() == (world.size() > 1 ? 1 : 0); }
 
 // Begins to watch; the culprit is killed, stops, or lives on without getting on, while the others
-// wait for it. `split`: as if each rank were a host.
+// wait for it. `split`: as if each rank were a host. `fatal`: all fail at once.
 void RunWatched(World& world, const std::string& how) {
   WatchdogOptions options;
   options.timeout = 1.0;
@@ -28,6 +28,7 @@ void RunWatched(World& world, const std::string& how) {
   world.StartWatchdog(options);
   world.pulse().SetStep(17);
   world.Barrier();
+  if (how == "watched-fatal") Fatal(__FILE__, __LINE__, "check failed: on all ranks alike");
   if (!IsCulprit(world)) return;
   if (how == "watched-kill") std::raise(SIGKILL);
   if (how != "watched-spin") std::raise(SIGSTOP);

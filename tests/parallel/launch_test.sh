@@ -44,6 +44,8 @@ expect "a stopped rank is named" 5 "${missing}stopped or cut off" "${clean[@]}" 
 expect "a spinning rank is named" 5 "${missing}alive, but without progress" "${clean[@]}" "$mpiexec" -n 4 "$probe" watched-spin
 expect "a stopped rank of another host is named" 5 "$missing" "${clean[@]}" "$mpiexec" -n 3 "$probe" watched-split
 rm -rf launch_probe.pulses
+expect "of ranks that fail alike one is heard" 1 "check failed: on all ranks alike; rank [0-3] of 4 (host .*) after barrier" \
+  "${clean[@]}" "$mpiexec" -n 4 "$probe" watched-fatal
 if pgrep -f "^$probe watched" >/dev/null; then
   echo "FAILED something is left running: $(pgrep -af "^$probe watched")"
   faults=$((faults + 1))

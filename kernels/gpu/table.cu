@@ -8,17 +8,16 @@
 // of the row number, 25 bits here: 0.26 GB), and the gradient of groups of fewer than kLongGroup
 // requests a second time, since that is cheaper than to write a sum of f32 and read it back.
 //
-// Measured on an H100 that copies 2.98 TB/s: 1.34 ms, 47.8 % of that rate; dense over all 36.2 M
-// rows 26.2 ms, 89.8 % (docs/results.md).
+// Measured on an H200 that copies 3.96 TB/s: 1.02 ms, 47.4 % of that rate; dense over all 36.2 M
+// rows 19.5 ms, 91 % (docs/results.md).
 //
-// - ngram_gather: a block hashes the rows of its tile, a thread a row, then its teams gather them.
+// - ngram_gather: a block hashes its rows, a thread a row, then its teams gather them.
 //   Floor: W (4 + b) a row, b bytes a value of the result. 32,768 tokens x 16 sub-tables, 80
-//   values, bf16: 252 MB and 4 MB of row numbers, 60 µs.
+//   values, bf16: 252 MB and 4 MB of row numbers, 65 µs at 3.96 TB/s; measured 82 µs.
 // - group_rows: sort.cu.
 // - sum_groups: device/row_sums.cuh; the norm of every sum, the sums of long groups kept.
 // - adam_groups: a team a distinct row; under dense Adam a second pass over the marked rows that
-// had
-//   no request, so that every row is read and written once.
+//   had no request, so that every row is read and written once.
 #include <algorithm>
 #include <limits>
 
@@ -49,17 +48,27 @@ __device__ __forceinline__ int64_t Threads() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
 
+// Rows of a block that hashes them: about one a thread, in whole tiles.
+__host__ __device__ constexpr int RowsOfBlock(int threads, int tile) {
+  return threads < tile ? tile : threads / tile * tile;
+}
+constexpr int kMostRowsOfBlock = 256;
+static_assert(kMostRowsOfBlock >= kGatherThreads &&
+              kMostRowsOfBlock >= kMostGatherTeams * kGatherRows);
+
+// A block hashes its rows, then gathers them tile by tile.
 template <class Y, int N>
 __global__ void __launch_bounds__(kGatherThreads)
     HashAndGather(const __grid_constant__ HashTables constants, HashedText text, const float* table,
                   int64_t table_rows, int64_t n, int width, int lanes, int64_t* rows, Y* out) {
   __shared__ HashTables hash;
-  __shared__ int64_t rows_s[64 * kGatherRows];
+  __shared__ int64_t rows_s[kMostRowsOfBlock];
   KeepTables(constants, hash);
   const int tile = static_cast<int>(blockDim.x) / lanes * kGatherRows;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * tile;
+  const int own = RowsOfBlock(static_cast<int>(blockDim.x), tile);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * own;
   __syncthreads();
-  for (int j = static_cast<int>(threadIdx.x); j < tile; j += static_cast<int>(blockDim.x)) {
+  for (int j = static_cast<int>(threadIdx.x); j < own; j += static_cast<int>(blockDim.x)) {
     if (first + j >= n) break;
     const auto i = static_cast<uint32_t>(first + j);
     const auto tables = static_cast<uint32_t>(hash.tables);
@@ -67,8 +76,10 @@ __global__ void __launch_bounds__(kGatherThreads)
     rows[i] = rows_s[j];
   }
   __syncthreads();
-  GatherTile<float, Y, N>(table, table_rows, first, n, width, lanes, out,
-                          [&](int j) { return rows_s[j]; });
+  for (int from = 0; from < own && first + from < n; from += tile) {
+    GatherTile<float, Y, N>(table, table_rows, first + from, n, width, lanes, out,
+                            [&](int r) { return rows_s[from + r]; });
+  }
 }
 
 // The squares of all sums, and the sums of long groups.
@@ -306,7 +317,8 @@ void NgramGather(Stream& stream, const NgramHash& hash, const Tensor& tokens,
     constexpr int kN = decltype(columns)::value;
     if constexpr (std::is_same_v<decltype(from), float>) {
       const GatherShape shape = ShapeGather(width, kN);
-      Launch(stream, HashAndGather<Y, kN>, dim3(static_cast<unsigned>(CeilDiv(n, shape.tile()))),
+      const int own = RowsOfBlock(shape.threads(), shape.tile());
+      Launch(stream, HashAndGather<Y, kN>, dim3(static_cast<unsigned>(CeilDiv(n, own))),
              dim3(static_cast<unsigned>(shape.threads())), 0, MakeHashTables(hash, 0, tables),
              MakeHashedText(tokens, canonical, length, doc_start), Data<float>(table), table.dim(0),
              n, static_cast<int>(width), shape.lanes, Data<int64_t>(rows), Data<Y>(out));

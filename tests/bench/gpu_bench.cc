@@ -529,6 +529,11 @@ class Bench {
     int64_t distinct = 0;
     const Tensor ids = b_.Host(DType::kI64, {kRequests}, ZipfIds(kRequests, &distinct));
     const Tensor g = b_.Normal(a_, {kRequests, w}, 1e-3);
+    {
+      Tensor e = b_.Empty(a_, {kRequests, w});
+      b_.Line("table gather ids", k_.gather_rows, {Bytes({ids, e}) + 4.0 * w * D(distinct)},
+              [&] { k_.gather_rows(s_, p, ids, e); });
+    }
     Tensor squares = b_.Zeros(DType::kF64, {1}), none;
     const double moved = 24.0 * w, touched = D(distinct) * moved;
     RowGroups groups;

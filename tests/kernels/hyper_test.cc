@@ -86,8 +86,8 @@ TEST(HyperSubLayerTest, AnswersAll) {
 // Widths and counts that reach the vector and tensor-core kernels of a GPU, and their ends.
 TEST(HyperSubLayerTest, AnswersAllOfTheWideOnes) {
   for (const Sizes& s :
-       {Sizes{1, 4, 32}, Sizes{17, 4, 64}, Sizes{70, 4, 288}, Sizes{150, 4, 512}, Sizes{33, 4, 40},
-        Sizes{21, 2, 96}, Sizes{5, 7, 24}, Sizes{37, 4, 352}, Sizes{35, 4, 1536}}) {
+       {Sizes{1, 4, 32}, Sizes{17, 4, 64}, Sizes{70, 4, 192}, Sizes{150, 4, 512}, Sizes{33, 4, 40},
+        Sizes{21, 2, 96}, Sizes{5, 7, 24}, Sizes{37, 4, 320}, Sizes{35, 4, 1536}}) {
     OpCase c = SubLayer(s, Options(s.n));
     c.elements_checked = 4;
     c.same_bits_on_teams = false;
@@ -123,8 +123,8 @@ OpCase LeaveEnter(const Sizes& s, const HyperOptions& options) {
 }
 
 TEST(HyperLeaveEnterTest, AnswersAll) {
-  for (const Sizes& s : {Sizes{1, 4, 1}, Sizes{7, 4, 5}, Sizes{9, 2, 7}, Sizes{1, 4, 96},
-                         Sizes{150, 4, 512}, Sizes{37, 4, 352}, Sizes{35, 4, 1536}}) {
+  for (const Sizes& s : {Sizes{1, 4, 1}, Sizes{7, 4, 5}, Sizes{9, 2, 7}, Sizes{1, 4, 192},
+                         Sizes{150, 4, 512}, Sizes{37, 4, 320}, Sizes{35, 4, 1536}}) {
     OpCase c = LeaveEnter(s, Options(s.n));
     c.same_bits_on_teams = false;
     CheckOp(c);

@@ -51,10 +51,11 @@ struct Mailbox {
   }
 };
 
-// Blocks of a cluster that holds rows of this width, kOwn columns a warp; 0 if none does.
+// Blocks of a cluster that holds rows of this width, kOwn columns a warp; 0 if none does. Two at
+// least: a block alone has no mailbox that compute-sanitizer accepts.
 inline int ClusterBlocks(int64_t width) {
   constexpr int kFewestWarps = 3;
-  for (int blocks = 1; blocks <= kMostBlocks; blocks *= 2) {
+  for (int blocks = 2; blocks <= kMostBlocks; blocks *= 2) {
     if (width % (blocks * kOwn) != 0) return 0;
     const int64_t warps = width / (blocks * kOwn);
     if (warps <= kMostWarps) return warps < kFewestWarps ? 0 : blocks;

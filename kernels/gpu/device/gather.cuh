@@ -14,6 +14,7 @@ namespace mneme::gpu {
 
 inline constexpr int kGatherThreads = 256;
 inline constexpr int kGatherRows = 4;  // of a team
+inline constexpr int kMostGatherTeams = 64;
 
 struct GatherShape {
   int lanes, teams;
@@ -27,7 +28,7 @@ inline GatherShape ShapeGather(int64_t width, int columns) {
   const int64_t lanes_of_row = CeilDiv(width, columns);
   const int64_t turns = CeilDiv(lanes_of_row, kGatherThreads);
   const auto lanes = static_cast<int>(CeilDiv(lanes_of_row, turns));
-  return {lanes, std::max(1, std::min(64, kGatherThreads / lanes))};
+  return {lanes, std::max(1, std::min(kMostGatherTeams, kGatherThreads / lanes))};
 }
 
 // out[first + j] = table[id_of(j)] for the rows j of this block's tile, those before n.

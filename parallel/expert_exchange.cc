@@ -11,12 +11,37 @@ int64_t Total(const std::vector<int64_t>& counts) {
   return std::accumulate(counts.begin(), counts.end(), int64_t{0});
 }
 
-// Rows of `in` to their members; `recv` rows come back.
+bool HostSees(const Stream& stream) { return stream.device().is_cpu() || stream.device().dry; }
+
+// What the host reads of x: itself, or a copy in `room`, for which it waits.
+Tensor OnHost(Stream& stream, const Tensor& x, std::vector<char>& room) {
+  if (HostSees(stream)) return x;
+  room.resize(static_cast<size_t>(x.bytes()));
+  Download(stream, x, room.data(), x.bytes());
+  return Tensor::Wrap(room.data(), x.dtype(), x.shape());
+}
+
+// Where the host writes what x will hold: itself, or `room`.
+Tensor ForHost(const Stream& stream, const Tensor& x, std::vector<char>& room) {
+  if (HostSees(stream)) return x;
+  room.resize(static_cast<size_t>(x.bytes()));
+  return Tensor::Wrap(room.data(), x.dtype(), x.shape());
+}
+
+// Rows of `in` to their members; `recv` rows come back. Rows of `in` beyond those sent stay here.
 Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int64_t>& send,
              const std::vector<int64_t>& recv) {
   Tensor out = Tensor::Empty(stream, in.dtype(), {Total(recv), in.dim(1)}, MemoryTag::kExchange);
-  axis.AllToAll(stream, in, send, out, recv);
+  axis.AllToAll(stream, in.Rows(0, Total(send)), send, out, recv);
   return out;
+}
+
+// The same for what an op of the experts takes: at least one row, of zeros where none comes.
+Tensor CarryToExperts(Stream& stream, Comm& axis, const Tensor& in,
+                      const std::vector<int64_t>& send, const std::vector<int64_t>& recv) {
+  Tensor out = Carry(stream, axis, in, send, recv);
+  if (out.dim(0) > 0) return out;
+  return Tensor::Zeros(stream, in.dtype(), {1, in.dim(1)}, MemoryTag::kExchange);
 }
 
 // What goes to each destination: tokens that chose any of its experts, rising.
@@ -91,7 +116,10 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
     routed.recv = {x.dim(0)};
     return Pending<RoutedTokens>(std::move(routed));
   }
-  const Dealt dealt = Deal(experts, experts_, axis_.size());
+  std::vector<char> rooms[4];
+  const Tensor chosen = OnHost(stream, experts, rooms[0]);
+  const Tensor chosen_weights = OnHost(stream, weights, rooms[1]);
+  const Dealt dealt = Deal(chosen, experts_, axis_.size());
   const auto rows = static_cast<int64_t>(dealt.tokens.size());
   const int64_t k = experts.dim(1);
   routed.send = dealt.counts;
@@ -102,20 +130,35 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
   kernels_.gather_rows(stream, x, routed.sent, sent_x);
   Tensor sent_experts = Tensor::Empty(stream, DType::kI32, {rows, k}, MemoryTag::kExchange);
   Tensor sent_weights = Tensor::Empty(stream, weights.dtype(), {rows, k}, MemoryTag::kExchange);
+  Tensor local_experts = ForHost(stream, sent_experts, rooms[2]);
+  Tensor local_weights = ForHost(stream, sent_weights, rooms[3]);
   DispatchReal(weights.dtype(), [&](auto zero) {
-    Localise<decltype(zero)>(dealt, experts, weights, experts_, sent_experts, sent_weights);
+    Localise<decltype(zero)>(dealt, chosen, chosen_weights, experts_, local_experts, local_weights);
   });
-  routed.x = Carry(stream, axis_, sent_x, routed.send, routed.recv);
-  routed.experts = Carry(stream, axis_, sent_experts, routed.send, routed.recv);
-  routed.weights = Carry(stream, axis_, sent_weights, routed.send, routed.recv);
+  if (!HostSees(stream)) {
+    Upload(stream, local_experts.raw(), local_experts.bytes(), sent_experts);
+    Upload(stream, local_weights.raw(), local_weights.bytes(), sent_weights);
+  }
+  routed.x = CarryToExperts(stream, axis_, sent_x, routed.send, routed.recv);
+  routed.experts = CarryToExperts(stream, axis_, sent_experts, routed.send, routed.recv);
+  routed.weights = CarryToExperts(stream, axis_, sent_weights, routed.send, routed.recv);
+  if (Total(routed.recv) == 0) {
+    const std::vector<int32_t> nobody(static_cast<size_t>(k), -1);
+    Upload(stream, nobody.data(), routed.experts.bytes(), routed.experts);
+  }
   return Pending<RoutedTokens>(std::move(routed));
 }
 
 Tensor ExpertExchange::BackToSources(Stream& stream, const RoutedTokens& routed, const Tensor& rows,
                                      const Tensor& addend, int64_t tokens) {
   const Tensor back = Carry(stream, axis_, rows, routed.recv, routed.send);
-  Tensor out = Tensor::Zeros(stream, rows.dtype(), {tokens, rows.dim(1)});
+  Tensor out = Tensor::Zeros(stream, Accurate(rows.dtype()), {tokens, rows.dim(1)});
   kernels_.scatter_add_rows(stream, back, routed.sent, out);
+  if (out.dtype() != rows.dtype()) {
+    const Tensor sum = out;
+    out = Tensor::Empty(stream, rows.dtype(), sum.shape());
+    kernels_.cast(stream, sum, out);
+  }
   if (addend.defined()) kernels_.add(stream, addend, out);
   return out;
 }
@@ -132,7 +175,7 @@ Pending<Tensor> ExpertExchange::CombineGrad(Stream& stream, const RoutedTokens& 
   Tensor sent =
       Tensor::Empty(stream, dy.dtype(), {routed.sent.elements(), dy.dim(1)}, MemoryTag::kExchange);
   kernels_.gather_rows(stream, dy, routed.sent, sent);
-  return Pending<Tensor>(Carry(stream, axis_, sent, routed.send, routed.recv));
+  return Pending<Tensor>(CarryToExperts(stream, axis_, sent, routed.send, routed.recv));
 }
 
 Pending<ExpertExchange::SourceGrad> ExpertExchange::DispatchGrad(Stream& stream,

@@ -4,6 +4,9 @@
 // of its experts, with its weights; the experts' op sums there, and one row comes back. Sources add
 // the rows of their destinations in rank order. With an axis of size 1 everything is a view and
 // nothing is copied.
+//
+// Who gets which token is dealt on the host: with a larger axis Dispatch waits for a GPU to have
+// chosen the experts, and the ranks exchange counts.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -14,7 +17,7 @@ namespace mneme {
 
 // Tokens as the owner of experts sees them.
 struct RoutedTokens {
-  Tensor x;        // [R, D]
+  Tensor x;        // [R, D]; R >= 1: one row for no expert where no token came
   Tensor experts;  // i32 [R, K] local index or −1
   Tensor weights;  // [R, K]
   // The route back.

@@ -115,7 +115,6 @@ absl::Status ReadTablePart(Pulse& pulse, Context& context, CheckpointSource& sou
   const RowTableSpec& spec = store.spec();
   const Layout& layout = context.mesh.layout;
   const int coordinate = context.mesh.memory->rank();
-  const int replica = context.mesh.memory_replicas->rank();
   // Ids of the file are phase modulo stride: none can be ours where the two residues never meet.
   const int64_t common = std::gcd(part.stride, static_cast<int64_t>(layout.memory));
   if (part.count == 0 || part.phase % common != coordinate % common) return absl::OkStatus();
@@ -130,13 +129,10 @@ absl::Status ReadTablePart(Pulse& pulse, Context& context, CheckpointSource& sou
       ImportRows(context.stream, store, std::move(chunk), false, here);
       continue;
     }
-    const auto state_here = [&](int64_t id) {
-      return here(id) && layout.row_state_replica(id) == replica;
-    };
-    const auto state_elsewhere = [&](int64_t id) {
-      return here(id) && layout.row_state_replica(id) != replica;
-    };
-    if (layout.memory_replicas() > 1) {
+    const RowShare& share = store.share();
+    const auto state_here = [&](int64_t id) { return here(id) && share.keeps_state(id); };
+    const auto state_elsewhere = [&](int64_t id) { return here(id) && !share.keeps_state(id); };
+    if (share.replicas > 1) {
       ImportRows(context.stream, store, chunk, false, state_elsewhere);
     }
     ImportRows(context.stream, store, std::move(chunk), true, state_here);

@@ -51,7 +51,7 @@ class DryRun {
   void Step(const BatchPlan& plan, Rehearsal& out) {
     const int64_t length = stage_.sequence_length;
     const bool tables =
-        !stack_->tables().empty() && (stream_.device().is_cpu() || mesh_.layout.world == 1);
+        !stack_->tables().empty() && (stream_.device().is_cpu() || mesh_.layout.memory == 1);
     const int64_t batches = std::min(plan.accumulation, tables ? kMostWithTables : kMostWithout);
     const auto scale = static_cast<double>(plan.accumulation) / static_cast<double>(batches);
     const bool documents = stage_.data.doc_boundary == "reset";

@@ -1,6 +1,11 @@
 // The exchange of a table that lives whole on the device. A step's row gradients stay in the
 // tensors in which the micro-batches left them; at its end their ids are sorted once, and the sums
 // are made for the norm and in the update.
+//
+// Replicas of a table (data parallel ranks) give each other what their micro-batches left, before
+// it is sorted: how much is known beforehand, so nothing is counted. Each then has every request of
+// the step and makes the same update with the same bits. No row and no moment travels, at the price
+// of moments on every replica.
 #include <utility>
 #include <vector>
 
@@ -33,10 +38,35 @@ std::vector<Tensor> Regular(Stream& stream, const Kernels& kernels, std::vector<
   return {all};
 }
 
+// The parts of every replica, on all: in order of replicas, then of micro-batches, as one rank that
+// does all their work has them.
+std::vector<Tensor> OfAllReplicas(Stream& stream, Comm& replicas,
+                                  const std::vector<Tensor>& parts) {
+  const auto n = static_cast<size_t>(replicas.size());
+  std::vector<Tensor> all(n * parts.size());
+  for (size_t p = 0; p < parts.size(); ++p) {
+    const Tensor& part = parts[p];
+    const int64_t rows = part.dim(0);
+    const int64_t total = rows * replicas.size();
+    const Shape shape = part.shape().rank() == 1 ? Shape{total} : Shape{total, part.dim(1)};
+    const Tensor gathered = Tensor::Empty(stream, part.dtype(), shape, MemoryTag::kExchange);
+    Tensor flat = gathered.Reshape({gathered.elements()});
+    replicas.AllGather(stream, part.Reshape({part.elements()}),
+                       std::vector<int64_t>(n, part.elements()), flat);
+    for (size_t r = 0; r < n; ++r) {
+      const int64_t begin = rows * static_cast<int64_t>(r);
+      all[r * parts.size() + p] = gathered.Rows(begin, begin + rows);
+    }
+  }
+  return all;
+}
+
 class DeviceExchange : public RowExchange {
  public:
-  DeviceExchange(Stream& stream, const Kernels& kernels, std::unique_ptr<DeviceStore> store)
+  DeviceExchange(Stream& stream, Comm& replicas, const Kernels& kernels,
+                 std::unique_ptr<DeviceStore> store)
       : stream_(stream),
+        replicas_(replicas),
         kernels_(kernels),
         store_(std::move(store)),
         seen_(Tensor::Zeros(stream, DType::kI64, {kSeen}, MemoryTag::kOther)) {}
@@ -68,6 +98,11 @@ class DeviceExchange : public RowExchange {
   void ReduceGradients(Stream& stream) override {
     ids_ = Regular(stream, kernels_, std::move(ids_));
     grads_ = Regular(stream, kernels_, std::move(grads_));
+    if (replicas_.size() > 1 && !ids_.empty()) {
+      request_bytes_ = SizeOf(DType::kI64) + store_->spec().width * SizeOf(grads_[0].dtype());
+      ids_ = Regular(stream, kernels_, OfAllReplicas(stream, replicas_, ids_));
+      grads_ = Regular(stream, kernels_, OfAllReplicas(stream, replicas_, grads_));
+    }
     kernels_.group_rows(stream, ids_, store_->spec().rows, groups_, seen_);
     ids_.clear();
     summed_ = false;
@@ -75,7 +110,12 @@ class DeviceExchange : public RowExchange {
 
   void SumSquares(Stream& stream, Tensor& sum) override {
     CHECK(groups_.keys.defined());
-    kernels_.sum_groups(stream, grads_, groups_, sum);
+    if (First()) {
+      kernels_.sum_groups(stream, grads_, groups_, sum);
+    } else {  // every replica has the whole sum; it counts once
+      Tensor unused = Tensor::Zeros(stream, DType::kF64, {1}, MemoryTag::kWorkspace);
+      kernels_.sum_groups(stream, grads_, groups_, unused);
+    }
     summed_ = true;
   }
 
@@ -96,6 +136,8 @@ class DeviceExchange : public RowExchange {
     int64_t seen[kSeen] = {};
     Download(stream_, seen_, seen, seen_.bytes());
     RowTraffic traffic;
+    traffic.bytes = seen[kRequested] / replicas_.size() * (replicas_.size() - 1) * request_bytes_;
+    if (!First()) return traffic;  // each counts the requests of all
     traffic.requested = seen[kRequested];
     traffic.unique = seen[kDistinct];
     return traffic;
@@ -103,6 +145,8 @@ class DeviceExchange : public RowExchange {
   void ResetTraffic() override { Zero(stream_, seen_); }
 
  private:
+  bool First() const { return replicas_.rank() == 0; }
+
   FetchedRows MakeFetched(Stream& stream, int64_t n, DType dtype) const {
     FetchedRows fetched;
     fetched.rows = Tensor::Empty(stream, dtype, {n, store_->spec().width});
@@ -110,8 +154,10 @@ class DeviceExchange : public RowExchange {
   }
 
   Stream& stream_;
+  Comm& replicas_;
   const Kernels& kernels_;
   std::unique_ptr<DeviceStore> store_;
+  int64_t request_bytes_ = 0;  // that a request sends to one other replica
   Tensor seen_;                // i64 [kSeen] since the last ResetTraffic
   std::vector<Tensor> ids_;    // of this step's micro-batches, until they are grouped
   std::vector<Tensor> grads_;  // [n, W] likewise, until the update
@@ -121,9 +167,10 @@ class DeviceExchange : public RowExchange {
 
 }  // namespace
 
-std::unique_ptr<RowExchange> MakeDeviceExchange(Stream& stream, const Kernels& kernels,
+std::unique_ptr<RowExchange> MakeDeviceExchange(Stream& stream, Comm& replicas,
+                                                const Kernels& kernels,
                                                 std::unique_ptr<DeviceStore> store) {
-  return std::make_unique<DeviceExchange>(stream, kernels, std::move(store));
+  return std::make_unique<DeviceExchange>(stream, replicas, kernels, std::move(store));
 }
 
 }  // namespace mneme

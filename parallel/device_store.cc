@@ -39,15 +39,16 @@ absl::Status CheckDeviceFits(Stream& stream, const RowTableSpec& spec) {
 
 absl::StatusOr<std::unique_ptr<DeviceStore>> DeviceStore::Make(Stream& stream,
                                                                const Kernels& kernels,
-                                                               RowTableSpec spec) {
+                                                               RowTableSpec spec, bool first) {
   RETURN_IF_ERROR(CheckDeviceFits(stream, spec));
-  return std::unique_ptr<DeviceStore>(new DeviceStore(stream, kernels, std::move(spec)));
+  return std::unique_ptr<DeviceStore>(new DeviceStore(stream, kernels, std::move(spec), first));
 }
 
-DeviceStore::DeviceStore(Stream& stream, const Kernels& kernels, RowTableSpec spec)
+DeviceStore::DeviceStore(Stream& stream, const Kernels& kernels, RowTableSpec spec, bool first)
     : RowStore(stream.allocator(), std::move(spec), RowShare{}),
       stream_(stream),
       kernels_(kernels),
+      first_(first),
       listed_(spec_.rows) {
   CHECK(spec_.rows > 0 && spec_.width > 0);
   const Shape shape = {spec_.rows, spec_.width};
@@ -90,6 +91,7 @@ void DeviceStore::Write(Stream&, const Tensor& ids, const Tensor&) {
 }
 
 int64_t DeviceStore::materialised(bool) const {
+  if (!first_) return 0;
   Tensor count = Tensor::Empty(stream_, DType::kI64, {1}, MemoryTag::kWorkspace);
   kernels_.count_marks(stream_, marks_, count);
   int64_t n = 0;

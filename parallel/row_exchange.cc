@@ -276,7 +276,7 @@ std::unique_ptr<RowExchange> MakeHostExchange(Mesh& mesh, const Kernels& kernels
 absl::StatusOr<std::unique_ptr<RowExchange>> MakeRowExchange(Stream& stream, const Kernels& kernels,
                                                              Mesh& mesh, RowTableSpec spec,
                                                              bool resident) {
-  const bool spread = mesh.world->size() > 1;
+  const bool spread = mesh.memory->size() > 1;
   if (stream.device().dry && (stream.device().is_cpu() || !resident || spread))
     return MakeDryExchange(stream, mesh, std::move(spec), resident || !stream.device().is_cpu());
   if (stream.device().is_cpu()) {
@@ -287,13 +287,14 @@ absl::StatusOr<std::unique_ptr<RowExchange>> MakeRowExchange(Stream& stream, con
   if (!resident || spread) {
     return absl::UnimplementedError(
         spec.name +
-        ": on a GPU a table lives whole in the memory of one device: a lazy store, or "
-        "more than one rank, is not there yet; set model.engram.table.store: resident and run on "
-        "one GPU, or set device: cpu");
+        ": on GPUs a table lives whole in the memory of each: a lazy store, or rows spread over "
+        "ranks, are not there yet; set model.engram.table.store: resident and parallel.memory: 1, "
+        "or set device: cpu");
   }
-  auto store = DeviceStore::Make(stream, kernels, std::move(spec));
+  Comm& replicas = *mesh.memory_replicas;
+  auto store = DeviceStore::Make(stream, kernels, std::move(spec), replicas.rank() == 0);
   RETURN_IF_ERROR(store.status());
-  return MakeDeviceExchange(stream, kernels, *std::move(store));
+  return MakeDeviceExchange(stream, replicas, kernels, *std::move(store));
 }
 
 }  // namespace mneme

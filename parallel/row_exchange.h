@@ -4,8 +4,9 @@
 // on the host; unique ids travel (int64), rows come back, gradients are summed per unique row
 // before they travel; owners add the sources in rank order, replicas of the memory axis add theirs
 // in rank order at the end of the step, and the rows' optimizer state is split among them
-// (Layout::row_state_replica). MakeDeviceExchange: a table that lives whole on the device; nothing
-// travels, nothing is counted on the host. Every call but the accessors is collective.
+// (Layout::row_state_replica). MakeDeviceExchange: a table that lives whole on the device; of rows
+// nothing travels but the gradients of replicas, and nothing is counted on the host. Every call but
+// the accessors is collective.
 #pragma once
 
 #include <memory>
@@ -70,8 +71,10 @@ class RowExchange {
 
 std::unique_ptr<RowExchange> MakeHostExchange(Mesh& mesh, const Kernels& kernels,
                                               std::unique_ptr<RowStore> store);
-// Queues on `stream` alone.
-std::unique_ptr<RowExchange> MakeDeviceExchange(Stream& stream, const Kernels& kernels,
+// Queues on `stream` alone. replicas: the ranks that hold the table, each whole; every one pushes
+// equally many gradients, of equal shapes, a step.
+std::unique_ptr<RowExchange> MakeDeviceExchange(Stream& stream, Comm& replicas,
+                                                const Kernels& kernels,
                                                 std::unique_ptr<DeviceStore> store);
 
 // The exchange of this rank, with its store: on the device where that is a GPU. Collective over the

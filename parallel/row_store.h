@@ -69,7 +69,8 @@ class RowStore {
   // Values computed by another replica, of distinct ids whose state it keeps. Materialises.
   virtual void Write(Stream& stream, const Tensor& ids, const Tensor& values) = 0;
 
-  // Materialised rows: with_state, only those whose state this store keeps; all otherwise.
+  // Materialised rows: with_state, only those whose state this store keeps; all otherwise. Over the
+  // replicas of a table each row with state counts once.
   virtual int64_t materialised(bool with_state) const = 0;
   // Rows [begin, end) of the materialised rows with state, in the store's own order (the same every
   // time, stable between updates). ids i64 [n], values [n, W].

@@ -153,7 +153,7 @@ struct Pair {
   Pair(Machines& m, World& world, const RowTableSpec& spec) : mesh(MakeMesh(world, Layout{})) {
     auto whole = m.Make(spec);
     store = whole.get();
-    device = MakeDeviceExchange(m.stream, m.kernels, std::move(whole));
+    device = MakeDeviceExchange(m.stream, *mesh.memory_replicas, m.kernels, std::move(whole));
     host = MakeHostExchange(mesh, CpuKernels(), m.MakeOther(spec));
   }
   Mesh mesh;
@@ -178,6 +178,63 @@ TEST(DeviceExchange, TrainsLikeTheExchangeOfTheHost) {
       }
     }
   });
+}
+
+// What three updates of two micro-batches on each of three ranks leave, made by `ranks` of them.
+struct Trained {
+  std::vector<float> rows;
+  double squares = 0;        // of the last gradient, over all ranks
+  int64_t materialised = 0;  // likewise
+  RowTraffic traffic;
+};
+
+Trained TrainReplica(World& world, const RowTableSpec& spec) {
+  constexpr int kBatches = 6;
+  constexpr int64_t n = 150;
+  Machines m;
+  const Mesh mesh = MakeMesh(world, {world.size(), 1, 1});
+  const bool first = world.rank() == 0;
+  auto whole = DeviceStore::Make(m.stream, m.kernels, spec, first);
+  EXPECT_TRUE(whole.ok()) << whole.status();
+  DeviceStore* store = whole->get();
+  auto exchange = MakeDeviceExchange(m.stream, *mesh.memory_replicas, m.kernels, *std::move(whole));
+  const int each = kBatches / world.size();
+  double squares = 0;
+  for (int u = 1; u <= 4; ++u) {
+    for (int b = world.rank() * each; b < (world.rank() + 1) * each; ++b) {
+      const FetchedRows rows =
+          exchange->Fetch(m.stream, m.There(IdsOf(u, b, n), {n}), DType::kF32).Wait(m.stream);
+      exchange->PushGradient(m.stream, rows, m.There(GradsOf(u, b, n), {n, kWidth}));
+    }
+    Tensor sum = Tensor::Zeros(m.stream, DType::kF64, {1});
+    exchange->ReduceGradients(m.stream);
+    exchange->SumSquares(m.stream, sum);
+    squares = m.Here<double>(sum)[0];
+    exchange->Update(m.stream, m.There(StepOf(u), {kStepScalars}));
+  }
+  return {m.Rows(*store), squares, store->materialised(true), exchange->traffic()};
+}
+
+// Replicas share the work and move as one rank that does all of it, to the bit.
+TEST(DeviceExchange, ReplicasMoveAsOneRankThatDoesAllTheWork) {
+  if (TestingGpu()) GTEST_SKIP() << "ranks on GPUs are processes (tests/gpu_parity_test.cc)";
+  for (const bool dense : {false, true}) {
+    Trained one;
+    ThreadWorld::Run(1, [&](World& world) { one = TrainReplica(world, Spec(dense)); });
+    for (const int ranks : {2, 3}) {
+      ThreadWorld::Run(ranks, [&](World& world) {
+        const Trained mine = TrainReplica(world, Spec(dense));
+        EXPECT_EQ(mine.rows, one.rows);
+        const bool first = world.rank() == 0;
+        EXPECT_EQ(mine.squares, first ? one.squares : 0.0);
+        EXPECT_EQ(mine.materialised, first ? one.materialised : 0);
+        EXPECT_EQ(mine.traffic.requested, first ? one.traffic.requested : 0);
+        EXPECT_EQ(mine.traffic.unique, first ? one.traffic.unique : 0);
+        const int64_t own = one.traffic.requested / ranks;
+        EXPECT_EQ(mine.traffic.bytes, own * (ranks - 1) * (8 + 4 * kWidth));
+      });
+    }
+  }
 }
 
 // All rows with state from one store to another, in chunks.
@@ -276,7 +333,8 @@ struct Text {
 
 TEST(DeviceExchange, FetchesByTextWhatItFetchesById) {
   Machines m;
-  auto exchange = MakeDeviceExchange(m.stream, m.kernels, m.Make(Spec(false)));
+  const auto alone = MakeSoloComm();
+  auto exchange = MakeDeviceExchange(m.stream, *alone, m.kernels, m.Make(Spec(false)));
   const Text text(m);
   const FetchedRows by_text = exchange->Fetch(m.stream, text.Query(), DType::kF32).Wait(m.stream);
   ASSERT_EQ(by_text.ids.elements(), 480);
@@ -290,11 +348,12 @@ TEST(DeviceExchange, StepsAreReplayed) {
   Machines m;
   const Text text(m);
   const Tensor drows = m.There(GradsOf(1, 1, 480), {480, kWidth});
+  const auto alone = MakeSoloComm();
   std::vector<std::vector<float>> results;
   for (const bool replay : {false, true, true}) {
     auto whole = m.Make(Spec(true));
     DeviceStore* store = whole.get();
-    auto exchange = MakeDeviceExchange(m.stream, m.kernels, std::move(whole));
+    auto exchange = MakeDeviceExchange(m.stream, *alone, m.kernels, std::move(whole));
     Tensor step = m.There(StepOf(1), {kStepScalars});
     Tensor sum = Tensor::Zeros(m.stream, DType::kF64, {1});
     const auto once = [&] {

@@ -7,6 +7,7 @@
 #include "engine/footprint.h"
 #include "kernels/core/driver.h"
 #include "kernels/limits.h"
+#include "parallel/nccl_comm.h"
 
 namespace mneme {
 namespace {
@@ -70,10 +71,12 @@ absl::Status CheckPlaces(const RunConfig& config, const std::vector<std::string>
           "; start fewer ranks, or set parallel.share_device=true");
     }
   }
-  if (!places[0].empty() && places.size() > 1) {
+  const bool shared = first.size() < places.size();
+  if (!places[0].empty() && places.size() > 1 && !shared && !HasNccl()) {
     return absl::FailedPreconditionError(
         "device: " + std::to_string(places.size()) +
-        " ranks on GPUs cannot reach each other yet; start one rank, or set device=cpu");
+        " ranks on GPUs reach each other over NCCL, and this program was built without it; start "
+        "one rank, set device=cpu, or install NCCL (libnccl-dev) and build again");
   }
   return absl::OkStatus();
 }

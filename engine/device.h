@@ -16,7 +16,7 @@ namespace mneme {
 // As `device` asks: auto takes a GPU where this program can use one, gpu insists. A rank that sees
 // all GPUs of its host takes the one of its number there; a rank that sees one takes that. Errors:
 // no usable GPU (with the driver's reason), fewer GPUs than ranks, two ranks on one GPU unless
-// parallel.share_device, more than one rank (no transport between GPUs yet), what is unmet.
+// parallel.share_device, more than one rank in a program without NCCL, what is unmet.
 // Collective; the same status on every rank.
 absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config);
 

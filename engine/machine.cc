@@ -18,7 +18,7 @@ RecomputePlan RecomputeOf(const TrainConfig& train) {
 Machine::Machine(World& world, const Layout& layout, DType dtype, Device device)
     : allocator(device),
       stream(device, allocator),
-      mesh(MakeMesh(world, layout)),
+      mesh(MakeMesh(world, layout, device)),
       context{device.is_cpu() ? CpuKernels() : *GpuKernels(), stream, mesh, dtype} {}
 
 DType PrecisionOf(const RunConfig& config) {

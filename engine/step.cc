@@ -139,6 +139,13 @@ void Stepper::ForwardBackward() {
   }
 }
 
+bool Stepper::Records() const {
+  const Mesh& mesh = context_.mesh;
+  return Graph::Supported(context_.stream) && config_.train.cuda_graph &&
+         mesh.expert->size() == 1 && mesh.memory->size() == 1 &&
+         (mesh.world->size() == 1 || mesh.world->queues());
+}
+
 void Stepper::Run() {
   Stream& stream = context_.stream;
   if (recorded_.defined()) {
@@ -151,14 +158,12 @@ void Stepper::Run() {
     forward_backward_seconds_ = Seconds(begin, Clock::now());
     optimizer_.Step(context_, plan_, sums_, report_);
   };
-  const bool alone = context_.mesh.expert->size() == 1 && context_.mesh.memory->size() == 1 &&
-                     context_.mesh.world->size() == 1;
   const int64_t asked = stream.allocator().driver_allocations();
-  if (!Graph::Supported(stream) || !alone || !config_.train.cuda_graph ||
-      steps_run_ < kStepsBeforeRecording) {
+  const bool records = Records();
+  if (!records || steps_run_ < kStepsBeforeRecording) {
     queue();
-    // A step that still made the pool grow is no step to record.
-    if (stream.allocator().driver_allocations() == asked) ++steps_run_;
+    // A step that still made a pool grow is no step to record. All ranks record the same one.
+    if (records && world_.Max(stream.allocator().driver_allocations() - asked) == 0) ++steps_run_;
     return;
   }
   recorded_ = Graph::Record(stream, queue);
@@ -218,7 +223,14 @@ StepReport Stepper::Step(RunPosition& position) {
   if (!last && !context_.stream.device().is_cpu())
     Read(position.stage_sample + stage_.plan.sequences);
   std::vector<double> told(kStepReportScalars);
-  Download(context_.stream, report_, told.data(), report_.bytes());
+  {
+    // A GPU has only queued its collectives: here the host waits for what other ranks put into
+    // them.
+    const bool queued = world_.size() > 1 && !context_.stream.device().is_cpu();
+    const InFlight waiting(queued ? &world_.pulse() : nullptr,
+                           {Collective::kAllReduce, Axis::kWorld, report_.bytes()});
+    Download(context_.stream, report_, told.data(), report_.bytes());
+  }
   const Clock::time_point updated = Clock::now();
 
   ++position.step;

@@ -40,7 +40,7 @@ class Staging {
 //
 // A step is queued whole and nothing in it waits for the host: what varies stands in device memory
 // that is written before, what is told of it is read after. Where the device can record (GPUs) and
-// the expert and memory axes are 1, the third step on is one recorded launch.
+// the expert and memory axes are 1, the third step on is one recorded launch, NCCL's part included.
 class Stepper {
  public:
   Stepper(World& world, Context& context, const RunConfig& config, const Stage& stage, Stack& stack,
@@ -58,6 +58,8 @@ class Stepper {
   int64_t Exchange();
   // Loads the device with what this step is made of; returns the targets that count everywhere.
   int64_t Prepare(const RunPosition& position, double rate);
+  // Whether a step reads nothing from the host, so that it can be recorded.
+  bool Records() const;
   void Run();
   void ForwardBackward();
   StepReport Report(const RunPosition& position, const std::vector<double>& told) const;

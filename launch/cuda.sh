@@ -24,4 +24,4 @@ gpu_build() {
 }
 
 # Packages of NVIDIA's apt repository that a GPU build needs, for a CUDA version spelled 13-0.
-cuda_packages() { echo "cuda-nvcc-$1 cuda-cudart-dev-$1 libcublas-dev-$1 libcudnn9-dev-cuda-${1%%-*}"; }
+cuda_packages() { echo "cuda-nvcc-$1 cuda-cudart-dev-$1 libcublas-dev-$1 libcudnn9-dev-cuda-${1%%-*} libnccl-dev"; }

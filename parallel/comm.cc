@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <string>
 
 #include "kernels/core/check.h"
 #include "parallel/layout.h"
+#include "parallel/parts.h"
 
 namespace mneme {
 namespace {
@@ -55,22 +55,6 @@ void DispatchNumber(DType dtype, F&& f) {
   }
 }
 
-std::vector<int64_t> Starts(absl::Span<const int64_t> counts) {
-  std::vector<int64_t> starts(counts.size() + 1, 0);
-  std::partial_sum(counts.begin(), counts.end(), starts.begin() + 1);
-  return starts;
-}
-
-// Bytes of one row of the outermost dim.
-int64_t RowBytes(const Tensor& x) {
-  int64_t bytes = SizeOf(x.dtype());
-  for (int i = 1; i < x.shape().rank(); ++i) bytes *= x.dim(i);
-  return bytes;
-}
-
-const char* Bytes(const Tensor& x) { return static_cast<const char*>(x.raw()); }
-char* Bytes(Tensor& x) { return static_cast<char*>(x.raw()); }
-
 void CopyUnlessSame(char* to, const char* from, int64_t bytes) {
   if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(bytes));
 }
@@ -107,16 +91,16 @@ class TransportComm : public Comm {
                  Tensor& out) override {
     const InFlight flight = Note(Collective::kAllGather, in.bytes());
     CHECK_EQ(static_cast<int>(counts.size()), size());
-    const std::vector<int64_t> starts = Starts(counts);
+    const std::vector<int64_t> starts = PartStarts(counts);
     CHECK_EQ(in.elements(), counts[Me()]);
     CHECK_EQ(out.elements(), starts.back());
     const int64_t item = SizeOf(out.dtype());
     std::vector<SendBlock> send(counts.size(), SendBlock{in.raw(), in.bytes()});
     std::vector<ReceiveBlock> recv;
     for (size_t r = 0; r < counts.size(); ++r) {
-      recv.push_back({Bytes(out) + starts[r] * item, counts[r] * item});
+      recv.push_back({BytesOf(out) + starts[r] * item, counts[r] * item});
     }
-    CopyUnlessSame(static_cast<char*>(recv[Me()].data), Bytes(in), in.bytes());
+    CopyUnlessSame(static_cast<char*>(recv[Me()].data), BytesOf(in), in.bytes());
     Exchange(send, recv);
   }
 
@@ -125,8 +109,8 @@ class TransportComm : public Comm {
     const InFlight flight = Note(Collective::kAllToAll, in.bytes());
     CHECK_EQ(static_cast<int>(send_rows.size()), size());
     CHECK_EQ(static_cast<int>(recv_rows.size()), size());
-    const std::vector<int64_t> send_starts = Starts(send_rows);
-    const std::vector<int64_t> recv_starts = Starts(recv_rows);
+    const std::vector<int64_t> send_starts = PartStarts(send_rows);
+    const std::vector<int64_t> recv_starts = PartStarts(recv_rows);
     CHECK_EQ(in.dim(0), send_starts.back());
     CHECK_EQ(out.dim(0), recv_starts.back());
     CHECK_EQ(RowBytes(in), RowBytes(out));
@@ -134,8 +118,8 @@ class TransportComm : public Comm {
     std::vector<SendBlock> send;
     std::vector<ReceiveBlock> recv;
     for (size_t r = 0; r < send_rows.size(); ++r) {
-      send.push_back({Bytes(in) + send_starts[r] * row, send_rows[r] * row});
-      recv.push_back({Bytes(out) + recv_starts[r] * row, recv_rows[r] * row});
+      send.push_back({BytesOf(in) + send_starts[r] * row, send_rows[r] * row});
+      recv.push_back({BytesOf(out) + recv_starts[r] * row, recv_rows[r] * row});
     }
     CHECK_EQ(send[Me()].bytes, recv[Me()].bytes);
     CopyUnlessSame(static_cast<char*>(recv[Me()].data), static_cast<const char*>(send[Me()].data),
@@ -205,7 +189,7 @@ class TransportComm : public Comm {
   void ScatterReduced(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts, Reduce op,
                       Tensor& out) {
     CHECK_EQ(static_cast<int>(counts.size()), size());
-    const std::vector<int64_t> starts = Starts(counts);
+    const std::vector<int64_t> starts = PartStarts(counts);
     CHECK_EQ(in.elements(), starts.back());
     CHECK_EQ(out.elements(), counts[Me()]);
     DispatchNumber(in.dtype(), [&](auto zero) {
@@ -217,7 +201,7 @@ class TransportComm : public Comm {
   template <class T>
   void ScatterReducedOf(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts,
                         Reduce op, Tensor& out) {
-    const std::vector<int64_t> starts = Starts(counts);
+    const std::vector<int64_t> starts = PartStarts(counts);
     const T* own = in.data<T>() + starts[Me()];
     T* sum = out.data<T>();
     constexpr int64_t kStage = kStageBytes / static_cast<int64_t>(sizeof(T));

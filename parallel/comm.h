@@ -2,7 +2,8 @@
 //
 // Calls return once queued on the stream (on the CPU: once done). Every member calls the same
 // collectives in the same order. On CPUs the transport only moves bytes: sums of floats are made by
-// our own code in rank order, so that threads and MPI give the same bits.
+// our own code in rank order, so that threads and MPI give the same bits. Between GPUs NCCL makes
+// the sums (nccl_comm.h).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ class Comm {
   virtual int size() const = 0;
 
   // x <- reduction over the members, the same bits on each: ((x0 + x1) + x2) + …, element by
-  // element. kMax keeps a NaN. f32, f64, i32, i64.
+  // element (over NCCL in its own order). kMax keeps a NaN. f32, f64, i32, i64.
   virtual void AllReduce(Stream& stream, Tensor& x, Reduce op) = 0;
   // in is flat, the concatenation of one part a member, counts[r] elements; out (counts[rank()]
   // elements) receives the sum over members, in rank order, of this member's part. Parts may be
@@ -48,6 +49,9 @@ class Comm {
   // A new group of the members with equal `color`, ordered by (key, rank). `axis` is its name.
   virtual std::unique_ptr<Comm> Split(int color, int key, Axis axis) = 0;
 
+  // Whether calls are queued on the stream and read nothing from the host, so that a recording
+  // (kernels/core/graph.h) may hold them. ExchangeCounts never is.
+  virtual bool queues() const { return false; }
   // Bytes that this member has sent to others so far (payload), for the metrics.
   virtual int64_t bytes_sent() const = 0;
 };

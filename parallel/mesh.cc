@@ -14,7 +14,7 @@ std::unique_ptr<Comm> Part(World& world, Comm& all, int size, int color, Axis ax
 
 }  // namespace
 
-Mesh MakeMesh(World& world, const Layout& layout) {
+Mesh MakeMesh(World& world, const Layout& layout, const Device& device) {
   CHECK_EQ(layout.world, world.size());
   const int rank = world.rank();
   Mesh mesh;
@@ -24,7 +24,7 @@ Mesh MakeMesh(World& world, const Layout& layout) {
   for (const std::string& host : world.AllGather(world.host())) {
     mesh.ranks_on_host += host == world.host() ? 1 : 0;
   }
-  mesh.world = world.MakeComm();
+  mesh.world = world.MakeComm(device);
   Comm& all = *mesh.world;
   const auto part = [&](int size, int color, Axis axis) {
     return Part(world, all, size, color, axis);

@@ -22,7 +22,8 @@ struct Mesh {
   std::unique_ptr<Comm> memory_replicas;  // the ranks that hold the same rows
 };
 
-// Collective. REQUIRES: layout.world is the world's size.
-Mesh MakeMesh(World& world, const Layout& layout);
+// For tensors of `device`, this rank's. Collective: groups are made in order of the members above.
+// REQUIRES: layout.world is the world's size.
+Mesh MakeMesh(World& world, const Layout& layout, const Device& device = {});
 
 }  // namespace mneme

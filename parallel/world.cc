@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <set>
 #include <thread>
 #include <utility>
 
+#include "kernels/core/driver.h"
 #include "kernels/core/end.h"
+#include "parallel/nccl_comm.h"
+#include "parallel/staged_comm.h"
 #include "parallel/watchdog.h"
 
 namespace mneme {
@@ -132,11 +136,20 @@ int64_t World::Max(int64_t value) {
   return *std::max_element(all.begin(), all.end());
 }
 
-std::unique_ptr<Comm> World::MakeComm() {
+bool World::SharesGpus(const Device& device) {
+  if (device.is_cpu()) return false;
+  const std::string mine = host_ + " " + DriverOf(device).info(device.index).id;
+  const std::vector<std::string> places = AllGather(mine);
+  return std::set<std::string>(places.begin(), places.end()).size() < places.size();
+}
+
+std::unique_ptr<Comm> World::MakeComm(const Device& device) {
   const InFlight flight = Note(Collective::kSplit);
   std::unique_ptr<Transport> all = transport_->Split(/*color=*/0, /*key=*/rank());
   all->ShowIn(&pulse_, Axis::kWorld);
-  return mneme::MakeComm(std::move(all));
+  if (device.is_cpu() || size() == 1) return mneme::MakeComm(std::move(all));
+  if (SharesGpus(device)) return MakeStagedComm(std::move(all));
+  return MakeNcclComm(std::move(all), device);
 }
 
 absl::Status World::Agree(const absl::Status& mine) {

@@ -1,8 +1,10 @@
-// One suite, two ways to be many: as threads of one process (thread_ranks.cc), and as the processes
-// of mpirun (mpi_main.cc), where every rank runs every test.
+// One suite, several ways to be many: as threads of one process (thread_ranks.cc), and as the
+// processes of mpirun (mpi_main.cc), where every rank runs every test, on CPUs or, with
+// MNEME_TEST_DEVICE=gpu, each on a GPU.
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "parallel/mesh.h"
 #include "parallel/world.h"
@@ -13,13 +15,44 @@ namespace mneme {
 // mpirun.
 void OnWorlds(const std::function<void(World&)>& body);
 
-// Runs body on groups of 1, 2, 3, ... members of those worlds (ranks left over sit out).
+// Runs body on groups of 1, 2, 3, ... members of those worlds (ranks left over sit out). They carry
+// tensors of RankDevice().
 void OnGroups(const std::function<void(Comm&)>& body);
 
-// A CPU stream with a pool of its own.
+// This rank's device: the CPU, or its GPU.
+Device RankDevice();
+
+// A stream of that device with a pool of its own.
 struct TestStream {
-  Allocator allocator{Device{}};
-  Stream stream{Device{}, allocator};
+  Allocator allocator{RankDevice()};
+  Stream stream{RankDevice(), allocator};
+};
+
+// The first elements of a host's vector as a tensor of a stream's device: on a CPU the vector's own
+// memory.
+template <class T>
+class Placed {
+ public:
+  Placed(TestStream& t, std::vector<T>& host, Shape shape)
+      : tensor(Tensor::Wrap(host.data(), DTypeOf<T>, shape)), t_(t), host_(host) {
+    if (t.stream.device().is_cpu()) return;
+    tensor = Tensor::Empty(t.stream, DTypeOf<T>, shape);
+    Upload(t.stream, host.data(), tensor.bytes(), tensor);
+  }
+  Placed(TestStream& t, std::vector<T>& host)
+      : Placed(t, host, Shape{static_cast<int64_t>(host.size())}) {}
+
+  // Once queued work is done the vector has what the tensor has.
+  void Back() {
+    if (tensor.device().is_cpu()) return;
+    Download(t_.stream, tensor, host_.data(), tensor.bytes());
+  }
+
+  Tensor tensor;
+
+ private:
+  TestStream& t_;
+  std::vector<T>& host_;
 };
 
 }  // namespace mneme

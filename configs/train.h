@@ -33,7 +33,7 @@ struct TrainConfig {
   int64_t batch_sequences = 24;
   int64_t micro_batch = 0;
   std::string precision = "f32";
-  std::vector<std::string> recompute;
+  std::vector<std::string> recompute = {"auto"};
   bool cuda_graph = true;
   int64_t seed = 0;
   int64_t log_every = 10;
@@ -54,8 +54,9 @@ struct TrainConfig {
       "of activations: f32; bf16 on GPUs, beside f32 master weights; f64 for reference runs on "
       "CPUs",
       {"f32", "bf16", "f64"});
-    v("recompute", recompute, "parts whose activations are computed again on the way back",
-      {"attention", "ffn", "mhc", "all"});
+    v("recompute", recompute,
+      "parts whose activations are computed again on the way back; auto: as few as memory allows",
+      {"auto", "attention", "ffn", "mhc", "all"});
     v("cuda_graph", cuda_graph,
       "on a GPU: a whole step is recorded once and replayed as one; the numbers stay the same");
     v("seed", seed, "of the initial weights");

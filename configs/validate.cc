@@ -65,6 +65,12 @@ void TrainRules(const TrainConfig& train, Rules& rules) {
   rules.AtLeast("train.keep_last", train.keep_last, 0);
   rules.AtLeast("train.milestone_every", train.milestone_every, 0);
   rules.AtLeast("train.collective_timeout", train.collective_timeout, 0);
+  if (train.recompute.size() > 1 &&
+      std::count(train.recompute.begin(), train.recompute.end(), "auto") > 0) {
+    rules.Add({"train.recompute"},
+              "auto chooses the parts; leave it alone in the list, or name "
+              "parts without it");
+  }
   if (train.milestone_every > 0 && train.checkpoint_every > 0 &&
       train.milestone_every % train.checkpoint_every != 0) {
     rules.Add({"train.milestone_every", "train.checkpoint_every"},

@@ -67,25 +67,6 @@ int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, cons
   return std::max<int64_t>(1, tokens / std::max<int64_t>(1, sequence_length) / shrink);
 }
 
-int64_t ShrinkToFit(const RunConfig& config, const Layout& layout, int64_t vocabulary,
-                    const Device& device, int ranks_on_host, int64_t available,
-                    Footprint& footprint) {
-  const auto fits = [&](const Footprint& f) {
-    return CheckFits(f, ranks_on_host, available, device).ok();
-  };
-  if (config.train.micro_batch > 0 || fits(footprint)) return 1;
-  int64_t longest = 1;
-  for (const StageConfig& stage : config.stages)
-    longest = std::max(longest, WantedMicroBatch(config.train, stage.sequence_length, device));
-  for (int64_t shrink = 2; shrink < 2 * longest; shrink *= 2) {
-    const Footprint smaller = PredictFootprint(config, layout, vocabulary, device, shrink);
-    if (!fits(smaller)) continue;
-    footprint = smaller;
-    return shrink;
-  }
-  return 1;
-}
-
 Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_t vocabulary,
                            const Device& device, int64_t shrink) {
   Rehearsal fullest;
@@ -150,7 +131,7 @@ absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t av
   std::string text = "not enough memory: " + who + " about " + FormatBytes(wanted) + " and " +
                      FormatBytes(available) + " are free. A rank: " + Describe(footprint) + ".";
   text += footprint.activations > footprint.total() / 2
-              ? " Lower train.micro_batch or set train.recompute"
+              ? " Lower train.micro_batch, or set train.recompute to auto"
               : " Spread the model over more hosts (parallel.expert, parallel.memory)";
   if (!device.is_cpu()) {
     text += ", or set device=cpu";

@@ -52,12 +52,4 @@ absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t av
 // CPU and 32,768 on a GPU, whose matrix products want many rows, divided by `shrink`.
 int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device,
                          int64_t shrink = 1);
-// The least of 1, 2, 4, ... by which micro-batches that nobody chose must shrink until
-// `ranks_on_host` ranks fit into what is `available` (CheckFits); 1 where that helps nothing or
-// train.micro_batch is stated. `footprint`: what is predicted without it on entry, with it on
-// return.
-int64_t ShrinkToFit(const RunConfig& config, const Layout& layout, int64_t vocabulary,
-                    const Device& device, int ranks_on_host, int64_t available,
-                    Footprint& footprint);
-
 }  // namespace mneme

@@ -9,6 +9,7 @@
 #include "data/corpus.h"
 #include "engine/device.h"
 #include "engine/machine.h"
+#include "engine/memory_fit.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"
 
@@ -128,13 +129,10 @@ std::string Forecaster::FirstThatFits(const Change& change) const {
     if (const auto footprint = Of(small); footprint.has_value() && Fits(*footprint))
       return small.Text();
   }
-  for (const char* part : {"mhc", "ffn", "attention", "all"}) {
-    Change again = small;
-    again.config.train.recompute = {part};
-    again.words.push_back(std::string("train.recompute=[") + part + "]");
-    if (const auto footprint = Of(again); footprint.has_value() && Fits(*footprint))
-      return again.Text();
-  }
+  small.config.train.recompute = {"all"};
+  small.words.push_back("train.recompute=[all]");
+  if (const auto footprint = Of(small); footprint.has_value() && Fits(*footprint))
+    return small.Text();
   return "";
 }
 
@@ -208,15 +206,18 @@ void Forecaster::Limits() {
 
 absl::Status Forecaster::Stages() {
   const int threads = options_.threads > 0 ? options_.threads : options_.ranks > 1 ? 1 : Threads();
+  const RunConfig saving = WithSavings(config_, forecast_.savings);
   for (const StageConfig& config : config_.stages) {
-    const int64_t wanted = WantedMicroBatch(config_.train, config.sequence_length, device_);
+    const int64_t wanted =
+        WantedMicroBatch(config_.train, config.sequence_length, device_, forecast_.savings.shrink);
     ASSIGN_OR_RETURN(const BatchPlan plan,
                      PlanBatch(config.batch_sequences, wanted, options_.ranks));
     if (const auto unmet = UnmetByUpdates(config_, plan, device_);
         unmet.has_value() && forecast_.layout.memory == 1) {
       unmet_.push_back(*unmet);
     }
-    const Rehearsal rehearsal = Rehearse(config_, config, forecast_.layout, vocabulary_, device_);
+    const Rehearsal rehearsal =
+        Rehearse(saving, config, forecast_.layout, vocabulary_, device_, forecast_.savings.shrink);
     StageForecast stage;
     stage.name = config.name;
     stage.steps = StageSteps(config);
@@ -256,11 +257,19 @@ absl::StatusOr<Forecast> Forecaster::Make() {
   forecast_.model = config_.model;
   forecast_.model.vocab_size = vocabulary_;
   forecast_.counts = Count(forecast_.model);
-  forecast_.footprint = PredictFootprint(config_, forecast_.layout, vocabulary_, device_);
   const int64_t per_host =
       std::min<int64_t>(options_.ranks, std::max<int64_t>(1, rates.ranks_per_host));
   forecast_.available = rates.memory > 0.0 ? static_cast<int64_t>(rates.memory - rates.reserved)
                                            : AvailableMemory() / options_.ranks;
+  // As a run would give way (engine/trainer.cc).
+  const int64_t way =
+      FirstWayThatFits(config_, forecast_.layout, vocabulary_, device_, 1, forecast_.available);
+  forecast_.savings = way == 0 ? NoSavings(config_)
+                               : WaysToSave(config_, forecast_.layout, vocabulary_,
+                                            device_)[static_cast<size_t>(way)];
+  forecast_.footprint =
+      PredictFootprint(config_, forecast_.savings, forecast_.layout, vocabulary_, device_);
+  if (way > 0) forecast_.warnings.push_back(Describe(config_, forecast_.savings, device_));
   RETURN_IF_ERROR(Stages());
   const double hosts = Real((options_.ranks + per_host - 1) / per_host);
   if (rates.disk > 0.0)

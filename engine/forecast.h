@@ -10,6 +10,7 @@
 #include "configs/device_rates.h"
 #include "configs/run.h"
 #include "engine/footprint.h"
+#include "engine/memory_fit.h"
 #include "engine/step_time.h"
 #include "models/count.h"
 
@@ -41,6 +42,7 @@ struct Forecast {
   DeviceRates device;
   ModelConfig model;  // with its vocabulary
   Counts counts;
+  Savings savings;  // what a run gives up where memory is short
   Footprint footprint;
   int64_t available = 0;  // bytes that a rank may take; -1: unknown
   int64_t checkpoint_bytes = 0;

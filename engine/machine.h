@@ -36,7 +36,7 @@ struct Model {
   std::unique_ptr<Stack> stack;
 };
 
-// Which parts train.recompute names.
+// Which parts train.recompute names; none where that is left to memory_fit.h.
 RecomputePlan RecomputeOf(const TrainConfig& train);
 // The run's precision as a dtype.
 DType PrecisionOf(const RunConfig& config);

@@ -18,6 +18,7 @@
 #include "engine/evaluate.h"
 #include "engine/footprint.h"
 #include "engine/machine.h"
+#include "engine/memory_fit.h"
 #include "engine/optimizer.h"
 #include "engine/rank_table.h"
 #include "engine/result.h"
@@ -79,7 +80,7 @@ class Trainer {
   std::optional<FolderLock> lock_;
   std::vector<Stage> stages_;
   Footprint footprint_;
-  int64_t shrink_ = 1;                     // of micro-batches that nobody chose
+  Savings savings_;                        // of what nobody chose
   std::vector<double> predicted_seconds_;  // of a step, by stage; empty without rates
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Model> model_;
@@ -133,7 +134,7 @@ absl::Status Trainer::CheckMicroBatches(const Device& device) const {
   return absl::OkStatus();
 }
 
-// Micro-batches that nobody chose give way before a run is refused; the ranks agree on how far.
+// What nobody chose gives way before a run is refused; the ranks agree on how far.
 absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
   const int64_t vocabulary = config_.model.vocab_size;
   int ranks = 1;
@@ -145,22 +146,15 @@ absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
   } else {
     available = GpuDriver()->info(device.index).free_bytes;
   }
-  footprint_ = PredictFootprint(config_, layout, vocabulary, device);
-  const int64_t shrink =
-      world_.Max(ShrinkToFit(config_, layout, vocabulary, device, ranks, available, footprint_));
-  if (shrink > 1) {
-    footprint_ = PredictFootprint(config_, layout, vocabulary, device, shrink);
-    const int64_t wanted = stages_.front().plan.micro;
-    for (Stage& stage : stages_) {
-      ASSIGN_OR_RETURN(stage.plan,
-                       PlanBatch(stage.config.batch_sequences,
-                                 WantedMicroBatch(config_.train, stage.length(), device, shrink),
-                                 world_.size()));
-    }
-    Say("memory is short: micro-batches of " + std::to_string(stages_.front().plan.micro) +
-        " sequences instead of " + std::to_string(wanted) + " (train.micro_batch sets them)");
+  const auto way = static_cast<size_t>(
+      world_.Max(FirstWayThatFits(config_, layout, vocabulary, device, ranks, available)));
+  savings_ = way == 0 ? NoSavings(config_) : WaysToSave(config_, layout, vocabulary, device)[way];
+  footprint_ = PredictFootprint(config_, savings_, layout, vocabulary, device);
+  for (Stage& stage : stages_) {
+    const int64_t wanted = WantedMicroBatch(config_.train, stage.length(), device, savings_.shrink);
+    ASSIGN_OR_RETURN(stage.plan, PlanBatch(stage.config.batch_sequences, wanted, world_.size()));
   }
-  shrink_ = shrink;
+  if (way > 0) Say(Describe(config_, savings_, device));
   return CheckFits(footprint_, ranks, available, device);
 }
 
@@ -181,7 +175,8 @@ absl::Status Trainer::Build() {
   RETURN_IF_ERROR(world_.Agree(FitDevice(device, *layout)));
   RETURN_IF_ERROR(CheckMicroBatches(device));
   if (first())
-    predicted_seconds_ = PredictStageSeconds(config_, *layout, *vocabulary, device, shrink_);
+    predicted_seconds_ = PredictStageSeconds(WithSavings(config_, savings_), *layout, *vocabulary,
+                                             device, savings_.shrink);
   if (first()) {
     Say(Banner(config_, Count(config_.model), *layout, stages_, footprint_, folder_,
                DescribeDevice(device)));
@@ -189,7 +184,8 @@ absl::Status Trainer::Build() {
 
   machine_ = std::make_unique<Machine>(world_, *layout, PrecisionOf(config_), device);
   TellRanks();
-  ASSIGN_OR_RETURN(model_, BuildModel(world_, *machine_, config_, meta_.vocabulary));
+  ASSIGN_OR_RETURN(model_,
+                   BuildModel(world_, *machine_, WithSavings(config_, savings_), meta_.vocabulary));
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
                                            config_.train.skip, model_->store, *model_->stack);
   return absl::OkStatus();

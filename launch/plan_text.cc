@@ -170,7 +170,7 @@ std::string PlanJson(const Forecast& f) {
   owners.emplace_back("state", f.footprint.state());
   owners.emplace_back("total", f.footprint.total());
   owners.emplace_back("available", f.available);
-  std::vector<std::string> stages, warnings;
+  std::vector<std::string> stages, warnings, recompute;
   for (const StageForecast& stage : f.stages) stages.push_back(StageJson(stage));
   for (const std::string& warning : f.warnings) warnings.push_back(JsonString(warning));
   json.Add("device", f.device.name).Add("ranks", f.layout.world);
@@ -178,6 +178,8 @@ std::string PlanJson(const Forecast& f) {
   json.AddRaw("parameters", parameters.Text()).AddRaw("bytes_per_rank", NamedJson(owners));
   json.AddRaw("stages", JsonArray(stages)).Add("checkpoint_bytes", f.checkpoint_bytes);
   json.Add("checkpoint_seconds", f.checkpoint_seconds).Add("hours", f.seconds / 3600.0);
+  for (const std::string& part : f.savings.recompute) recompute.push_back(JsonString(part));
+  json.AddRaw("recompute", JsonArray(recompute));
   json.Add("cost", f.cost).Add("breaks", f.breaks).Add("mend", f.mend);
   return json.AddRaw("warnings", JsonArray(warnings)).Text() + "\n";
 }

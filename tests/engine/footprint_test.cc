@@ -81,26 +81,6 @@ TEST(Footprint, NobodyAllocatesForAPrediction) {
   EXPECT_GT(footprint.total(), int64_t{40} << 30);
 }
 
-// Micro-batches that nobody chose give way to memory; those that somebody chose do not.
-TEST(Footprint, ShrinksMicroBatchesToFit) {
-  TempFolder temp;
-  RunConfig config = TinyRun(temp.path(), {"train.precision=f32"});
-  const Layout layout = *MakeLayout({}, 1);
-  const Footprint whole = PredictFootprint(config, layout, 258);
-  const int64_t room = whole.total() * 2 / 3;
-  Footprint fitted = whole;
-  const int64_t shrink = ShrinkToFit(config, layout, 258, {}, 1, room, fitted);
-  EXPECT_GE(shrink, 2);
-  EXPECT_LE(fitted.total(), room);
-  EXPECT_EQ(WantedMicroBatch(config.train, 384, {}, shrink),
-            std::max<int64_t>(1, WantedMicroBatch(config.train, 384, {}) / shrink));
-  fitted = whole;
-  EXPECT_EQ(ShrinkToFit(config, layout, 258, {}, 1, whole.total(), fitted), 1);
-  EXPECT_EQ(ShrinkToFit(config, layout, 258, {}, 1, 1000, fitted), 1);
-  config.train.micro_batch = 8;
-  EXPECT_EQ(ShrinkToFit(config, layout, 258, {}, 1, room, fitted), 1);
-}
-
 TEST(Footprint, SpreadingExpertsAndRowsShrinksARank) {
   TempFolder temp;
   RunConfig config = TinyRun(temp.path(), {"model.engram.table.store=resident"});

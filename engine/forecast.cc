@@ -179,11 +179,6 @@ void Forecaster::Limits() {
                               : "");
     if (options_.mend) forecast_.mend = SmallestChange();
   }
-  if (!device_.is_cpu() && options_.ranks > 1) {
-    forecast_.warnings.push_back(
-        "several ranks on GPUs are planned for, but this version of the "
-        "program runs one");
-  }
   const EngramConfig& engram = config_.model.engram;
   if (!device_.is_cpu() && !engram.blocks.empty() && engram.table.store != "resident") {
     forecast_.warnings.push_back("model.engram.table.store: " + engram.table.store +

@@ -9,7 +9,10 @@
 //
 // Roofline of the passes, 27B shape (T 32,768, K 6, D 2,560, F 1,536, bf16): combine 1.0 + 0.17 GB,
 // backward's pass 0.6 + 1.2 read, 1.2 + 0.6 written: 0.35 and 1.1 ms at 3.3 TB/s, beside 5.9
-// (forward) and 11.8 ms of products. Plan: 3.2 MB, three launches.
+// (forward) and 11.8 ms of products. Plan: 3.2 MB, three launches. Sweep (E 64, D 512, F 256): what
+// the kernels of forward must move is 0.49 GB (feed_forward_sm90.cu) and 0.24 GB (combine), 0.24 ms
+// at 3 TB/s; of backward 0.55 (SwiGLU's gradient in its product), 0.20 and 0.37 (gradients of
+// weights), 0.44 (dx) and 0.24 GB (combine), 0.60 ms: memory decides both.
 #include <algorithm>
 
 #include "kernels/gpu/device/reduce.cuh"
@@ -229,11 +232,13 @@ __global__ void __launch_bounds__(kPairWarps* kWarp)
   if (lane == 0) dweights[slot] = inner;
 }
 
-// dweights of a slot: its pair's parts of ⟨z, act⟩, or 0 where it has no pair.
+// dweights of a slot: its pair's parts of ⟨z, act⟩, or 0 where it has no pair. Zeroes `turns` too:
+// the gradients of weights, which come next, need that.
 __global__ void __launch_bounds__(kRowThreads)
     SumInnerKernel(const float* inner, const int32_t* place, int64_t slots, int64_t parts,
-                   float* dweights) {
+                   float* dweights, int64_t turn_count, int32_t* turns) {
   const int64_t slot = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
+  for (int64_t i = slot; i < turn_count; i += int64_t{gridDim.x} * kRowThreads) turns[i] = 0;
   if (slot >= slots) return;
   const int64_t pair = place[slot];
   float sum = 0;
@@ -302,16 +307,17 @@ Tensor Workspace(Stream& stream, DType dtype, int64_t rows, int64_t width) {
   return Tensor::Empty(stream, dtype, {rows, width}, MemoryTag::kWorkspace);
 }
 
-// z's product and PairGrad in one.
+// z's product and PairGrad in one; turns become zeros.
 void DownGrad(Stream& stream, const Tensor& dy, const Tensor& weights, const Tensor& w_down,
-              const ExpertsSaved& saved, Tensor& d_gate_up, Tensor& act, Tensor& dweights) {
+              const ExpertsSaved& saved, Tensor& d_gate_up, Tensor& act, Tensor& dweights,
+              Tensor& turns) {
   const int64_t slots = saved.order.elements(), parts = CeilDiv(act.dim(1), kInnerColumns);
   Tensor inner = Workspace(stream, DType::kF32, parts, slots);
   GroupedDownGrad(stream, dy, {&saved.order, weights.dim(1)}, w_down, saved.offsets, saved.gate_up,
                   weights, d_gate_up, act, inner);
   Launch(stream, SumInnerKernel, dim3(static_cast<unsigned>(CeilDiv(slots, kRowThreads))),
          kRowThreads, 0, Data<float>(inner), Data<int32_t>(saved.place), slots, parts,
-         Data<float>(dweights));
+         Data<float>(dweights), turns.elements(), Data<int32_t>(turns));
 }
 
 }  // namespace
@@ -327,15 +333,17 @@ void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tenso
   MakePlan(stream, experts, count, saved);
   saved.gate_up = Tensor::Empty(stream, x.dtype(), {capacity, 2 * width});
   Tensor rows = Workspace(stream, x.dtype(), capacity, hidden);
-  Tensor act = Workspace(stream, x.dtype(), capacity, width);
-  if (GroupedGathers(stream, {&w_gate_up, &w_down}, {&x})) {
-    const Gather by_plan{&saved.order, experts.dim(1)};
-    GroupedSwiGlu(stream, x, by_plan, w_gate_up, saved.offsets, saved.gate_up, act);
+  const bool gathers = GroupedGathers(stream, {&w_gate_up, &w_down}, {&x});
+  const Gather by_plan{&saved.order, experts.dim(1)};
+  if (gathers && width <= kFeedForwardWidth && count <= kFeedForwardGroups) {
+    GroupedFeedForward(stream, x, by_plan, w_gate_up, w_down, saved.offsets, saved.gate_up, rows);
   } else {
-    Spread(stream, x, saved.place, rows);
-    GroupedSwiGlu(stream, rows, {}, w_gate_up, saved.offsets, saved.gate_up, act);
+    Tensor act = Workspace(stream, x.dtype(), capacity, width);
+    if (!gathers) Spread(stream, x, saved.place, rows);
+    GroupedSwiGlu(stream, gathers ? x : rows, gathers ? by_plan : Gather{}, w_gate_up,
+                  saved.offsets, saved.gate_up, act);
+    GroupedMatmul(stream, act, w_down, Trans::kYes, saved.offsets, rows);
   }
-  GroupedMatmul(stream, act, w_down, Trans::kYes, saved.offsets, rows);
   Combine(stream, rows, weights, saved.place, addend, y);
 }
 
@@ -350,9 +358,12 @@ void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor
   if (hidden <= kFusedHidden &&
       GroupedGathers(stream, {&w_gate_up, &w_down, &d_w_gate_up, &d_w_down}, {&x, &dy})) {
     const Gather by_plan{&saved.order, weights.dim(1)};
-    DownGrad(stream, dy, weights, w_down, saved, d_gate_up, z, dweights);
-    GroupedWeightGrad(stream, dy, by_plan, z, {}, offsets, d_w_down);
-    GroupedWeightGrad(stream, d_gate_up, {}, x, by_plan, offsets, d_w_gate_up);
+    const int64_t of_down = GroupedTurns(d_w_down), of_up = GroupedTurns(d_w_gate_up);
+    Tensor turns = Workspace(stream, DType::kI32, 1, of_down + of_up).Flat(0, of_down + of_up);
+    Tensor turns_down = turns.Flat(0, of_down), turns_up = turns.Flat(of_down, of_down + of_up);
+    DownGrad(stream, dy, weights, w_down, saved, d_gate_up, z, dweights, turns);
+    GroupedWeightGrad(stream, dy, by_plan, z, {}, offsets, turns_down, d_w_down);
+    GroupedWeightGrad(stream, d_gate_up, {}, x, by_plan, offsets, turns_up, d_w_gate_up);
   } else {
     Spread(stream, dy, saved.place, rows);
     GroupedMatmul(stream, rows, w_down, Trans::kNo, offsets, z);

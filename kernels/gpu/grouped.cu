@@ -181,7 +181,7 @@ bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 bool OnHopper(Stream& stream, DType dtype, GroupedForm form, const GroupedProblem& p) {
   const bool serves = QueueOf(stream).hopper() && dtype == DType::kBf16 &&
                       GroupedSm90Takes(form, p) && Aligned(p.a) && Aligned(p.b) && Aligned(p.c) &&
-                      Aligned(p.act);
+                      Aligned(p.act) && Aligned(p.b2) && Aligned(p.out);
   if (serves) GroupedSm90(stream, form, GroupedSm90Pair(p), p);
   CHECK(serves || p.gather == GroupedGather::kNone);
   return serves;
@@ -230,10 +230,10 @@ bool GroupedGathers(Stream& stream, std::initializer_list<const Tensor*> weights
   });
 }
 
-void GroupedProduct(Stream& stream, const Tensor& a, Gather of_a, const Tensor& b, Trans tb,
-                    const Tensor& offsets, Tensor& c) {
+void GroupedMatmul(Stream& stream, const Tensor& a, const Tensor& b, Trans tb,
+                   const Tensor& offsets, Tensor& c) {
   const bool across = tb == Trans::kNo;
-  GroupedProblem p = ProblemOf(a, of_a, b, {}, offsets, c);
+  GroupedProblem p = ProblemOf(a, {}, b, {}, offsets, c);
   p.k = a.dim(1);
   p.n = c.dim(1);
   CHECK_EQ(b.shape(), across ? (Shape{p.groups, p.k, p.n}) : (Shape{p.groups, p.n, p.k}));
@@ -243,8 +243,9 @@ void GroupedProduct(Stream& stream, const Tensor& a, Gather of_a, const Tensor& 
 }
 
 void GroupedWeightGrad(Stream& stream, const Tensor& a, Gather of_a, const Tensor& b, Gather of_b,
-                       const Tensor& offsets, Tensor& dw) {
+                       const Tensor& offsets, Tensor& turns, Tensor& dw) {
   GroupedProblem p = ProblemOf(a, of_a, b, of_b, offsets, dw);
+  p.turns = Data<int32_t>(turns);
   p.m = a.dim(1);
   p.n = b.dim(1);
   CHECK_EQ(dw.shape(), (Shape{p.groups, p.m, p.n}));
@@ -257,6 +258,11 @@ void GroupedWeightGrad(Stream& stream, const Tensor& a, Gather of_a, const Tenso
     Launch(stream, WeightGradKernel<T>, grid, kThreads, 0, static_cast<const T*>(p.a),
            static_cast<const T*>(p.b), p.offsets, p.m, p.n, Data<float>(dw));
   });
+}
+
+// A place of a pair of blocks is 256 x 256 or 128 x 512: four halves of tiles each.
+int64_t GroupedTurns(const Tensor& dw) {
+  return dw.dim(0) * CeilDiv(dw.dim(1), 128) * CeilDiv(dw.dim(2), 256) * 4;
 }
 
 void GroupedSwiGlu(Stream& stream, const Tensor& a, Gather of_a, const Tensor& w,
@@ -276,6 +282,17 @@ void GroupedSwiGlu(Stream& stream, const Tensor& a, Gather of_a, const Tensor& w
   });
 }
 
+void GroupedFeedForward(Stream& stream, const Tensor& a, Gather of_a, const Tensor& w_gate_up,
+                        const Tensor& w_down, const Tensor& offsets, Tensor& gate_up, Tensor& out) {
+  GroupedProblem p = ProblemOf(a, of_a, w_gate_up, {}, offsets, gate_up);
+  p.k = a.dim(1);
+  p.n = w_down.dim(2);
+  p.b2 = w_down.raw();
+  p.out = out.raw();
+  if (p.rows == 0) return;
+  CHECK(OnHopper(stream, a.dtype(), GroupedForm::kFeedForward, p));
+}
+
 void GroupedDownGrad(Stream& stream, const Tensor& dy, Gather of_dy, const Tensor& w,
                      const Tensor& offsets, const Tensor& gate_up, const Tensor& weights,
                      Tensor& d_gate_up, Tensor& act, Tensor& inner) {
@@ -291,14 +308,10 @@ void GroupedDownGrad(Stream& stream, const Tensor& dy, Gather of_dy, const Tenso
   CHECK(OnHopper(stream, dy.dtype(), GroupedForm::kDownGrad, p));
 }
 
-void GroupedMatmul(Stream& stream, const Tensor& a, const Tensor& b, Trans tb,
-                   const Tensor& offsets, Tensor& c) {
-  GroupedProduct(stream, a, {}, b, tb, offsets, c);
-}
-
 void GroupedMatmulWeightGrad(Stream& stream, const Tensor& a, const Tensor& b,
                              const Tensor& offsets, Tensor& dw) {
-  GroupedWeightGrad(stream, a, {}, b, {}, offsets, dw);
+  Tensor none;
+  GroupedWeightGrad(stream, a, {}, b, {}, offsets, none, dw);
 }
 
 }  // namespace mneme::gpu

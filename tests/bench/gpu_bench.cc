@@ -86,7 +86,8 @@ class Bench {
     Attentions();
     Gated();
     Routing();
-    Routed();
+    Routed("", false);
+    Routed(" crowded", true);
     Grouped("up", 2 * n_.width, n_.hidden);
     Grouped("down", n_.hidden, n_.width);
     MoeLayer();
@@ -222,25 +223,27 @@ class Bench {
   }
 
   // Choices as a router at rest makes them: distinct within a token, uneven over the experts.
-  Tensor Choices() {
+  // crowded: as a model does in its first steps, where one expert has every token.
+  Tensor Choices(bool crowded) {
     std::vector<int64_t> chosen;
+    const int64_t crowd = crowded ? 1 : 0, others = n_.experts - crowd;
     for (int64_t t = 0; t < n_.tokens(); ++t) {
       const int64_t first =
           RandomInt(MakeKey(1, "first"), static_cast<uint64_t>(t),
-                    RandomInt(MakeKey(1, "most"), static_cast<uint64_t>(t), n_.experts) + 1);
+                    RandomInt(MakeKey(1, "most"), static_cast<uint64_t>(t), others) + 1);
       const int64_t stride =
-          1 + RandomInt(MakeKey(1, "stride"), static_cast<uint64_t>(t), n_.experts / n_.top_k);
+          1 + RandomInt(MakeKey(1, "stride"), static_cast<uint64_t>(t), others / n_.top_k);
       for (int64_t k = 0; k < n_.top_k; ++k) {
-        chosen.push_back((first + k * stride) % n_.experts);
+        chosen.push_back(k < crowd ? 0 : crowd + (first + k * stride) % others);
       }
     }
     return b_.Host(DType::kI32, {n_.tokens(), n_.top_k}, chosen);
   }
 
-  void Routed() {
-    if (!b_.WantsAny({"experts", "experts_grad"})) return;
+  void Routed(const std::string& deal, bool crowded) {
+    if (!b_.WantsAny({"experts" + deal, "experts_grad" + deal})) return;
     const int64_t t = n_.tokens(), e = n_.experts, f = n_.width, d = n_.hidden;
-    const Tensor chosen = Choices();
+    const Tensor chosen = Choices(crowded);
     Tensor x = b_.Normal(a_, {t, d}), y = b_.Empty(a_, {t, d}), dy = b_.Normal(a_, {t, d});
     Tensor dx = b_.Empty(a_, {t, d});
     Tensor weights = b_.Normal(kR, {t, n_.top_k}), dweights = b_.Empty(kR, weights.shape());
@@ -254,12 +257,15 @@ class Bench {
     };
     const double flop = 6 * D(t) * D(n_.top_k) * D(d) * D(f);
     forward();
-    b_.Line("experts", k_.experts, {Bytes({x, chosen, weights, up, down, y, saved.gate_up}), flop},
-            forward);
+    const auto backward = [&] {
+      k_.experts_grad(s_, dy, x, weights, up, down, saved, dx, dweights, dup, ddown);
+    };
+    b_.Line("experts" + deal, k_.experts,
+            {Bytes({x, chosen, weights, up, down, y, saved.gate_up}), flop}, forward);
     b_.Line(
-        "experts_grad", k_.experts_grad,
+        "experts_grad" + deal, k_.experts_grad,
         {Bytes({x, dy, weights, up, down, saved.gate_up, dx, dup, dup, ddown, ddown}), 2 * flop},
-        [&] { k_.experts_grad(s_, dy, x, weights, up, down, saved, dx, dweights, dup, ddown); });
+        backward);
   }
 
   // The experts' products alone, of rows that stand in order: dealt as peer_grouped.py deals them.

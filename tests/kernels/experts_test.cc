@@ -90,6 +90,18 @@ TEST(ExpertsTest, AnswersAllAtWidthsOfTheFastKernels) {
   check(some({300, 1032, 72, 4, 2}));
 }
 
+// More tiles than a GPU has multiprocessors, so that blocks go from tile to tile, and rows enough
+// for gradients of weights to be summed in parts.
+TEST(ExpertsTest, AnswersAllOfManyTiles) {
+  const Sizes s{20000, 64, 72, 5, 2};
+  const OpCase c = Feed(s, [s](int64_t row, int64_t k) {
+    const int64_t e = SomeExpert(s, row, k);
+    return row < 9000 && e == 3 ? -1 : e;
+  });
+  if (TestingGpu()) return CheckOp(c);
+  ExpectAgrees(c, CpuKernels(), DType::kF32, CpuKernels(), DType::kF64, c.tolerance);
+}
+
 // Runs of the plan in several blocks, all pairs of one warp on one expert.
 TEST(ExpertsTest, ManyTokensOnFewExperts) {
   const Sizes s{3000, 16, 8, 200, 4};

@@ -86,7 +86,7 @@ __device__ inline void Release(uint64_t& barrier) {
 // last of `groups` passes once before the first turn.
 __device__ inline void TakeTurn(int group) { NamedBarrier(1 + group, 256); }
 __device__ inline void PassTurn(int group, int groups) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(1 + (group + 1) % groups), "r"(256) : "memory");
+  NamedBarrierArrive(1 + (group + 1) % groups, 256);
 }
 
 // 2^x; 0 where that is below the smallest normal number. The library's exp2f takes three more

@@ -63,6 +63,10 @@ __device__ inline void BarrierWait(uint32_t barrier, uint32_t parity) {
 __device__ inline void NamedBarrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// The same, without waiting for the others.
+__device__ inline void NamedBarrierArrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 __device__ inline uint32_t ClusterRank() {
   uint32_t rank;
@@ -127,6 +131,21 @@ __device__ inline void StoresRead() {
 }
 
 __device__ inline void StoresDone() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// Turns at a place in memory: `turn` counts the parts that are there. Await returns when there are
+// `parts`, and what this thread adds by bulk copies comes after them; End says so, after
+// StoresDone, when this thread's has made it `parts`.
+__device__ inline void AwaitTurn(const int32_t* turn, int32_t parts) {
+  int32_t there;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(there) : "l"(turn) : "memory");
+  } while (there != parts);
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+__device__ inline void EndTurn(int32_t* turn, int32_t parts) {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(parts) : "memory");
+}
 
 // Orders this thread's ordinary accesses to shared memory before later bulk copies and products.
 __device__ inline void FenceAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -227,6 +246,28 @@ __device__ inline void LoadMatrices(uint32_t line, uint32_t (&m)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
                : "r"(line)
+               : "memory");
+}
+
+// Sixteen bytes of shared memory, by this thread.
+__device__ inline uint4 LoadUnit(uint32_t from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+
+// Has the second-level cache give up what an access moves before other data.
+__device__ inline uint64_t PassThroughCache() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline void StoreUnit(void* to, uint4 v, uint64_t policy) {
+  asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "r"(v.x),
+               "r"(v.y), "r"(v.z), "r"(v.w), "l"(policy)
                : "memory");
 }
 

@@ -4,7 +4,7 @@
 #
 #   tests/long/hundred_billion_rows.sh MNEME CORPUS OUTPUT [key=value]...
 #
-# CORPUS: a prepared corpus of 2 M ids or more over a vocabulary of 32,000 or more (tests/long/make_ids.py).
+# CORPUS: a prepared corpus of 2 M ids or more over a vocabulary of 32,000 or more (docs/corpus.md).
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 mneme=$(realpath "$1") corpus=$(realpath "$2") output=$3; shift 3

@@ -289,7 +289,7 @@ def build(a):
         raise RecipeError(f"{output}: holds something else already; name another folder, or remove it")
 
     chosen = [] if a.text else choose(pk.read_table(), a.classes, a.without)
-    locks = [pk.locked(folder) for folder in (output, work)]
+    locks = [pk.locked(folder) for folder in ([output] if a.text else [output, work])]
     if a.text:
         sides = own_sides(a.text, a.text_field, a.held_out)
     else:

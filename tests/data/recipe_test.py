@@ -130,6 +130,13 @@ class Fetching(Place):
         self.assertIn(package.sha256, str(raised.exception))
         self.assertEqual(list((self.folder / "cache").iterdir()), [])
 
+    def test_one_at_a_time_works_in_a_folder(self):
+        lock = packages.locked(self.folder / "cache")
+        with self.assertRaisesRegex(RecipeError, "cache: another corpus.py is working there"):
+            packages.locked(self.folder / "cache")
+        lock.close()
+        packages.locked(self.folder / "cache").close()
+
     def test_an_unknown_package_is_told(self):
         package = dataclasses.replace(self.package("novel", {"usr/a.html": "<p>x"}), name="romance")
         with self.assertRaisesRegex(RecipeError, "apt knows no package romance; run `apt-get update`"):

@@ -72,7 +72,7 @@ Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_
   Rehearsal fullest;
   for (const StageConfig& stage : config.stages) {
     Rehearsal rehearsal = Rehearse(config, stage, layout, vocabulary, device, shrink);
-    if (rehearsal.peak > fullest.peak) fullest = rehearsal;
+    if (rehearsal.taken > fullest.taken) fullest = rehearsal;
   }
   const auto of = [&](MemoryTag tag) { return fullest.bytes[static_cast<size_t>(tag)]; };
   Footprint f;
@@ -86,6 +86,7 @@ Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_
   f.exchange = of(MemoryTag::kExchange);
   f.workspace = of(MemoryTag::kWorkspace);
   f.other = of(MemoryTag::kOther);
+  f.kept = fullest.taken - fullest.peak;
   return f;
 }
 
@@ -110,7 +111,8 @@ std::string Describe(const Footprint& f) {
          ", optimizer " + FormatBytes(f.optimizer) + tables + ", activations " +
          FormatBytes(f.activations) + ", exchange " + FormatBytes(f.exchange) + ", workspace " +
          FormatBytes(f.workspace) + ", other " + FormatBytes(f.other) + "; together " +
-         FormatBytes(f.total()) + " a rank";
+         FormatBytes(f.total()) + " a rank" +
+         (f.kept > 0 ? ", and " + FormatBytes(f.kept) + " in freed blocks" : "");
 }
 
 int64_t AvailableMemory() {
@@ -123,7 +125,7 @@ int64_t AvailableMemory() {
 
 absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t available,
                        const Device& device) {
-  const int64_t wanted = footprint.total() * ranks_on_host;
+  const int64_t wanted = footprint.needs() * ranks_on_host;
   if (available < 0 || wanted <= available) return absl::OkStatus();
   const std::string who = device.is_cpu()
                               ? std::to_string(ranks_on_host) + " ranks on this host need"

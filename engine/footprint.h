@@ -22,10 +22,13 @@ struct Footprint {
   int64_t exchange = 0;      // on the way between ranks, and between tables and tokens
   int64_t workspace = 0;     // scratch of ops
   int64_t other = 0;         // ids, maps, counts
+  int64_t kept = 0;          // freed blocks that wait for requests of their size, beside the sum
 
   int64_t total() const {
     return parameters + gradients + optimizer + tables + activations + exchange + workspace + other;
   }
+  // What the device must have.
+  int64_t needs() const { return total() + kept; }
   // What stays when no step runs.
   int64_t state() const { return parameters + gradients + optimizer + tables; }
 };

@@ -89,7 +89,7 @@ class Forecaster {
   };
   std::optional<Footprint> Of(const Change& change) const;
   bool Fits(const Footprint& footprint) const {
-    return forecast_.available < 0 || footprint.total() <= forecast_.available;
+    return forecast_.available < 0 || footprint.needs() <= forecast_.available;
   }
   // `change`, and what activations can give: smaller micro-batches, then recomputation.
   std::string FirstThatFits(const Change& change) const;
@@ -172,7 +172,7 @@ void Forecaster::Limits() {
     forecast_.mend = Join(words, " ");
   } else if (!Fits(footprint)) {
     const bool state = footprint.state() > forecast_.available;
-    forecast_.breaks = "memory: a rank needs " + FormatBytes(footprint.total()) + " and has " +
+    forecast_.breaks = "memory: a rank needs " + FormatBytes(footprint.needs()) + " and has " +
                        FormatBytes(forecast_.available) +
                        (state ? "; weights, gradients, moments and rows alone are " +
                                     FormatBytes(footprint.state())

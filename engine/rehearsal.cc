@@ -91,6 +91,7 @@ class DryRun {
     }
     if (!stack_->tables().empty()) out.checkpoint_bytes += 3 * size * Count(config_.model).tables;
     out.peak = allocator_.total().peak;
+    out.taken = std::max(out.peak, allocator_.taken());
     for (int tag = 0; tag < kMemoryTags; ++tag)
       out.bytes[static_cast<size_t>(tag)] = allocator_.use(static_cast<MemoryTag>(tag)).then;
   }

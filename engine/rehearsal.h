@@ -23,6 +23,7 @@ struct SentBytes {
 struct Rehearsal {
   std::array<int64_t, kMemoryTags> bytes{};  // by owner, when their sum is the largest
   int64_t peak = 0;                          // that sum
+  int64_t taken = 0;                         // with freed blocks that the pool keeps
   // What a rank computes.
   std::array<WorkDone, kWorks> forward_backward{};
   std::array<WorkDone, kWorks> update{};

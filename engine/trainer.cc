@@ -36,6 +36,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Of a GPU, taken after its memory was looked at: code and scratch of libraries; what NCCL keeps
+// for its groups.
+constexpr int64_t kLibraries = int64_t{256} << 20;
+constexpr int64_t kCommunicators = int64_t{1} << 30;
+
 // A run from its folder to its result. Every method but the constructor is collective and returns
 // the same status on every rank.
 class Trainer {
@@ -144,7 +149,8 @@ absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
     ranks = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
     available = AvailableMemory();
   } else {
-    available = GpuDriver()->info(device.index).free_bytes;
+    available = GpuDriver()->info(device.index).free_bytes - kLibraries -
+                (world_.size() > 1 ? kCommunicators : 0);
   }
   const auto way = static_cast<size_t>(
       world_.Max(FirstWayThatFits(config_, layout, vocabulary, device, ranks, available)));
@@ -367,6 +373,8 @@ absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
     report.more.emplace_back("stage", static_cast<double>(position_.stage));
     report.more.emplace_back("memory/peak_bytes",
                              static_cast<double>(machine_->allocator.total().peak));
+    report.more.emplace_back("memory/taken_bytes",
+                             static_cast<double>(machine_->allocator.taken()));
     seconds_ += report.seconds;
     step_seconds_.push_back(report.seconds);
     tokens_here_ += stage.plan.sequences * stage.length();

@@ -66,7 +66,7 @@ std::string FootprintJson(const Footprint& footprint) {
   json.Add("optimizer", footprint.optimizer).Add("tables", footprint.tables);
   json.Add("activations", footprint.activations).Add("exchange", footprint.exchange);
   json.Add("workspace", footprint.workspace).Add("other", footprint.other);
-  return json.Add("total", footprint.total()).Text();
+  return json.Add("kept", footprint.kept).Add("total", footprint.needs()).Text();
 }
 
 std::string StageText(const StageConfig& stage, size_t i, int ranks) {

@@ -55,7 +55,8 @@ Named Owners(const Footprint& f) {
   return {{"weights", f.parameters},      {"gradients", f.gradients},
           {"moments", f.optimizer},       {"tables", f.tables},
           {"activations", f.activations}, {"exchange", f.exchange},
-          {"workspace", f.workspace},     {"other", f.other}};
+          {"workspace", f.workspace},     {"other", f.other},
+          {"freed blocks", f.kept}};
 }
 
 std::string ParametersText(const Forecast& f) {
@@ -85,7 +86,7 @@ std::string MemoryText(const RunConfig& config, const Forecast& f) {
   if (f.available >= 0) note = "of " + FormatBytes(f.available) + " of " + f.device.name;
   if (f.available >= 0 && reserved > 0)
     note += "; its driver and libraries keep " + FormatBytes(reserved);
-  return out + Line("together", FormatBytes(f.footprint.total()), note);
+  return out + Line("together", FormatBytes(f.footprint.needs()), note);
 }
 
 std::string StageText(const Forecast& f, const StageForecast& s) {
@@ -168,7 +169,7 @@ std::string PlanJson(const Forecast& f) {
   parameters.AddRaw("groups", NamedJson(Groups(c)));
   Named owners = Owners(f.footprint);
   owners.emplace_back("state", f.footprint.state());
-  owners.emplace_back("total", f.footprint.total());
+  owners.emplace_back("total", f.footprint.needs());
   owners.emplace_back("available", f.available);
   std::vector<std::string> stages, warnings, recompute;
   for (const StageForecast& stage : f.stages) stages.push_back(StageJson(stage));

@@ -51,6 +51,7 @@ void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
       return block;
     }
     ++driver_allocations_;
+    driver_bytes_ += size;
   }
   block = driver_.allocate(device_.index, size);
   if (block == nullptr) {
@@ -73,6 +74,7 @@ void Allocator::Free(void* block, int64_t bytes, MemoryTag tag) {
 
 void Allocator::Account(int64_t bytes_delta, MemoryTag tag) {
   std::lock_guard<std::mutex> lock(mutex_);
+  accounted_ += bytes_delta;
   AccountLocked(bytes_delta, tag);
 }
 
@@ -102,6 +104,11 @@ int64_t Allocator::driver_allocations() const {
   return driver_allocations_;
 }
 
+int64_t Allocator::taken() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return driver_bytes_ + accounted_;
+}
+
 std::string Allocator::Report() const {
   std::lock_guard<std::mutex> lock(mutex_);
   std::string out = "memory on " + device_.Name() + " (MiB):       now      peak\n";
@@ -114,6 +121,9 @@ std::string Allocator::Report() const {
     if (use_[i].peak > 0) add(Name(static_cast<MemoryTag>(i)), use_[i]);
   }
   add("total", total_);
+  std::snprintf(line, sizeof line, "  %-20s %10.1f\n", "taken from device",
+                Mib(driver_bytes_ + accounted_));
+  out += line;
   return out;
 }
 

@@ -55,7 +55,10 @@ class Allocator {
   MemoryUse use(MemoryTag tag) const;
   MemoryUse total() const;
   int64_t driver_allocations() const;  // how many requests the pool could not serve from its blocks
-  std::string Report() const;          // a line a tag
+  // What the device has given: blocks in use, freed blocks that wait for requests of their size,
+  // and what is accounted beside the pool.
+  int64_t taken() const;
+  std::string Report() const;  // a line a tag
   const Device& device() const { return device_; }
 
  private:
@@ -69,6 +72,8 @@ class Allocator {
   MemoryUse use_[kMemoryTags];
   MemoryUse total_;
   int64_t driver_allocations_ = 0;
+  int64_t driver_bytes_ = 0;  // of blocks, in use or free
+  int64_t accounted_ = 0;     // beside the pool
 };
 
 }  // namespace mneme

@@ -12,6 +12,7 @@ namespace {
 // What the pool counted as the most of a run, and what was predicted for it.
 struct Peaks {
   double measured = 0.0, predicted = 0.0;
+  double taken = 0.0, needs = 0.0;  // with freed blocks
 };
 
 Peaks PeaksOf(int ranks, const std::vector<std::string>& overrides) {
@@ -26,11 +27,14 @@ Peaks PeaksOf(int ranks, const std::vector<std::string>& overrides) {
   for (const StepReport& step : outcome.steps) {
     for (const auto& [name, value] : step.more) {
       if (name == "memory/peak_bytes") peaks.measured = std::max(peaks.measured, value);
+      if (name == "memory/taken_bytes") peaks.taken = std::max(peaks.taken, value);
     }
   }
   const auto layout = MakeLayout(config.parallel, ranks);
   const int64_t vocabulary = config.model.vocab_size > 0 ? config.model.vocab_size : 258;
-  peaks.predicted = static_cast<double>(PredictFootprint(config, *layout, vocabulary).total());
+  const Footprint footprint = PredictFootprint(config, *layout, vocabulary);
+  peaks.predicted = static_cast<double>(footprint.total());
+  peaks.needs = static_cast<double>(footprint.needs());
   return peaks;
 }
 
@@ -59,6 +63,8 @@ TEST(Footprint, PredictsTheMostOfARun) {
     const Peaks peaks = PeaksOf(1, run);
     EXPECT_NEAR(peaks.predicted / peaks.measured, 1.0, 0.05)
         << (run.empty() ? "as it is" : run.front()) << ": " << peaks.measured;
+    EXPECT_NEAR(peaks.needs / peaks.taken, 1.0, 0.05)
+        << (run.empty() ? "as it is" : run.front()) << ": " << peaks.taken << " taken";
   }
 }
 

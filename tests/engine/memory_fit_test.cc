@@ -26,7 +26,7 @@ class MemoryFit : public ::testing::Test {
     return TinyRun(temp_.path(), all);
   }
   int64_t Needs(const RunConfig& config, const Savings& savings) {
-    return PredictFootprint(config, savings, layout_, kVocabulary, {}).total();
+    return PredictFootprint(config, savings, layout_, kVocabulary, {}).needs();
   }
   std::vector<Savings> Ways(const RunConfig& config) {
     return WaysToSave(config, layout_, kVocabulary, {});
@@ -88,7 +88,7 @@ TEST_F(MemoryFit, KeepsWhatTheRunStates) {
   for (const Savings& way : ways) EXPECT_EQ(way.recompute, std::vector<std::string>{"ffn"});
   const RunConfig both = Run({"train.micro_batch=8", "train.recompute=[]"});
   EXPECT_EQ(Ways(both).size(), 1u);
-  EXPECT_EQ(Needs(both, NoSavings(both)), PredictFootprint(both, layout_, kVocabulary).total());
+  EXPECT_EQ(Needs(both, NoSavings(both)), PredictFootprint(both, layout_, kVocabulary).needs());
 }
 
 TEST_F(MemoryFit, SaysWhatIsGivenUp) {

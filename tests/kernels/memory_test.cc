@@ -40,6 +40,23 @@ TEST(AllocatorTest, UseIsKeptByTagWithItsPeak) {
   EXPECT_EQ(allocator.Report().find("gradients"), std::string::npos);
 }
 
+// A freed block serves requests of its own size only: what is taken does not fall, and may be more
+// than was ever live.
+TEST(AllocatorTest, TakenCountsFreedBlocks) {
+  Allocator allocator{Device{}};
+  allocator.Free(allocator.Allocate(1 << 20, MemoryTag::kWorkspace), 1 << 20,
+                 MemoryTag::kWorkspace);
+  allocator.Free(allocator.Allocate(2 << 20, MemoryTag::kWorkspace), 2 << 20,
+                 MemoryTag::kWorkspace);
+  EXPECT_EQ(allocator.total().peak, 2 << 20);
+  EXPECT_EQ(allocator.taken(), 3 << 20);
+  allocator.Account(1000, MemoryTag::kTables);
+  EXPECT_EQ(allocator.taken(), (3 << 20) + 1000);
+  allocator.Free(allocator.Allocate(1 << 20, MemoryTag::kOther), 1 << 20, MemoryTag::kOther);
+  EXPECT_EQ(allocator.taken(), (3 << 20) + 1000);
+  allocator.Account(-1000, MemoryTag::kTables);
+}
+
 TEST(AllocatorTest, NothingIsLegal) {
   Allocator allocator{Device{}};
   void* block = allocator.Allocate(0, MemoryTag::kOther);

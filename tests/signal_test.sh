@@ -19,7 +19,7 @@ model:
   mla: {heads: 2, kv_lora_rank: 16, qk_nope: 8, qk_rope: 4, v_head: 8}
   moe: {experts: 4, shared: 1, top_k: 2, expert_width: 12}
 data: {train: corpus}
-train: {steps: 100000, sequence_length: 32, batch_sequences: 4, log_every: 1, keep_last: 0}
+train: {steps: 100000000, sequence_length: 32, batch_sequences: 4, log_every: 1, keep_last: 0}
 run: {dir: run}
 YAML
 wait_for() { for _ in $(seq 600); do if eval "$1"; then return; fi; sleep 0.1; done; fail "waited in vain for: $1"; }

@@ -12,7 +12,7 @@ namespace {
 
 // The config without what no plan depends on.
 std::string PlannedText(RunConfig config) {
-  config.train.seed = config.data.seed = 0;
+  config.train.seed = config.data.seed = config.model.engram.hash_seed = 0;
   for (StageConfig& stage : config.stages) stage.data.seed = 0;
   return DumpConfig(config);
 }

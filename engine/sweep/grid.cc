@@ -97,6 +97,7 @@ std::vector<std::string> OverridesOf(const SweepConfig& sweep, const Values& val
     if (name == "seed") {
       overrides.push_back("train.seed=" + value);
       overrides.push_back("data.seed=" + value);
+      overrides.push_back("model.engram.hash_seed=" + value);
     } else if (name == "table") {
       overrides.push_back("model.engram.vocab_size=" + value);
     } else if (name == "placement") {

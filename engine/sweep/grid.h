@@ -39,10 +39,10 @@ struct SweepGrid {
 //              cells of one rho axis equal in parameters and FLOPs. The base is the model at rho 1
 //              with the geometry of a memory; tables of two rows, the least that a config may say,
 //              are none
-//   seed       train.seed and data.seed: cells of one seed share data order and initial values
+//   seed       train.seed, data.seed and model.engram.hash_seed: cells of one seed share data
+//              order, initial values and hash
 //   budget     training FLOPs, 6 · active parameters · tokens as the paper counts: sets
-//   train.steps,
-//              the same for all rho
+//              train.steps, the same for all rho
 //   table      model.engram.vocab_size; placement: model.engram.blocks
 //   ablation   reference, single_fusion, no_compression, no_gate, four_grams, no_convolution
 //              (arXiv 2601.07372, section 6.2)

@@ -103,9 +103,10 @@ TEST_F(Grid, MakesEqualCellsOfRhoAndSeedWithSeedsOutermost) {
   EXPECT_NEAR(static_cast<double>(half.counts.total_paper()),
               static_cast<double>(whole.counts.total_paper()), 350.0);
   EXPECT_NEAR(half.flops_per_token / whole.flops_per_token, 1.0, 0.01);
-  // Cells of one seed see the same data in the same order and start alike.
+  // Cells of one seed see the same data in the same order, start alike and hash alike.
   EXPECT_EQ(half.config.data.seed, 3);
   EXPECT_EQ(half.config.train.seed, 3);
+  EXPECT_EQ(half.config.model.engram.hash_seed, 3);
   EXPECT_EQ(half.config.model.vocab_size, 0) << "the vocabulary still comes from the data";
   const auto json = nlohmann::json::parse(GridJson(sweep_, grid, PlanCells(sweep_, grid).value()));
   EXPECT_EQ(json["cells"][1]["parameters"]["total"], half.counts.total_without_vocab());

@@ -14,8 +14,9 @@
 namespace mneme {
 namespace {
 
-// More micro-batches than that repeat themselves, and their work is scaled. A table on a device
-// keeps the gradients of all, one on the host sums them up; without either two are like many.
+// More micro-batches than that repeat themselves, and their work is scaled. A table whole on a
+// device keeps the gradients of all, one on the host sums them up; without either two are like
+// many, and a table spread over devices is told of the others.
 constexpr int64_t kMostWithTables = 64;
 constexpr int64_t kMostWithout = 2;
 
@@ -64,11 +65,16 @@ class DryRun {
     Tensor report = Other(DType::kF64, kStepReportScalars);
     Tensor losses = sums.Flat(kSumLosses, kSumLosses + 1);
     Mark();
-    for (int64_t i = 0; i < batches; ++i) {
+    const auto batch = [&](int64_t i) {
       const int64_t begin = i * plan.micro * length;
       const auto part = [&](int n) { return ids[n].Flat(begin, begin + plan.micro * length); };
-      const MicroBatch batch = {plan.micro, length, part(0), part(1), part(2), part(3), documents};
-      stack_->TrainStep(context_, batch, scale_of[0], scale_of[1], losses, scale_of[2]);
+      return MicroBatch{plan.micro, length, part(0), part(1), part(2), part(3), documents};
+    };
+    stack_->Announce(context_, batch(0));
+    for (int64_t i = 0; i < batches; ++i) {
+      if (i + 1 < batches) stack_->Announce(context_, batch(i + 1));
+      stack_->TrainStep(context_, batch(i), scale_of[0], scale_of[1], losses, scale_of[2]);
+      if (i == 0) SkipOn(plan.accumulation - batches);
     }
     Take(scale, out.forward_backward);
     const SentBytes before = sent_;
@@ -97,6 +103,13 @@ class DryRun {
   }
 
  private:
+  // What the other micro-batches leave in spread tables, from before the last one on.
+  void SkipOn(int64_t micro_batches) {
+    for (RowExchange* table : stack_->tables()) {
+      if (auto* dry = dynamic_cast<DryTable*>(table)) dry->Skip(stream_, micro_batches);
+    }
+  }
+
   static double Real(int64_t n) { return static_cast<double>(n); }
   Tensor Other(DType dtype, int64_t n) {
     return Tensor::Empty(stream_, dtype, {n}, MemoryTag::kOther);

@@ -130,7 +130,9 @@ void Stepper::ForwardBackward() {
   Zero(stream, sums_);
   Tensor losses = sums_.Flat(kSumLosses, kSumLosses + 1);
   Tensor balance = sums_.Flat(kSumBalance, kSumBalance + 1);
+  stack_.Announce(context_, staging_.Batch(0));
   for (int64_t i = 0; i < stage_.plan.accumulation; ++i) {
+    if (i + 1 < stage_.plan.accumulation) stack_.Announce(context_, staging_.Batch(i + 1));
     Zero(stream, balance_sum_);
     stack_.TrainStep(context_, staging_.Batch(i), loss_scale_, balance_scale_, losses,
                      balance_sum_);

@@ -67,9 +67,16 @@ int64_t Engram::Dilation() const {
                                   : *std::max_element(config.orders.begin(), config.orders.end());
 }
 
+RowQuery Engram::Query(const MicroBatch& batch) const {
+  return {hash, batch.tokens, canonical, batch.length, batch.doc_start};
+}
+
+void Engram::Announce(Context& c, const MicroBatch& batch) const {
+  rows->Announce(c.stream, Query(batch));
+}
+
 Pending<FetchedRows> Engram::Fetch(Context& c, const MicroBatch& batch) const {
-  return rows->Fetch(c.stream, {hash, batch.tokens, canonical, batch.length, batch.doc_start},
-                     c.dtype);
+  return rows->Fetch(c.stream, Query(batch), c.dtype);
 }
 
 void Engram::ForwardGate(Context& c, const Tensor& x, Saved& note) const {

@@ -55,6 +55,8 @@ struct Engram {
   static Engram Declare(ParameterStore& store, const std::string& prefix, const ModelConfig& model,
                         NgramHash hash, Tensor canonical, std::shared_ptr<RowExchange> rows);
 
+  // Tells the exchange of a micro-batch that will be fetched. Collective.
+  void Announce(Context& c, const MicroBatch& batch) const;
   // Starts the rows of a micro-batch on their way. They depend on token ids only. Collective.
   Pending<FetchedRows> Fetch(Context& c, const MicroBatch& batch) const;
 
@@ -66,6 +68,7 @@ struct Engram {
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
 
  private:
+  RowQuery Query(const MicroBatch& batch) const;
   bool gated() const { return config.gate.branches != "none"; }
   GateOptions Gate() const;
   int64_t Dilation() const;

@@ -219,6 +219,12 @@ void Stack::SetPositions(Context& context, int64_t length, const YarnConfig& yar
   state_->rotary = MakeRotary(context, length, state_->config.mla, yarn);
 }
 
+void Stack::Announce(Context& context, const MicroBatch& batch) {
+  for (const Block& block : state_->blocks) {
+    if (block.engram.has_value()) block.engram->Announce(context, batch);
+  }
+}
+
 void Stack::TrainStep(Context& context, const MicroBatch& batch, const Tensor& loss_scale,
                       const Tensor& balance_scale, Tensor& loss_sum, Tensor& balance_sum) {
   Pass pass = state_->MakePass(batch);

@@ -47,6 +47,9 @@ class Stack {
   // first step of a stage.
   void SetPositions(Context& context, int64_t length, const YarnConfig& yarn);
 
+  // A micro-batch that TrainStep will be given, told one ahead: its rows can be counted while the
+  // one before it computes. In the order of the steps; optional. Collective.
+  void Announce(Context& context, const MicroBatch& batch);
   // One micro-batch: loss and gradients. loss_scale [1] = 1 / counted targets of the global batch;
   // balance_scale [1] = weight / sequences of the global batch. Adds Σ losses to loss_sum (f64
   // [1]) and the scaled balance loss to balance_sum (accurate [1]); adds into gradients, router

@@ -49,6 +49,9 @@ class Comm {
   // A new group of the members with equal `color`, ordered by (key, rank). `axis` is its name.
   virtual std::unique_ptr<Comm> Split(int color, int key, Axis axis) = 0;
 
+  // While it lives, this rank shows that its host waits for queued calls, and so for other members
+  // (pulse.h). Where calls return when they are done there is nothing to show.
+  virtual InFlight Waiting(Collective, int64_t) const { return {nullptr, {}}; }
   // Whether calls are queued on the stream and read nothing from the host, so that a recording
   // (kernels/core/graph.h) may hold them. ExchangeCounts never is.
   virtual bool queues() const { return false; }

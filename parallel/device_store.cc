@@ -1,5 +1,6 @@
 #include "parallel/device_store.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,8 @@ namespace mneme {
 namespace {
 
 constexpr int64_t kMarks = 32;  // in a word
+// First values of a spread table are drawn with those of other ranks, so many rows at once.
+constexpr int64_t kDrawnRows = 1 << 16;
 
 // A tensor in the stream's device: itself, or a copy of host memory.
 Tensor There(Stream& stream, const Tensor& x) {
@@ -21,52 +24,96 @@ Tensor There(Stream& stream, const Tensor& x) {
   return there;
 }
 
-absl::Status CheckDeviceFits(Stream& stream, const RowTableSpec& spec) {
+absl::Status CheckDeviceFits(Stream& stream, const RowTableSpec& spec, const RowShare& share) {
   if (stream.device().is_cpu()) return absl::OkStatus();
   const GpuInfo info = stream.driver().info(stream.device().index);
-  if (ResidentBytes(spec, RowShare{}) <= static_cast<double>(info.free_bytes)) {
-    return absl::OkStatus();
-  }
+  const double needed = ResidentBytes(spec, share);
+  if (needed <= static_cast<double>(info.free_bytes)) return absl::OkStatus();
   const auto gib = [](double bytes) { return std::to_string(bytes / (1 << 30)) + " GiB"; };
   return absl::ResourceExhaustedError(
-      spec.name + ": " + std::to_string(spec.rows) + " rows of " + std::to_string(spec.width) +
-      " values and their moments need " + gib(ResidentBytes(spec, RowShare{})) + ", but " +
+      spec.name + ": " + std::to_string(ResidentRows(spec, share).kept) + " rows of " +
+      std::to_string(spec.width) + " values and their moments need " + gib(needed) + ", but " +
       stream.device().Name() + " has " + gib(static_cast<double>(info.free_bytes)) +
-      " left; make the table smaller (model.engram.vocab_size) or run on the CPU (device: cpu)");
+      " left; spread the table over more ranks (parallel.memory), make it smaller "
+      "(model.engram.vocab_size) or run on the CPU (device: cpu)");
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceStore>> DeviceStore::Make(Stream& stream,
                                                                const Kernels& kernels,
-                                                               RowTableSpec spec, bool first) {
-  RETURN_IF_ERROR(CheckDeviceFits(stream, spec));
-  return std::unique_ptr<DeviceStore>(new DeviceStore(stream, kernels, std::move(spec), first));
+                                                               RowTableSpec spec, bool first,
+                                                               int64_t phase, int64_t stride) {
+  RowShare share;
+  share.phase = phase;
+  share.stride = stride;
+  RETURN_IF_ERROR(CheckDeviceFits(stream, spec, share));
+  return std::unique_ptr<DeviceStore>(
+      new DeviceStore(stream, kernels, std::move(spec), share, first));
 }
 
-DeviceStore::DeviceStore(Stream& stream, const Kernels& kernels, RowTableSpec spec, bool first)
-    : RowStore(stream.allocator(), std::move(spec), RowShare{}),
+DeviceStore::DeviceStore(Stream& stream, const Kernels& kernels, RowTableSpec spec, RowShare share,
+                         bool first)
+    : RowStore(stream.allocator(), std::move(spec), share),
       stream_(stream),
       kernels_(kernels),
       first_(first),
-      listed_(spec_.rows) {
-  CHECK(spec_.rows > 0 && spec_.width > 0);
-  const Shape shape = {spec_.rows, spec_.width};
+      rows_(ResidentRows(spec_, share_).kept),
+      listed_(rows_) {
+  CHECK(rows_ > 0 && spec_.width > 0);
+  const Shape shape = {rows_, spec_.width};
   values_ = Tensor::Empty(stream, spec_.dtype, shape, MemoryTag::kTables);
   m_ = Tensor::Zeros(stream, spec_.dtype, shape, MemoryTag::kOptimizer);
   v_ = Tensor::Zeros(stream, spec_.dtype, shape, MemoryTag::kOptimizer);
-  const int64_t words = (spec_.rows + kMarks - 1) / kMarks;
+  const int64_t words = (rows_ + kMarks - 1) / kMarks;
   marks_ = Tensor::Zeros(stream, DType::kI32, {words}, MemoryTag::kTables);
-  kernels.normal_rows(stream, spec_.init.key, 0, spec_.init.std, values_);
+  DrawFirstValues(stream);
   // A decay moves rows that never had a gradient too.
   if (!spec_.dense_adam || spec_.adam.decay == 0) return;
   std::vector<uint32_t> all(static_cast<size_t>(words), ~uint32_t{0});
-  if (spec_.rows % kMarks != 0) all.back() = (uint32_t{1} << (spec_.rows % kMarks)) - 1;
+  if (rows_ % kMarks != 0) all.back() = (uint32_t{1} << (rows_ % kMarks)) - 1;
   Upload(stream, all.data(), marks_.bytes(), marks_);
 }
 
+// Where the table is spread: of neighbouring rows every stride-th is picked out.
+void DeviceStore::DrawFirstValues(Stream& stream) {
+  const RowInit& init = spec_.init;
+  if (share_.stride == 1) return kernels_.normal_rows(stream, init.key, 0, init.std, values_);
+  const int64_t most = std::clamp<int64_t>(kDrawnRows / share_.stride, 1, rows_);
+  std::vector<int64_t> wanted;
+  for (int64_t i = 0; i < most; ++i) wanted.push_back(share_.row(i));
+  Tensor places = Tensor::Empty(stream, DType::kI64, {most}, MemoryTag::kWorkspace);
+  Upload(stream, wanted.data(), places.bytes(), places);
+  Tensor drawn = Tensor::Empty(stream, spec_.dtype, {most * share_.stride, spec_.width},
+                               MemoryTag::kWorkspace);
+  for (int64_t begin = 0; begin < rows_; begin += most) {
+    const int64_t end = std::min(rows_, begin + most);
+    const auto first = static_cast<uint64_t>(begin * share_.stride * spec_.width);
+    kernels_.normal_rows(stream, init.key, first, init.std, drawn);
+    Tensor picked = values_.Rows(begin, end);
+    kernels_.gather_rows(stream, drawn, places.Rows(0, end - begin), picked);
+  }
+}
+
+Tensor DeviceStore::NumbersOf(Stream& stream, const Tensor& ids) {
+  if (share_.stride == 1) return There(stream, ids);
+  std::vector<int64_t> rows(static_cast<size_t>(ids.elements()));
+  if (ids.device().is_cpu()) {
+    std::copy_n(ids.data<int64_t>(), rows.size(), rows.data());
+  } else {
+    Download(stream, ids, rows.data(), ids.bytes());
+  }
+  for (int64_t& row : rows) {
+    CHECK(share_.holds(row));
+    row = share_.number(row);
+  }
+  Tensor numbers = Tensor::Empty(stream, DType::kI64, ids.shape(), MemoryTag::kExchange);
+  Upload(stream, rows.data(), numbers.bytes(), numbers);
+  return numbers;
+}
+
 void DeviceStore::Read(Stream& stream, const Tensor& ids, Tensor& values) {
-  kernels_.gather_rows(stream, values_, ids, values);
+  kernels_.gather_rows(stream, values_, NumbersOf(stream, ids), values);
 }
 
 void DeviceStore::Move(Stream& stream, const Tensor& step, RowParts parts,
@@ -79,9 +126,10 @@ void DeviceStore::Update(Stream& stream, const Tensor& step, const Tensor& ids,
                          const Tensor& grads) {
   CHECK_EQ(grads.elements(), ids.elements() * spec_.width);
   Tensor none;
+  const Tensor numbers = NumbersOf(stream, ids);
   Tensor squares = Tensor::Zeros(stream, DType::kF64, {1}, MemoryTag::kWorkspace);
   RowGroups groups;
-  kernels_.group_rows(stream, {&ids, 1}, spec_.rows, groups, none);
+  kernels_.group_rows(stream, {&numbers, 1}, rows_, groups, none);
   kernels_.sum_groups(stream, {&grads, 1}, groups, squares);
   Move(stream, step, {&grads, 1}, groups);
 }
@@ -99,7 +147,7 @@ int64_t DeviceStore::materialised(bool) const {
   return n;
 }
 
-void DeviceStore::PutListed(Stream& stream, int64_t begin, int64_t end, Tensor& ids) {
+Tensor DeviceStore::PutListed(Stream& stream, int64_t begin, int64_t end, Tensor& ids) {
   if (begin == 0) {
     std::vector<uint32_t> words(static_cast<size_t>(marks_.elements()));
     Download(stream, marks_, words.data(), marks_.bytes());
@@ -108,26 +156,33 @@ void DeviceStore::PutListed(Stream& stream, int64_t begin, int64_t end, Tensor& 
   CHECK_EQ(ids.elements(), end - begin);
   std::vector<int64_t> rows(static_cast<size_t>(end - begin));
   listed_.List(begin, end, rows.data());
+  Tensor numbers = share_.stride == 1
+                       ? ids
+                       : Tensor::Empty(stream, DType::kI64, ids.shape(), MemoryTag::kExchange);
+  Upload(stream, rows.data(), numbers.bytes(), numbers);
+  if (share_.stride == 1) return numbers;
+  for (int64_t& row : rows) row = share_.row(row);
   Upload(stream, rows.data(), ids.bytes(), ids);
+  return numbers;
 }
 
 void DeviceStore::List(Stream& stream, int64_t begin, int64_t end, Tensor& ids, Tensor& values) {
-  PutListed(stream, begin, end, ids);
-  kernels_.gather_rows(stream, values_, ids, values);
+  kernels_.gather_rows(stream, values_, PutListed(stream, begin, end, ids), values);
 }
 
 void DeviceStore::Export(Stream& stream, int64_t begin, int64_t end, Tensor& ids, Tensor& values,
                          Tensor& m, Tensor& v) {
-  List(stream, begin, end, ids, values);
-  kernels_.gather_rows(stream, m_, ids, m);
-  kernels_.gather_rows(stream, v_, ids, v);
+  const Tensor numbers = PutListed(stream, begin, end, ids);
+  kernels_.gather_rows(stream, values_, numbers, values);
+  kernels_.gather_rows(stream, m_, numbers, m);
+  kernels_.gather_rows(stream, v_, numbers, v);
 }
 
 void DeviceStore::Import(Stream& stream, const Tensor& ids, const Tensor& values, const Tensor& m,
                          const Tensor& v, bool with_state) {
   CHECK_EQ(values.elements(), ids.elements() * spec_.width);
   if (ids.elements() == 0) return;
-  const Tensor rows = There(stream, ids);
+  const Tensor rows = NumbersOf(stream, ids);
   kernels_.put_rows(stream, There(stream, values), rows, values_);
   Tensor zeros;
   if (!with_state) zeros = Tensor::Zeros(stream, spec_.dtype, values.shape(), MemoryTag::kExchange);

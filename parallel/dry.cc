@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -84,11 +85,16 @@ struct GrownRows {
   int64_t bytes(int64_t row_bytes) const { return room * row_bytes + 8 * (entries + distinct); }
 };
 
-class DryExchange : public RowExchange {
+class DryExchange : public DryTable {
  public:
   DryExchange(Stream& stream, Mesh& mesh, RowTableSpec spec, bool resident)
-      : mesh_(mesh), spec_(std::move(spec)), allocator_(stream.allocator()) {
-    const RowShare share = {0, mesh.memory->size(), 0, mesh.memory_replicas->size()};
+      : mesh_(mesh),
+        spec_(std::move(spec)),
+        on_device_(!stream.device().is_cpu()),
+        allocator_(stream.allocator()) {
+    // On a device every replica keeps all moments.
+    const RowShare share = {0, mesh.memory->size(), 0,
+                            on_device_ ? 1 : mesh.memory_replicas->size()};
     if (resident) {
       const RowsHeld held = ResidentRows(spec_, share);
       Hold(MemoryTag::kTables,
@@ -107,22 +113,40 @@ class DryExchange : public RowExchange {
     return {};
   }
 
+  // What is kept between a micro-batch's announcement and its rows.
+  void Announce(Stream& stream, const RowQuery& query) override {
+    if (!on_device_) return;
+    announced_.push_back({Exchange(stream, DType::kI32, {query.requests()}),
+                          Exchange(stream, DType::kI64, {query.requests()})});
+  }
+
   Pending<FetchedRows> Fetch(Stream& stream, const RowQuery& query, DType dtype) override {
-    Tensor asked = Exchange(stream, DType::kI64, {query.requests()});
+    if (announced_.empty()) Announce(stream, query);
+    Tensor asked;
+    if (!on_device_) asked = Exchange(stream, DType::kI64, {query.requests()});
     tokens_ += query.tokens.elements();
     FetchedRows fetched;
     const int64_t n = query.requests();
-    const int64_t distinct = Distinct(query, static_cast<double>(query.tokens.elements()));
-    step_distinct_ = Distinct(query, static_cast<double>(tokens_));
-    fetched.inverse = Exchange(stream, DType::kI32, {n});
-    fetched.ids = Exchange(stream, DType::kI64, {n}).Rows(0, distinct);
-    fetched.asked = fetched.ids;
-    if (mesh_.memory->size() > 1) {
-      fetched.ids = Exchange(stream, DType::kI64, {distinct});
-      fetched.asked = Exchange(stream, DType::kI64, {distinct});
+    hash_ = query.hash;
+    vocabulary_ = query.canonical.elements();
+    const auto asked_by = [&](int64_t tokens) {
+      return Distinct(hash_, vocabulary_, static_cast<double>(tokens));
+    };
+    const int64_t distinct = asked_by(query.tokens.elements());
+    step_distinct_ = asked_by(tokens_);
+    if (on_device_) {
+      fetched.inverse = announced_.front().inverse;
+      fetched.ids = announced_.front().unique.Rows(0, distinct);
+      announced_.pop_front();
+    } else {
+      fetched.inverse = Exchange(stream, DType::kI32, {n});
+      fetched.ids = Exchange(stream, DType::kI64, {n}).Rows(0, distinct);
     }
-    Tensor found = Exchange(stream, spec_.dtype, {distinct, spec_.width});
-    if (mesh_.memory->size() > 1) found = Exchange(stream, spec_.dtype, {distinct, spec_.width});
+    fetched.asked = fetched.ids;
+    if (mesh_.memory->size() > 1) fetched.asked = Exchange(stream, DType::kI64, {distinct});
+    const DType carried = on_device_ ? dtype : spec_.dtype;
+    Tensor found = Exchange(stream, carried, {distinct, spec_.width});
+    if (mesh_.memory->size() > 1) found = Exchange(stream, carried, {distinct, spec_.width});
     fetched.rows = Tensor::Empty(stream, dtype, {n, spec_.width});
     LedgerOf(stream).Add(Work::kTables, 0,
                          static_cast<double>(fetched.rows.bytes() + 3 * found.bytes()));
@@ -133,14 +157,33 @@ class DryExchange : public RowExchange {
     const int64_t distinct = fetched.ids.elements();
     Tensor summed = Exchange(stream, spec_.dtype, {distinct, spec_.width});
     if (mesh_.memory->size() > 1) summed = Exchange(stream, spec_.dtype, {distinct, spec_.width});
-    sums_.Grow(step_distinct_);
-    Account();
+    if (on_device_) {
+      parts_.push_back(fetched.asked);
+      parts_.push_back(summed);
+    } else {
+      sums_.Grow(step_distinct_);
+      Account();
+    }
     ++pushed_;
     LedgerOf(stream).Add(Work::kTables, 0, static_cast<double>(drows.bytes() + 4 * summed.bytes()));
   }
 
+  void Skip(Stream& stream, int64_t micro_batches) override {
+    if (!on_device_ || parts_.empty() || micro_batches < 1) return;
+    const int64_t each = parts_[parts_.size() - 2].elements();
+    // What came is summed when it is as much again as the sums: at most two times the distinct rows
+    // of the step stand there, and the sums that are being made.
+    const double tokens = static_cast<double>(tokens_ * (1 + micro_batches));
+    const int64_t most = std::max(kMergeFrom, 3 * Distinct(hash_, vocabulary_, tokens));
+    const int64_t rows = std::min(each * micro_batches, most);
+    parts_.push_back(Exchange(stream, DType::kI64, {rows}));
+    parts_.push_back(Exchange(stream, spec_.dtype, {rows, spec_.width}));
+    pushed_ += micro_batches;
+  }
+
   // Sums of one micro-batch stand in order; those of several are put in order.
   void ReduceGradients(Stream& stream) override {
+    if (on_device_) return Group(stream);
     const int64_t n = step_distinct_;
     const auto make = [&](DType dtype, Shape shape) {
       return Tensor::Empty(stream, dtype, shape, MemoryTag::kGradients);
@@ -159,6 +202,7 @@ class DryExchange : public RowExchange {
     const double rows = static_cast<double>(step_distinct_ * row_bytes());
     LedgerOf(stream).Add(Work::kTables, 0, 7.0 * rows);
     ids_ = grads_ = Tensor();
+    parts_.clear();
     tokens_ = 0;
     pushed_ = 0;
   }
@@ -171,17 +215,34 @@ class DryExchange : public RowExchange {
   void ResetTraffic() override {}
 
  private:
+  struct Announced {
+    Tensor inverse, unique;
+  };
+
+  // As DeviceGradient: all that came in one, those of the replicas, and what it takes to sort them.
+  void Group(Stream& stream) {
+    int64_t rows = 0;
+    for (size_t i = 0; i < parts_.size(); i += 2) rows += parts_[i].elements();
+    const auto gather = [&](int64_t n) {
+      parts_ = {Exchange(stream, DType::kI64, {n}),
+                Exchange(stream, spec_.dtype, {n, spec_.width})};
+    };
+    if (pushed_ > 1) gather(rows);
+    if (mesh_.memory_replicas->size() > 1) gather(rows *= mesh_.memory_replicas->size());
+    const Tensor sort = Exchange(stream, DType::kI32, {5 * rows});
+    grads_ = Exchange(stream, spec_.dtype, {rows / kLongGroup + 1, spec_.width});
+  }
+
   int64_t row_bytes() const { return spec_.width * SizeOf(spec_.dtype); }
   static Tensor Exchange(Stream& stream, DType dtype, Shape shape) {
     return Tensor::Empty(stream, dtype, shape, MemoryTag::kExchange);
   }
 
-  int64_t Distinct(const RowQuery& query, double tokens) const {
+  int64_t Distinct(const NgramHash& hash, int64_t vocabulary, double tokens) const {
     double rows = 0.0;
-    for (size_t i = 0; i < query.hash.primes.size(); ++i) {
-      const int64_t order = query.hash.orders[i / static_cast<size_t>(query.hash.heads)];
-      rows += DistinctNgrams(order, query.canonical.elements(), tokens,
-                             static_cast<double>(query.hash.primes[i]));
+    for (size_t i = 0; i < hash.primes.size(); ++i) {
+      const int64_t order = hash.orders[i / static_cast<size_t>(hash.heads)];
+      rows += DistinctNgrams(order, vocabulary, tokens, static_cast<double>(hash.primes[i]));
     }
     return static_cast<int64_t>(rows);
   }
@@ -198,7 +259,12 @@ class DryExchange : public RowExchange {
 
   Mesh& mesh_;
   const RowTableSpec spec_;
+  const bool on_device_;
   Allocator& allocator_;
+  NgramHash hash_;  // of the last query, and over how many ids
+  int64_t vocabulary_ = 0;
+  std::deque<Announced> announced_;
+  std::vector<Tensor> parts_;  // of this step on a device: ids, gradients, ids, …
   std::vector<std::pair<MemoryTag, int64_t>> held_;
   GrownRows sums_;
   int64_t accounted_ = 0;
@@ -253,8 +319,8 @@ double DistinctNgrams(int64_t order, int64_t vocabulary, double tokens, double r
   return rows * -std::expm1(-distinct / rows);
 }
 
-std::unique_ptr<RowExchange> MakeDryExchange(Stream& stream, Mesh& mesh, RowTableSpec spec,
-                                             bool resident) {
+std::unique_ptr<DryTable> MakeDryExchange(Stream& stream, Mesh& mesh, RowTableSpec spec,
+                                          bool resident) {
   return std::make_unique<DryExchange>(stream, mesh, std::move(spec), resident);
 }
 

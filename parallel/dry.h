@@ -17,9 +17,17 @@ Mesh MakeDryMesh(const Layout& layout);
 // tokens over `vocabulary` ids: an estimate from English prose (docs/plan.md).
 double DistinctNgrams(int64_t order, int64_t vocabulary, double tokens, double rows);
 
-// The exchange of a table that is spread, or kept on the host (MakeHostExchange): it asks for the
-// same memory, with the distinct rows of the estimate. It has no store and takes queries only.
-std::unique_ptr<RowExchange> MakeDryExchange(Stream& stream, Mesh& mesh, RowTableSpec spec,
-                                             bool resident);
+// A table that can be told of micro-batches without their being rehearsed.
+class DryTable : public RowExchange {
+ public:
+  // As if `micro_batches` more, like the last, had pushed their gradients.
+  virtual void Skip(Stream& stream, int64_t micro_batches) = 0;
+};
+
+// The exchange of a table that is spread (MakeSpreadExchange), or kept on the host
+// (MakeHostExchange): it asks for the same memory, with the distinct rows of the estimate. It has
+// no store and takes queries only.
+std::unique_ptr<DryTable> MakeDryExchange(Stream& stream, Mesh& mesh, RowTableSpec spec,
+                                          bool resident);
 
 }  // namespace mneme

@@ -1,15 +1,10 @@
 #include "parallel/expert_exchange.h"
 
-#include <numeric>
-
 #include "kernels/core/check.h"
+#include "parallel/carry.h"
 
 namespace mneme {
 namespace {
-
-int64_t Total(const std::vector<int64_t>& counts) {
-  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
-}
 
 bool HostSees(const Stream& stream) { return stream.device().is_cpu() || stream.device().dry; }
 
@@ -28,15 +23,7 @@ Tensor ForHost(const Stream& stream, const Tensor& x, std::vector<char>& room) {
   return Tensor::Wrap(room.data(), x.dtype(), x.shape());
 }
 
-// Rows of `in` to their members; `recv` rows come back. Rows of `in` beyond those sent stay here.
-Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int64_t>& send,
-             const std::vector<int64_t>& recv) {
-  Tensor out = Tensor::Empty(stream, in.dtype(), {Total(recv), in.dim(1)}, MemoryTag::kExchange);
-  axis.AllToAll(stream, in.Rows(0, Total(send)), send, out, recv);
-  return out;
-}
-
-// The same for what an op of the experts takes: at least one row, of zeros where none comes.
+// Rows for an op of the experts: at least one, of zeros where none comes.
 Tensor CarryToExperts(Stream& stream, Comm& axis, const Tensor& in,
                       const std::vector<int64_t>& send, const std::vector<int64_t>& recv) {
   Tensor out = Carry(stream, axis, in, send, recv);
@@ -117,8 +104,12 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
     return Pending<RoutedTokens>(std::move(routed));
   }
   std::vector<char> rooms[4];
-  const Tensor chosen = OnHost(stream, experts, rooms[0]);
-  const Tensor chosen_weights = OnHost(stream, weights, rooms[1]);
+  Tensor chosen, chosen_weights;
+  {
+    const InFlight waiting = axis_.Waiting(Collective::kAllToAll, experts.bytes());
+    chosen = OnHost(stream, experts, rooms[0]);
+    chosen_weights = OnHost(stream, weights, rooms[1]);
+  }
   const Dealt dealt = Deal(chosen, experts_, axis_.size());
   const auto rows = static_cast<int64_t>(dealt.tokens.size());
   const int64_t k = experts.dim(1);

@@ -190,6 +190,10 @@ class NcclComm : public Comm {
     if (rank() == root) bytes_sent_ += x.bytes() * (size() - 1);
   }
 
+  InFlight Waiting(Collective collective, int64_t bytes) const override {
+    return Note(collective, bytes);
+  }
+
   std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send) override {
     return host_->ExchangeCounts(send);
   }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/core/check.h"
+#include "parallel/carry.h"
 #include "parallel/dry.h"
 #include "parallel/step_gradient.h"
 
@@ -15,10 +16,6 @@ namespace {
 
 // Rows of one message to the replicas.
 constexpr int64_t kReplicateRows = 1 << 16;
-
-int64_t Total(const std::vector<int64_t>& counts) {
-  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
-}
 
 std::vector<int64_t> Starts(const std::vector<int64_t>& counts) {
   std::vector<int64_t> starts(counts.size(), 0);
@@ -59,15 +56,6 @@ Tensor Moved(Stream& stream, const Tensor& in, const std::vector<int32_t>& place
   for (size_t i = 0; i < places.size(); ++i) {
     std::memcpy(to + static_cast<size_t>(places[i]) * bytes, from + i * bytes, bytes);
   }
-  return out;
-}
-
-Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int64_t>& send,
-             const std::vector<int64_t>& recv) {
-  const int64_t rows = Total(recv);
-  const Shape shape = in.shape().rank() == 1 ? Shape{rows} : Shape{rows, in.dim(1)};
-  Tensor out = Tensor::Empty(stream, in.dtype(), shape, MemoryTag::kExchange);
-  axis.AllToAll(stream, in, send, out, recv);
   return out;
 }
 
@@ -123,23 +111,20 @@ void HostExchange::Ask(Stream& stream, const Tensor& ids, FetchedRows& fetched) 
   const int64_t n = ids.elements();
   fetched.inverse = Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange);
   Tensor unique = Tensor::Empty(stream, DType::kI64, {n}, MemoryTag::kExchange);
-  Tensor count = Tensor::Empty(stream, DType::kI64, {1}, MemoryTag::kExchange);
-  kernels_.unique_ids(stream, ids, unique, fetched.inverse, count);
-  fetched.ids = unique.Rows(0, count.data<int64_t>()[0]);
+  fetched.send.resize(static_cast<size_t>(axis.size()));
+  Tensor counts = Tensor::Wrap(fetched.send.data(), DType::kI64, {axis.size()});
+  kernels_.unique_ids(stream, ids, store_->spec().rows, unique, fetched.inverse, counts);
+  fetched.ids = unique.Rows(0, Total(fetched.send));
   if (axis.size() == 1) {
-    fetched.send = {fetched.ids.elements()};
     fetched.recv = fetched.send;
     fetched.asked = fetched.ids;
     return;
   }
-  const Grouped grouped = GroupBy(SpanOf(fetched.ids), axis.size(),
-                                  [this](int64_t row) { return mesh_.layout.row_coordinate(row); });
-  fetched.ids = Moved(stream, fetched.ids, grouped.places);
-  int32_t* inverse = fetched.inverse.data<int32_t>();
-  for (int64_t i = 0; i < n; ++i) inverse[i] = grouped.places[static_cast<size_t>(inverse[i])];
-  fetched.send = grouped.counts;
   fetched.recv = axis.ExchangeCounts(fetched.send);
   fetched.asked = Carry(stream, axis, fetched.ids, fetched.send, fetched.recv);
+  int64_t* asked = fetched.asked.data<int64_t>();
+  const RowShare& share = store_->share();
+  for (int64_t i = 0; i < fetched.asked.elements(); ++i) asked[i] = share.row(asked[i]);
 }
 
 Pending<FetchedRows> HostExchange::Fetch(Stream& stream, const Tensor& ids, DType dtype) {
@@ -284,16 +269,17 @@ absl::StatusOr<std::unique_ptr<RowExchange>> MakeRowExchange(Stream& stream, con
     RETURN_IF_ERROR(store.status());
     return MakeHostExchange(mesh, kernels, *std::move(store));
   }
-  if (!resident || spread) {
+  if (!resident) {
     return absl::UnimplementedError(
         spec.name +
-        ": on GPUs a table lives whole in the memory of each: a lazy store, or rows spread over "
-        "ranks, are not there yet; set model.engram.table.store: resident and parallel.memory: 1, "
-        "or set device: cpu");
+        ": on GPUs a table lives in their memory, and a lazy store is not there yet; set "
+        "model.engram.table.store: resident, or set device: cpu");
   }
   Comm& replicas = *mesh.memory_replicas;
-  auto store = DeviceStore::Make(stream, kernels, std::move(spec), replicas.rank() == 0);
+  auto store = DeviceStore::Make(stream, kernels, std::move(spec), replicas.rank() == 0,
+                                 mesh.memory->rank(), mesh.memory->size());
   RETURN_IF_ERROR(store.status());
+  if (spread) return MakeSpreadExchange(*mesh.memory, replicas, kernels, *std::move(store));
   return MakeDeviceExchange(stream, replicas, kernels, *std::move(store));
 }
 

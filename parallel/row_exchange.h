@@ -1,12 +1,13 @@
 // The Engram rows of a micro-batch from where they live, and their gradients back; one a table.
 //
-// Two exchanges stand behind it. MakeHostExchange: a table spread over the memory axis, its counts
+// Three exchanges stand behind it. MakeHostExchange: a table spread over the memory axis, its rows
 // on the host; unique ids travel (int64), rows come back, gradients are summed per unique row
 // before they travel; owners add the sources in rank order, replicas of the memory axis add theirs
 // in rank order at the end of the step, and the rows' optimizer state is split among them
-// (Layout::row_state_replica). MakeDeviceExchange: a table that lives whole on the device; of rows
-// nothing travels but the gradients of replicas, and nothing is counted on the host. Every call but
-// the accessors is collective.
+// (Layout::row_state_replica). MakeSpreadExchange: the same over devices, with all moments on every
+// replica. MakeDeviceExchange: a table that lives whole on the device; of rows nothing travels but
+// the gradients of replicas, and nothing is counted on the host. Every call but the accessors is
+// collective.
 #pragma once
 
 #include <memory>
@@ -21,10 +22,11 @@ namespace mneme {
 struct FetchedRows {
   Tensor rows;  // [n, W] one a request, in the dtype asked for
   // The route back, filled by Fetch.
-  Tensor ids;  // i64: the distinct ids, grouped by owner, rising inside; on a device all n requests
-  Tensor inverse;                   // i32 [n] place of each request among `ids`; not on a device
+  Tensor ids;      // i64: the distinct ids by owner, rising inside, each by its number there
+                   // (RowShare); where the table is whole on the device, all n requests
+  Tensor inverse;  // i32 [n] place of each request among `ids`; not where the table is whole
   std::vector<int64_t> send, recv;  // rows asked of each member, rows each member asks here
-  Tensor asked;                     // i64 [Σ recv] ids asked of this rank
+  Tensor asked;                     // i64 [Σ recv] asked of this rank: ids; on a device numbers
 };
 
 // Rows asked for by the text that they are hashed from (kernels/ops/engram.h).
@@ -49,6 +51,10 @@ class RowExchange {
  public:
   virtual ~RowExchange() = default;
 
+  // What a coming Fetch of this query will ask: what the host must know of it is on its way from
+  // here. Worth it where the host can know it before the device gets there, so a micro-batch
+  // ahead. Optional; queries are then fetched in the order in which they were announced.
+  virtual void Announce(Stream&, const RowQuery&) {}
   // ids i64 [n] on the device. Starts the exchange; rows in `dtype` are there when waited for.
   virtual Pending<FetchedRows> Fetch(Stream& stream, const Tensor& ids, DType dtype) = 0;
   virtual Pending<FetchedRows> Fetch(Stream& stream, const RowQuery& query, DType dtype) = 0;
@@ -71,6 +77,13 @@ class RowExchange {
 
 std::unique_ptr<RowExchange> MakeHostExchange(Mesh& mesh, const Kernels& kernels,
                                               std::unique_ptr<RowStore> store);
+// axis, replicas: the ranks that hold the table together, and those that hold the same rows.
+// merge_from: gradients of that many requests are summed by row during the step
+// (device_gradient.h).
+inline constexpr int64_t kMergeFrom = 1 << 18;
+std::unique_ptr<RowExchange> MakeSpreadExchange(Comm& axis, Comm& replicas, const Kernels& kernels,
+                                                std::unique_ptr<DeviceStore> store,
+                                                int64_t merge_from = kMergeFrom);
 // Queues on `stream` alone. replicas: the ranks that hold the table, each whole; every one pushes
 // equally many gradients, of equal shapes, a step.
 std::unique_ptr<RowExchange> MakeDeviceExchange(Stream& stream, Comm& replicas,
@@ -79,7 +92,7 @@ std::unique_ptr<RowExchange> MakeDeviceExchange(Stream& stream, Comm& replicas,
 
 // The exchange of this rank, with its store: on the device where that is a GPU. Collective over the
 // mesh's world; the same status on every rank. Errors: ResourceExhausted where a resident table
-// does not fit; Unimplemented on a GPU where the store is lazy or spread.
+// does not fit; Unimplemented on a GPU where the store is lazy.
 absl::StatusOr<std::unique_ptr<RowExchange>> MakeRowExchange(Stream& stream, const Kernels& kernels,
                                                              Mesh& mesh, RowTableSpec spec,
                                                              bool resident);

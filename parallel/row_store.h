@@ -43,6 +43,9 @@ struct RowShare {
   int64_t replicas = 1;
 
   bool holds(int64_t row) const { return row % stride == phase; }
+  // The rows that it holds are numbered from 0: row number i, and the number of a row.
+  int64_t row(int64_t number) const { return number * stride + phase; }
+  int64_t number(int64_t row) const { return row / stride; }
   // Of a row that it holds.
   bool keeps_state(int64_t row) const { return row / stride % replicas == replica; }
 };

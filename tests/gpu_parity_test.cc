@@ -46,6 +46,7 @@ class GpuParity : public testing::Test {
   }
   static int Ranks() { return mpi_world->size(); }
   static std::string Axis(int size) { return "parallel.expert=" + std::to_string(size); }
+  static std::string MemoryAxis(int size) { return "parallel.memory=" + std::to_string(size); }
 
   // Losses as rank 0 saw them; nothing elsewhere.
   std::vector<double> Together(const std::string& name, const std::vector<std::string>& more,
@@ -100,10 +101,19 @@ TEST_F(GpuParity, EveryLayoutIsTheSameRunInFloat) {
   }
 }
 
-TEST_F(GpuParity, TouchedOnlyTablesToo) {
-  const std::vector<std::string> touched = {"model.engram.table.adam=touched"};
-  ExpectNear(Together("touched_n", touched), Alone("touched_1", touched), 1e-4,
-             "touched rows only");
+// Tables spread over 1, 2, … ranks, with replicas and without; dense Adam and touched rows only.
+TEST_F(GpuParity, SpreadTablesAreTheSameRunInFloat) {
+  for (const char* adam : {"dense", "touched"}) {
+    const std::string key = std::string("model.engram.table.adam=") + adam;
+    const std::string kind = std::string("table_") + adam;
+    const std::vector<double> one = Alone(kind + "_1", {key});
+    for (int axis = 1; axis <= Ranks(); ++axis) {
+      if (Ranks() % axis != 0) continue;
+      ExpectNear(
+          Together(kind + "_n" + std::to_string(axis), {key, MemoryAxis(axis)}), one, 1e-4,
+          std::to_string(Ranks()) + " ranks, memory axis " + std::to_string(axis) + ", " + adam);
+    }
+  }
 }
 
 TEST_F(GpuParity, Bf16FollowsOneRankOfBf16) {
@@ -111,7 +121,7 @@ TEST_F(GpuParity, Bf16FollowsOneRankOfBf16) {
   const std::vector<double> one = Alone("bf16_1", bf16);
   for (const int axis : {1, Ranks()}) {
     std::vector<std::string> keys = bf16;
-    keys.push_back(Axis(axis));
+    keys.insert(keys.end(), {Axis(axis), MemoryAxis(axis)});
     const std::vector<double> many = Together("bf16_n" + std::to_string(axis), keys);
     if (mpi_world->rank() != 0) continue;
     EXPECT_EQ(many.size(), size_t{100});
@@ -126,16 +136,19 @@ TEST_F(GpuParity, Bf16FollowsOneRankOfBf16) {
   }
 }
 
-// The same bits from run to run of a layout, recorded steps or not.
+// The same bits from run to run of a layout, recorded steps or not; experts and tables spread over
+// all ranks or over none.
 TEST_F(GpuParity, TwoRunsOfOneLayoutHaveTheSameBits) {
   for (const int axis : {1, Ranks()}) {
     for (const char* precision : {"f32", "bf16"}) {
       const std::string name = std::string(precision) + std::to_string(axis);
       const std::string key = std::string("train.precision=") + precision;
-      const auto first = Together("first_" + name, {key, Axis(axis)});
-      EXPECT_EQ(Together("second_" + name, {key, Axis(axis)}), first) << name;
-      EXPECT_EQ(Together("plain_" + name, {key, Axis(axis), "train.cuda_graph=false"}), first)
-          << name;
+      const std::vector<std::string> keys = {key, Axis(axis), MemoryAxis(axis)};
+      std::vector<std::string> plain = keys;
+      plain.push_back("train.cuda_graph=false");
+      const auto first = Together("first_" + name, keys);
+      EXPECT_EQ(Together("second_" + name, keys), first) << name;
+      EXPECT_EQ(Together("plain_" + name, plain), first) << name;
       EXPECT_EQ(State("first_" + name), State("second_" + name)) << name;
       EXPECT_EQ(State("first_" + name), State("plain_" + name)) << name;
     }
@@ -147,7 +160,7 @@ TEST_F(GpuParity, CheckpointsPassBetweenLayoutsAndDevices) {
   const std::vector<double> whole = Alone("whole", {"device=cpu"});
   for (const char* then : {"device=cpu", "device=gpu"}) {
     const std::string name = "passed_to_" + std::string(then).substr(7);
-    std::vector<double> losses = Together(name, {Axis(Ranks())}, 10);
+    std::vector<double> losses = Together(name, {Axis(Ranks()), MemoryAxis(Ranks())}, 10);
     const std::vector<double> rest = Alone(name, {then});
     losses.insert(losses.end(), rest.begin(), rest.end());
     ExpectNear(losses, whole, 1e-4, name);
@@ -156,18 +169,17 @@ TEST_F(GpuParity, CheckpointsPassBetweenLayoutsAndDevices) {
   std::vector<double> losses;
   if (mpi_world->rank() == 0) losses = Losses(TrainThreads(1, Config(name, {"device=cpu"}), 10));
   mpi_world->Barrier();
-  const std::vector<double> rest = Together(name, {});
+  const std::vector<double> rest = Together(name, {MemoryAxis(Ranks())});
   losses.insert(losses.end(), rest.begin(), rest.end());
   ExpectNear(losses, whole, 1e-4, name);
 }
 
 // What is not there yet is refused by name, on every rank.
-TEST_F(GpuParity, SpreadTablesAreRefused) {
-  if (Ranks() == 1) GTEST_SKIP() << "needs several ranks";
-  const Outcome outcome =
-      TrainOn(*mpi_world, Config("spread", {"parallel.memory=" + std::to_string(Ranks())}));
+TEST_F(GpuParity, LazyTablesAreRefused) {
+  const Outcome outcome = TrainOn(*mpi_world, Config("lazy", {"model.engram.table.store=lazy"}));
   EXPECT_NE(outcome.exit_code, 0);
-  EXPECT_NE(outcome.message.find("parallel.memory: 1"), std::string::npos) << outcome.message;
+  EXPECT_NE(outcome.message.find("model.engram.table.store: resident"), std::string::npos)
+      << outcome.message;
 }
 
 }  // namespace

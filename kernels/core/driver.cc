@@ -33,6 +33,17 @@ void Upload(void*, const void* host, void* to, int64_t bytes) {
 void Download(void*, const void* from, void* host, int64_t bytes) {
   std::memcpy(host, from, static_cast<size_t>(bytes));
 }
+// The bytes, copied.
+void* Send(void*, const void* from, int64_t bytes) {
+  void* sent = std::malloc(static_cast<size_t>(bytes));
+  CHECK(sent != nullptr);
+  std::memcpy(sent, from, static_cast<size_t>(bytes));
+  return sent;
+}
+void Receive(void*, void* sent, void* host, int64_t bytes) {
+  if (bytes > 0) std::memcpy(host, sent, static_cast<size_t>(bytes));
+  std::free(sent);
+}
 int Count(std::string* why) {
   *why = "this program was built without a GPU";
   return 0;
@@ -50,6 +61,8 @@ const Driver& CpuDriver() {
       .zero = Zero,
       .upload = Upload,
       .download = Download,
+      .send = Send,
+      .receive = Receive,
       .begin_record = nullptr,
       .end_record = nullptr,
       .replay = nullptr,

@@ -33,6 +33,11 @@ struct Driver {
   void (*upload)(void* queue, const void* host, void* to, int64_t bytes);
   // Returns when the bytes have arrived.
   void (*download)(void* queue, const void* from, void* host, int64_t bytes);
+  // The same in two halves (kernels/core/arrival.h), for at most kMostSent bytes. `receive` waits
+  // for what was queued before `send` and no more; once for each; bytes may be 0.
+  static constexpr int64_t kMostSent = 4096;
+  void* (*send)(void* queue, const void* from, int64_t bytes);
+  void (*receive)(void* queue, void* sent, void* host, int64_t bytes);
 
   // Recorded work (kernels/core/graph.h); null where the device cannot record.
   void (*begin_record)(void* queue);

@@ -43,6 +43,10 @@ void Upload(void*, const void*, void*, int64_t) {}
 void Download(void*, const void*, void* host, int64_t bytes) {
   std::memset(host, 0, static_cast<size_t>(bytes));
 }
+void* Send(void* queue, const void*, int64_t) { return queue; }
+void Receive(void* queue, void*, void* host, int64_t bytes) {
+  Download(queue, nullptr, host, bytes);
+}
 int Count(std::string*) { return 1; }
 GpuInfo Info(int) {
   GpuInfo info;
@@ -75,6 +79,8 @@ const Driver& DryDriver() {
       .zero = Zero,
       .upload = Upload,
       .download = Download,
+      .send = Send,
+      .receive = Receive,
       .begin_record = nullptr,
       .end_record = nullptr,
       .replay = nullptr,

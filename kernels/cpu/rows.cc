@@ -67,23 +67,37 @@ void ScatterAddRows(Stream&, const Tensor& dout, const Tensor& ids, Tensor& dtab
   });
 }
 
-void UniqueIds(Stream&, const Tensor& ids, Tensor& unique, Tensor& inverse, Tensor& count) {
+// Keys in the order of the result: owner · span + number there.
+void UniqueIds(Stream&, const Tensor& ids, int64_t rows, Tensor& unique, Tensor& inverse,
+               Tensor& counts) {
   const int64_t n = ids.elements();
   CHECK_EQ(unique.elements(), n);
   CHECK_EQ(inverse.elements(), n);
+  const int64_t owners = counts.elements();
+  const int64_t span = (rows + owners - 1) / owners;
   const int64_t* id = ids.data<int64_t>();
   int64_t* distinct = unique.data<int64_t>();
   int32_t* place = inverse.data<int32_t>();
-  std::copy(id, id + n, distinct);
+  int64_t* count = counts.data<int64_t>();
+  const auto key_of = [=](int64_t row) { return row % owners * span + row / owners; };
+  for (int64_t i = 0; i < n; ++i) {
+    CHECK_LE(int64_t{0}, id[i]);
+    CHECK_LT(id[i], rows);
+    distinct[i] = key_of(id[i]);
+  }
   std::sort(distinct, distinct + n);
-  const int64_t* end = std::unique(distinct, distinct + n);
-  count.data<int64_t>()[0] = end - distinct;
+  int64_t* end = std::unique(distinct, distinct + n);
   ParallelFor(n, 1024, [=](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      place[i] =
-          static_cast<int32_t>(std::lower_bound<const int64_t*>(distinct, end, id[i]) - distinct);
+      const int64_t* at = std::lower_bound<const int64_t*>(distinct, end, key_of(id[i]));
+      place[i] = static_cast<int32_t>(at - distinct);
     }
   });
+  std::fill(count, count + owners, int64_t{0});
+  for (int64_t* key = distinct; key != end; ++key) {
+    ++count[*key / span];
+    *key %= span;
+  }
 }
 
 }  // namespace mneme::cpu

@@ -1,4 +1,6 @@
 // Memory, queues, copies and recorded work of NVIDIA GPUs.
+#include <cstring>
+
 #include "kernels/core/driver.h"
 #include "kernels/gpu/blas.h"
 #include "kernels/gpu/launch.cuh"
@@ -40,9 +42,25 @@ void* OpenQueue(int device) {
   return queue;
 }
 
+// Where bytes on their way to the host arrive.
+struct Message {
+  void* host = nullptr;  // pinned, kMostSent bytes
+  cudaEvent_t arrived = nullptr;
+};
+
+void FreeMessages(Queue& q) {
+  for (void* idle : q.idle_messages) {
+    auto* message = static_cast<Message*>(idle);
+    Check(cudaEventDestroy(message->arrived));
+    Check(cudaFreeHost(message->host));
+    delete message;
+  }
+}
+
 void CloseQueue(void* queue) {
   Queue& q = Of(queue);
   Check(cudaStreamSynchronize(q.stream));
+  FreeMessages(q);
   q.attention_plans.reset();
   q.matmul_plans.reset();
   CheckBlas(cublasLtDestroy(q.blas));
@@ -67,6 +85,33 @@ void Download(void* queue, const void* from, void* host, int64_t bytes) {
   Check(cudaMemcpyAsync(host, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
                         Of(queue).stream));
   Synchronize(queue);
+}
+
+// Messages are made once and used again: to pin memory may wait for the device.
+void* Send(void* queue, const void* from, int64_t bytes) {
+  CHECK_LE(bytes, Driver::kMostSent);
+  Queue& q = Of(queue);
+  Message* message = nullptr;
+  if (q.idle_messages.empty()) {
+    message = new Message;
+    Check(cudaSetDevice(q.device));
+    Check(cudaMallocHost(&message->host, Driver::kMostSent));
+    Check(cudaEventCreateWithFlags(&message->arrived, cudaEventDisableTiming));
+  } else {
+    message = static_cast<Message*>(q.idle_messages.back());
+    q.idle_messages.pop_back();
+  }
+  Check(cudaMemcpyAsync(message->host, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
+                        q.stream));
+  Check(cudaEventRecord(message->arrived, q.stream));
+  return message;
+}
+
+void Receive(void* queue, void* sent, void* host, int64_t bytes) {
+  auto* message = static_cast<Message*>(sent);
+  Check(cudaEventSynchronize(message->arrived));
+  if (bytes > 0) std::memcpy(host, message->host, static_cast<size_t>(bytes));
+  Of(queue).idle_messages.push_back(message);
 }
 
 void BeginRecord(void* queue) {
@@ -145,6 +190,8 @@ constexpr Driver kDriver = {
     .zero = Zero,
     .upload = Upload,
     .download = Download,
+    .send = Send,
+    .receive = Receive,
     .begin_record = BeginRecord,
     .end_record = EndRecord,
     .replay = Replay,

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "kernels/core/stream.h"
 
@@ -21,6 +22,7 @@ struct Queue {
   cublasLtHandle_t blas = nullptr;
   void* blas_workspace = nullptr;  // device memory
   size_t blas_workspace_bytes = 0;
+  std::vector<void*> idle_messages;       // driver.cu
   std::shared_ptr<void> matmul_plans;     // blas.cc
   std::shared_ptr<void> attention_plans;  // cudnn.cc
 

@@ -85,24 +85,35 @@ void WithScratch(Stream& stream, F&& f) {
   Check(f(scratch.raw(), bytes));
 }
 
-// unique and inverse of sorted keys; last[i]: distinct keys in places [0, i].
+// Ids by owner and by their number there: owner · span + number, span numbers an owner.
+__global__ void NumberIds(const int64_t* ids, int64_t n, int64_t rows, int64_t owners, int64_t span,
+                          int64_t* keys, int32_t* numbers) {
+  for (int64_t i = ThreadNumber(); i < n; i += Threads()) {
+    const int64_t row = ids[i];
+    if (row < 0 || row >= rows) __trap();
+    keys[i] = owners == 1 ? row : row % owners * span + row / owners;
+    numbers[i] = static_cast<int32_t>(i);
+  }
+}
+
+// unique and inverse of sorted keys, and how many each owner has; last[i]: distinct keys in places
+// [0, i].
 __global__ void DealUnique(const int64_t* keys, const int32_t* order, const int32_t* last,
-                           int64_t n, int64_t* unique, int32_t* inverse, int64_t* count) {
+                           int64_t n, int64_t span, int64_t* unique, int32_t* inverse,
+                           int64_t* counts) {
   for (int64_t i = ThreadNumber(); i < n; i += Threads()) {
     const int32_t place = last[i] - 1;
     inverse[order[i]] = place;
-    if (i == 0 || keys[i - 1] != keys[i]) unique[place] = keys[i];
-    if (i == n - 1) *count = place + 1;
+    if (i > 0 && keys[i - 1] == keys[i]) continue;
+    const int64_t owner = keys[i] / span;
+    unique[place] = keys[i] - owner * span;
+    atomicAdd(reinterpret_cast<unsigned long long*>(counts + owner), 1ULL);
   }
 }
 
 __global__ void AddSeen(int64_t requests, const int64_t* distinct, int64_t* seen) {
   seen[0] += requests;
   seen[1] += *distinct;
-}
-
-__global__ void Count(int32_t* x, int64_t n) {
-  for (int64_t i = ThreadNumber(); i < n; i += Threads()) x[i] = static_cast<int32_t>(i);
 }
 
 }  // namespace
@@ -150,35 +161,41 @@ void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups, Te
   Launch(stream, AddSeen, 1, 1, 0, n, Data<int64_t>(groups.count), Data<int64_t>(seen));
 }
 
-void UniqueIds(Stream& stream, const Tensor& ids, Tensor& unique, Tensor& inverse, Tensor& count) {
+void UniqueIds(Stream& stream, const Tensor& ids, int64_t rows, Tensor& unique, Tensor& inverse,
+               Tensor& counts) {
   const int64_t n = ids.elements();
+  const int64_t owners = counts.elements();
   CHECK_EQ(unique.elements(), n);
   CHECK_EQ(inverse.elements(), n);
   CHECK_LT(n, int64_t{std::numeric_limits<int32_t>::max()});
-  if (n == 0) return Zero(stream, count);
+  Zero(stream, counts);
+  if (n == 0) return;
   const auto make = [&](DType dtype) {
     return Tensor::Empty(stream, dtype, {n}, MemoryTag::kWorkspace);
   };
-  Tensor keys = make(DType::kI64);
-  Tensor numbers = make(DType::kI32);
-  Tensor order = make(DType::kI32);
+  Tensor keys[2] = {make(DType::kI64), make(DType::kI64)};
+  Tensor orders[2] = {make(DType::kI32), make(DType::kI32)};
   Tensor last = make(DType::kI32);
+  cub::DoubleBuffer<int64_t> key(Data<int64_t>(keys[0]), Data<int64_t>(keys[1]));
+  cub::DoubleBuffer<int32_t> order(Data<int32_t>(orders[0]), Data<int32_t>(orders[1]));
   const auto size = static_cast<int>(n);
   const cudaStream_t queue = QueueOf(stream).stream;
-  Launch(stream, Count, BlocksOf(stream, n), kThreads, 0, Data<int32_t>(numbers), n);
+  const int64_t span = CeilDiv(rows, owners);
+  const int bits =
+      std::max(1, static_cast<int>(std::bit_width(static_cast<uint64_t>(span * owners - 1))));
+  Launch(stream, NumberIds, BlocksOf(stream, n), kThreads, 0, Data<int64_t>(ids), n, rows, owners,
+         span, key.Current(), order.Current());
   WithScratch(stream, [&](void* scratch, size_t& bytes) {
-    return cub::DeviceRadixSort::SortPairs(scratch, bytes, Data<int64_t>(ids), Data<int64_t>(keys),
-                                           Data<int32_t>(std::as_const(numbers)),
-                                           Data<int32_t>(order), size, 0, 64, queue);
+    return cub::DeviceRadixSort::SortPairs(scratch, bytes, key, order, size, 0, bits, queue);
   });
-  const auto begins = thrust::make_transform_iterator(
-      thrust::counting_iterator<int32_t>(0), Begins<int64_t, int32_t>{Data<int64_t>(keys)});
+  const auto begins = thrust::make_transform_iterator(thrust::counting_iterator<int32_t>(0),
+                                                      Begins<int64_t, int32_t>{key.Current()});
   WithScratch(stream, [&](void* scratch, size_t& bytes) {
     return cub::DeviceScan::InclusiveSum(scratch, bytes, begins, Data<int32_t>(last), size, queue);
   });
-  Launch(stream, DealUnique, BlocksOf(stream, n), kThreads, 0, Data<int64_t>(keys),
-         Data<int32_t>(order), Data<int32_t>(last), n, Data<int64_t>(unique),
-         Data<int32_t>(inverse), Data<int64_t>(count));
+  Launch(stream, DealUnique, BlocksOf(stream, n), kThreads, 0, key.Current(), order.Current(),
+         Data<int32_t>(std::as_const(last)), n, span, Data<int64_t>(unique), Data<int32_t>(inverse),
+         Data<int64_t>(counts));
 }
 
 }  // namespace mneme::gpu

@@ -9,10 +9,11 @@ namespace mneme {
 using GatherRowsFn = void(Stream&, const Tensor& table, const Tensor& ids, Tensor& out);
 // dtable[ids[i]] += dout[i], in rising order of i: the same bits every time.
 using ScatterAddRowsFn = void(Stream&, const Tensor& dout, const Tensor& ids, Tensor& dtable);
-// unique i64 [n]: the distinct ids, rising, in its first `count` places; inverse i32 [n]: place of
-// ids[i] there; count i64 [1]. ids i64 [n].
-using UniqueIdsFn = void(Stream&, const Tensor& ids, Tensor& unique, Tensor& inverse,
-                         Tensor& count);
+// The distinct ids by owner, id % owners, rising inside, each by its number there, id / owners:
+// unique i64 [n], in its first Σ counts places; inverse i32 [n]: place of ids[i] there; counts i64
+// [owners]: distinct ids of each. ids i64 [n] in [0, rows).
+using UniqueIdsFn = void(Stream&, const Tensor& ids, int64_t rows, Tensor& unique, Tensor& inverse,
+                         Tensor& counts);
 
 namespace cpu {
 GatherRowsFn GatherRows;

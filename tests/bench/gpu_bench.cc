@@ -472,7 +472,7 @@ class Bench {
     Tensor unique = b_.Empty(DType::kI64, {asked}), inverse = b_.Empty(DType::kI32, {asked});
     Tensor count = b_.Empty(DType::kI64, {1});
     b_.Line("unique_ids", k_.unique_ids, {Bytes({ids, unique, inverse})},
-            [&] { k_.unique_ids(s_, ids, unique, inverse, count); });
+            [&] { k_.unique_ids(s_, ids, kTableRows, unique, inverse, count); });
     std::vector<int64_t> distinct;
     const RandomKey key = MakeKey(1, "slots");
     for (int64_t i = 0; i < asked; ++i) distinct.push_back(Permute(key, i, kTableRows));

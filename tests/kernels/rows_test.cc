@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "kernels/core/random.h"
 #include "tests/op_case.h"
 
@@ -59,30 +61,60 @@ TEST(RowsTest, GatherPicksTheRowAndScatterAddsInOrder) {
   EXPECT_EQ(table[0], 2);
 }
 
+// unique has its first Σ counts places written.
+OpCase Unique(int64_t rows, int64_t owners, int64_t n) {
+  OpCase c("unique_ids");
+  c.Integers("ids", DType::kI64, {n}, RandomIds(n, rows));
+  c.NoteOf("unique", DType::kI64, {n}, /*partial=*/true);
+  c.NoteOf("inverse", DType::kI32, {n});
+  c.NoteOf("counts", DType::kI64, {owners});
+  c.forward = [rows](OpRun& r) {
+    r.kernels.unique_ids(r.stream, r["ids"], rows, r["unique"], r["inverse"], r["counts"]);
+  };
+  return c;
+}
+
+TEST(RowsTest, UniqueIdsAnswerAll) {
+  CheckOp(Unique(1, 1, 1));
+  CheckOp(Unique(97, 1, 137));
+  CheckOp(Unique(97, 4, 5000));
+  CheckOp(Unique(5, 8, 300));  // owners without rows
+  CheckOp(Unique(200'000, 3, 40'000));
+}
+
+// By owner, rising inside, each found where `inverse` says.
 TEST(RowsTest, UniqueIdsRiseAndLeadBack) {
-  for (const int64_t n : {1, 7, 137, 5000}) {
-    Allocator allocator{Device{}};
-    Stream stream{Device{}, allocator};
-    std::vector<int64_t> ids = RandomIds(n, 97);
-    for (int64_t& id : ids) id = id * 1'000'000'007 + 5'000'000'000;
-    Tensor unique = Tensor::Empty(stream, DType::kI64, {n});
-    Tensor inverse = Tensor::Empty(stream, DType::kI32, {n});
-    Tensor count = Tensor::Empty(stream, DType::kI64, {1});
-    CpuKernels().unique_ids(stream, Tensor::Wrap(ids.data(), DType::kI64, {n}), unique, inverse,
-                            count);
-    const int64_t distinct = count.data<int64_t>()[0];
-    ASSERT_GE(distinct, 1);
-    ASSERT_LE(distinct, std::min<int64_t>(n, 97));
-    const int64_t* u = unique.data<int64_t>();
-    for (int64_t i = 1; i < distinct; ++i) EXPECT_LT(u[i - 1], u[i]);
-    std::vector<bool> used(static_cast<size_t>(distinct));
-    for (int64_t i = 0; i < n; ++i) {
-      const int32_t place = inverse.data<int32_t>()[i];
-      ASSERT_TRUE(place >= 0 && place < distinct);
-      EXPECT_EQ(u[place], ids[static_cast<size_t>(i)]);
-      used[static_cast<size_t>(place)] = true;
+  constexpr int64_t kRows = 97 * int64_t{1'000'000'007} + int64_t{5'000'000'000};
+  for (const int64_t owners : {1, 2, 7}) {
+    for (const int64_t n : {1, 7, 137, 5000}) {
+      Allocator allocator{Device{}};
+      Stream stream{Device{}, allocator};
+      std::vector<int64_t> ids = RandomIds(n, 97);
+      for (int64_t& id : ids) id = id * 1'000'000'007 + 5'000'000'000 - 1;
+      Tensor unique = Tensor::Empty(stream, DType::kI64, {n});
+      Tensor inverse = Tensor::Empty(stream, DType::kI32, {n});
+      Tensor counts = Tensor::Empty(stream, DType::kI64, {owners});
+      CpuKernels().unique_ids(stream, Tensor::Wrap(ids.data(), DType::kI64, {n}), kRows, unique,
+                              inverse, counts);
+      std::vector<int64_t> distinct;
+      const int64_t* u = unique.data<int64_t>();
+      for (int64_t owner = 0; owner < owners; ++owner) {
+        for (int64_t i = 0; i < counts.data<int64_t>()[owner]; ++i, ++u) {
+          distinct.push_back(*u * owners + owner);
+          if (i > 0) {
+            EXPECT_LT(u[-1], u[0]);
+          }
+        }
+      }
+      const std::set<int64_t> want(ids.begin(), ids.end());
+      EXPECT_EQ(std::set<int64_t>(distinct.begin(), distinct.end()), want);
+      ASSERT_EQ(distinct.size(), want.size());
+      for (int64_t i = 0; i < n; ++i) {
+        const int32_t place = inverse.data<int32_t>()[i];
+        ASSERT_TRUE(place >= 0 && place < static_cast<int64_t>(distinct.size()));
+        EXPECT_EQ(distinct[static_cast<size_t>(place)], ids[static_cast<size_t>(i)]);
+      }
     }
-    EXPECT_EQ(std::count(used.begin(), used.end(), true), distinct);
   }
 }
 
@@ -93,7 +125,7 @@ TEST(RowsTest, NoIdsIsLegal) {
   Tensor unique = Tensor::Empty(stream, DType::kI64, {0});
   Tensor inverse = Tensor::Empty(stream, DType::kI32, {0});
   Tensor count = Tensor::Empty(stream, DType::kI64, {1});
-  CpuKernels().unique_ids(stream, none, unique, inverse, count);
+  CpuKernels().unique_ids(stream, none, 3, unique, inverse, count);
   EXPECT_EQ(count.data<int64_t>()[0], 0);
   Tensor table = Tensor::Zeros(stream, DType::kF32, {3, 2});
   Tensor out = Tensor::Empty(stream, DType::kF32, {0, 2});

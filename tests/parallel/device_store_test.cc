@@ -116,6 +116,47 @@ TEST(DeviceStore, RowsBeginAsAPureFunctionOfTheirNumber) {
   EXPECT_GE(store->bytes(), 3 * kRows * kWidth * 4);
 }
 
+// The shares of a spread table hold its rows, and pass them on under the table's own numbers.
+TEST(DeviceStore, SharesHoldTheRowsOfTheTable) {
+  Machines m;
+  const std::vector<float> whole = m.Rows(*m.Make(Spec(false)));
+  constexpr int64_t kStride = 3;
+  for (int64_t phase = 0; phase < kStride; ++phase) {
+    auto store = *DeviceStore::Make(m.stream, m.kernels, Spec(false), true, phase, kStride);
+    std::vector<int64_t> ids;
+    for (int64_t id = phase; id < kRows; id += kStride) ids.push_back(id);
+    const auto n = static_cast<int64_t>(ids.size());
+    const auto rows_of = [&](const std::vector<int64_t>& some) {
+      Tensor values =
+          Tensor::Empty(m.stream, DType::kF32, {static_cast<int64_t>(some.size()), kWidth});
+      store->Read(m.stream, m.There(some, {static_cast<int64_t>(some.size())}), values);
+      return m.Here<float>(values);
+    };
+    EXPECT_EQ(store->rows(), n);
+    const std::vector<float> rows = rows_of(ids);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      ASSERT_EQ(rows[i], whole[static_cast<size_t>(ids[i / kWidth]) * kWidth + i % kWidth]);
+    }
+    // Three rows of a checkpoint, in and out again.
+    std::vector<int64_t> three = {ids[1], ids[5], ids.back()};
+    std::vector<float> columns[3];
+    for (int c = 0; c < 3; ++c) columns[c] = GradsOf(c, 1, 3);
+    const auto wrap = [&](int c) {
+      return Tensor::Wrap(columns[c].data(), DType::kF32, {3, kWidth});
+    };
+    store->Import(m.stream, Tensor::Wrap(three.data(), DType::kI64, {3}), wrap(0), wrap(1), wrap(2),
+                  true);
+    EXPECT_EQ(store->materialised(true), 3);
+    EXPECT_EQ(rows_of(three), columns[0]);
+    Tensor out_ids = Tensor::Empty(m.stream, DType::kI64, {3});
+    std::vector<Tensor> out;
+    for (int c = 0; c < 3; ++c) out.push_back(Tensor::Empty(m.stream, DType::kF32, {3, kWidth}));
+    store->Export(m.stream, 0, 3, out_ids, out[0], out[1], out[2]);
+    EXPECT_EQ(m.Here<int64_t>(out_ids), three);
+    for (int c = 0; c < 3; ++c) EXPECT_EQ(m.Here<float>(out[static_cast<size_t>(c)]), columns[c]);
+  }
+}
+
 // Steps of one exchange beside those of the other.
 void TrainBoth(Machines& m, RowExchange& device, RowExchange& host, int from, int until) {
   for (int u = from; u <= until; ++u) {

@@ -127,7 +127,9 @@ void MicroBatch(Stream& stream, RowExchange& table, const Reference& reference, 
   const FetchedRows fetched = table.Fetch(stream, wanted, DType::kF64).Wait(stream);
   const int32_t* inverse = fetched.inverse.data<int32_t>();
   for (int64_t i = 0; i < n; ++i) {
-    ASSERT_EQ(fetched.ids.data<int64_t>()[inverse[i]], ids[static_cast<size_t>(i)]);
+    const RowShare& share = table.store().share();
+    const int64_t id = ids[static_cast<size_t>(i)];
+    ASSERT_EQ(fetched.ids.data<int64_t>()[inverse[i]], share.number(id));
     const Row want = reference.At(ids[static_cast<size_t>(i)]);
     for (int64_t c = 0; c < kWidth; ++c) {
       ASSERT_NEAR(fetched.rows.data<double>()[i * kWidth + c], want.p[c], 1e-12);
@@ -144,9 +146,20 @@ double GlobalSquares(Stream& stream, Mesh& mesh, RowExchange& table) {
   return mine;
 }
 
-std::unique_ptr<RowExchange> MakeTable(Stream& stream, Mesh& mesh, bool resident, bool dense,
+// Where rows live, and by which exchange they are reached.
+enum class Kind { kLazy, kResident, kDevice, kDeviceMerging };
+
+std::unique_ptr<RowExchange> MakeTable(Stream& stream, Mesh& mesh, Kind kind, bool dense,
                                        DType dtype = DType::kF64) {
-  auto store = MakeRowStore(stream, CpuKernels(), mesh, Spec(dense, dtype), resident);
+  const RowTableSpec spec = Spec(dense, dtype);
+  if (kind == Kind::kDevice || kind == Kind::kDeviceMerging) {
+    const bool first = mesh.memory_replicas->rank() == 0;
+    auto store = DeviceStore::Make(stream, CpuKernels(), spec, first, mesh.memory->rank(),
+                                   mesh.memory->size());
+    EXPECT_TRUE(store.ok());
+    return MakeSpreadExchange(*mesh.memory, *mesh.memory_replicas, CpuKernels(), *std::move(store));
+  }
+  auto store = MakeRowStore(stream, CpuKernels(), mesh, spec, kind == Kind::kResident);
   EXPECT_TRUE(store.ok());
   return MakeHostExchange(mesh, CpuKernels(), *std::move(store));
 }
@@ -159,10 +172,10 @@ std::vector<Layout> MemoryLayouts(int world) {
   return out;
 }
 
-void TrainLikeTheReference(World& world, const Layout& layout, bool resident, bool dense) {
+void TrainLikeTheReference(World& world, const Layout& layout, Kind kind, bool dense) {
   TestStream t;
   Mesh mesh = MakeMesh(world, layout);
-  auto table = MakeTable(t.stream, mesh, resident, dense);
+  auto table = MakeTable(t.stream, mesh, kind, dense);
   Reference reference(Spec(dense, DType::kF64));
   const Range mine = PartOf(kSequences, layout.world, world.rank());
   for (int u = 1; u <= kSteps; ++u) {
@@ -178,26 +191,28 @@ void TrainLikeTheReference(World& world, const Layout& layout, bool resident, bo
   }
   // Every row's state is kept once; every replica has every row that any touched.
   EXPECT_EQ(world.Sum(table->store().materialised(true)), reference.materialised());
-  EXPECT_EQ(world.Sum(table->store().materialised(false)),
-            reference.materialised() * layout.memory_replicas());
+  // On a device one replica tells of them.
+  const bool device = kind == Kind::kDevice || kind == Kind::kDeviceMerging;
+  const int64_t told = device ? 1 : layout.memory_replicas();
+  EXPECT_EQ(world.Sum(table->store().materialised(false)), reference.materialised() * told);
   MicroBatch(t.stream, *table, reference, 7, {0, kSequences});
 }
 
 TEST(RowExchange, TrainsLikeOneTableOnEveryLayout) {
   OnWorlds([](World& world) {
     for (const Layout& layout : MemoryLayouts(world.size())) {
-      for (bool resident : {false, true}) {
-        for (bool dense : {false, true}) TrainLikeTheReference(world, layout, resident, dense);
+      for (const Kind kind : {Kind::kLazy, Kind::kResident, Kind::kDevice, Kind::kDeviceMerging}) {
+        for (bool dense : {false, true}) TrainLikeTheReference(world, layout, kind, dense);
       }
     }
   });
 }
 
 // A few steps in float: the bits of every row that a rank holds.
-std::vector<float> TrainedBits(World& world, const Layout& layout, bool resident, bool dense) {
+std::vector<float> TrainedBits(World& world, const Layout& layout, Kind kind, bool dense) {
   TestStream t;
   Mesh mesh = MakeMesh(world, layout);
-  auto table = MakeTable(t.stream, mesh, resident, dense, DType::kF32);
+  auto table = MakeTable(t.stream, mesh, kind, dense, DType::kF32);
   const Range mine = PartOf(kSequences, layout.world, world.rank());
   for (int u = 1; u <= kSteps; ++u) {
     std::vector<int64_t> ids;
@@ -233,14 +248,16 @@ TEST(RowExchange, StoresGiveTheSameBitsAndReplicasStayEqual) {
   OnWorlds([](World& world) {
     for (const Layout& layout : MemoryLayouts(world.size())) {
       for (bool dense : {false, true}) {
-        const std::vector<float> lazy = TrainedBits(world, layout, false, dense);
-        EXPECT_EQ(lazy, TrainedBits(world, layout, true, dense));
-        const std::string mine(reinterpret_cast<const char*>(lazy.data()),
-                               lazy.size() * sizeof(float));
-        const std::vector<std::string> all = world.AllGather(mine);
-        for (int r = 0; r < world.size(); ++r) {
-          if (layout.memory_coordinate(r) != layout.memory_coordinate(world.rank())) continue;
-          EXPECT_EQ(all[static_cast<size_t>(r)], mine);
+        const std::vector<float> lazy = TrainedBits(world, layout, Kind::kLazy, dense);
+        EXPECT_EQ(lazy, TrainedBits(world, layout, Kind::kResident, dense));
+        for (const auto& bits : {lazy, TrainedBits(world, layout, Kind::kDevice, dense)}) {
+          const std::string mine(reinterpret_cast<const char*>(bits.data()),
+                                 bits.size() * sizeof(float));
+          const std::vector<std::string> all = world.AllGather(mine);
+          for (int r = 0; r < world.size(); ++r) {
+            if (layout.memory_coordinate(r) != layout.memory_coordinate(world.rank())) continue;
+            EXPECT_EQ(all[static_cast<size_t>(r)], mine);
+          }
         }
       }
     }
@@ -251,35 +268,101 @@ TEST(RowExchange, StoresGiveTheSameBitsAndReplicasStayEqual) {
 TEST(RowExchange, ThreadsAndProcessesGiveTheSameBits) {
   OnWorlds([](World& world) {
     for (const Layout& layout : MemoryLayouts(world.size())) {
-      const std::vector<float> mine = TrainedBits(world, layout, false, true);
-      ThreadWorld::Run(world.size(), [&](World& threads) {
-        const std::vector<float> theirs = TrainedBits(threads, layout, false, true);
-        if (threads.rank() == world.rank()) {
-          EXPECT_EQ(theirs, mine);
-        }
-      });
+      for (const Kind kind : {Kind::kLazy, Kind::kDevice}) {
+        const std::vector<float> mine = TrainedBits(world, layout, kind, true);
+        ThreadWorld::Run(world.size(), [&](World& threads) {
+          const std::vector<float> theirs = TrainedBits(threads, layout, kind, true);
+          if (threads.rank() == world.rank()) {
+            EXPECT_EQ(theirs, mine);
+          }
+        });
+      }
     }
   });
 }
 
 TEST(RowExchange, CountsWhatTravels) {
   OnWorlds([](World& world) {
-    TestStream t;
-    const int n = world.size();
-    Mesh mesh = MakeMesh(world, {n, 1, n});
-    auto table = MakeTable(t.stream, mesh, false, true);
-    std::vector<int64_t> ids;
-    for (int64_t i = 0; i < 2 * n; ++i) ids.push_back(i / 2);  // every row twice, one an owner
-    table->Fetch(t.stream, Tensor::Wrap(ids.data(), DType::kI64, {2 * n}), DType::kF64)
-        .Wait(t.stream);
-    const RowTraffic traffic = table->traffic();
-    EXPECT_EQ(traffic.requested, 2 * n);
-    EXPECT_EQ(traffic.unique, n);
-    EXPECT_EQ(traffic.remote, n - 1);
-    // A count and an id to each other rank, a row to each that asked.
-    EXPECT_EQ(traffic.bytes, (n - 1) * (8 + 8 + kWidth * 8));
-    table->ResetTraffic();
-    EXPECT_EQ(table->traffic().requested, 0);
+    for (const Kind kind : {Kind::kLazy, Kind::kDevice}) {
+      TestStream t;
+      const int n = world.size();
+      Mesh mesh = MakeMesh(world, {n, 1, n});
+      auto table = MakeTable(t.stream, mesh, kind, true);
+      std::vector<int64_t> ids;
+      for (int64_t i = 0; i < 2 * n; ++i) ids.push_back(i / 2);  // every row twice, one an owner
+      table->Fetch(t.stream, Tensor::Wrap(ids.data(), DType::kI64, {2 * n}), DType::kF64)
+          .Wait(t.stream);
+      const RowTraffic traffic = table->traffic();
+      EXPECT_EQ(traffic.requested, 2 * n);
+      EXPECT_EQ(traffic.unique, n);
+      EXPECT_EQ(traffic.remote, n - 1);
+      // A count and an id to each other rank, a row to each that asked.
+      EXPECT_EQ(traffic.bytes, (n - 1) * (8 + 8 + kWidth * 8));
+      table->ResetTraffic();
+      EXPECT_EQ(table->traffic().requested, 0);
+    }
+  });
+}
+
+// Text of a micro-batch of one rank, and the hash that makes rows of it.
+struct Text {
+  Text(TestStream& t, int rank, int batch) {
+    for (int i = 0; i < kTokens; ++i) ids.push_back((i * i + 7 * rank + 13 * batch) % 50);
+    hash.orders = {2, 3};
+    hash.heads = 1;
+    hash.multipliers = {0x3243f6a8885a309, 0x13198a2e0370735, 0x243f6a8885a308d};
+    hash.primes = {101, 103};
+    hash.offsets = {0, 101};
+    for (int v = 0; v < 50; ++v) map.push_back(v);
+    start.assign(kTokens, 0);
+    const auto wrap = [](std::vector<int32_t>& x) {
+      return Tensor::Wrap(x.data(), DType::kI32, {static_cast<int64_t>(x.size())});
+    };
+    tokens = wrap(ids);
+    canonical = wrap(map);
+    doc_start = wrap(start);
+    rows = Tensor::Empty(t.stream, DType::kI64, {kTokens, 2});
+    CpuKernels().ngram_rows(t.stream, hash, tokens, canonical, kTokens, doc_start, rows);
+    rows = rows.Reshape({kTokens * 2});
+  }
+  RowQuery Query() const { return {hash, tokens, canonical, kTokens, doc_start}; }
+
+  static constexpr int kTokens = 40;
+  NgramHash hash;
+  std::vector<int32_t> ids, map, start;
+  Tensor tokens, canonical, doc_start, rows;
+};
+
+// Announced one ahead, announced all at once or not at all: the rows of the ids that the text has.
+TEST(RowExchange, AnnouncedTextsBringTheirOwnRows) {
+  OnWorlds([](World& world) {
+    constexpr size_t kBatches = 3;
+    for (const Layout& layout : MemoryLayouts(world.size())) {
+      for (const Kind kind : {Kind::kLazy, Kind::kDevice}) {
+        TestStream t;
+        Mesh mesh = MakeMesh(world, layout);
+        auto table = MakeTable(t.stream, mesh, kind, false);
+        std::vector<Text> texts;
+        for (size_t b = 0; b < kBatches; ++b) {
+          texts.emplace_back(t, world.rank(), static_cast<int>(b));
+        }
+        for (const size_t ahead : {0, 1, 3}) {
+          size_t told = 0;
+          for (size_t b = 0; b < kBatches; ++b) {
+            for (; told < std::min(kBatches, ahead == 0 ? 0 : b + ahead + 1); ++told) {
+              table->Announce(t.stream, texts[told].Query());
+            }
+            const Text& text = texts[b];
+            const Tensor got =
+                table->Fetch(t.stream, text.Query(), DType::kF64).Wait(t.stream).rows;
+            for (int64_t i = 0; i < text.rows.elements(); ++i) {
+              const Row want = Reference(Spec(false, DType::kF64)).At(text.rows.data<int64_t>()[i]);
+              ASSERT_NEAR(got.data<double>()[i * kWidth], want.p[0], 1e-12);
+            }
+          }
+        }
+      }
+    }
   });
 }
 

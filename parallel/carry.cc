@@ -1,0 +1,20 @@
+#include "parallel/carry.h"
+
+#include <numeric>
+
+namespace mneme {
+
+int64_t Total(const std::vector<int64_t>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
+Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int64_t>& send,
+             const std::vector<int64_t>& recv) {
+  const int64_t rows = Total(recv);
+  const Shape shape = in.shape().rank() == 1 ? Shape{rows} : Shape{rows, in.dim(1)};
+  Tensor out = Tensor::Empty(stream, in.dtype(), shape, MemoryTag::kExchange);
+  axis.AllToAll(stream, in.Rows(0, Total(send)), send, out, recv);
+  return out;
+}
+
+}  // namespace mneme

@@ -1,0 +1,18 @@
+// Rows that change hands, counted on the host: what the exchanges share.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "parallel/comm.h"
+
+namespace mneme {
+
+int64_t Total(const std::vector<int64_t>& counts);
+
+// The first Σ send rows of `in` [n] or [n, W] to the members, in their order; Σ recv rows come
+// back.
+Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int64_t>& send,
+             const std::vector<int64_t>& recv);
+
+}  // namespace mneme

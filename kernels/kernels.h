@@ -5,6 +5,7 @@
 #include "kernels/ops/activation.h"
 #include "kernels/ops/attention.h"
 #include "kernels/ops/conv.h"
+#include "kernels/ops/deal.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/engram.h"
 #include "kernels/ops/experts.h"
@@ -45,6 +46,7 @@ struct Kernels {
   BalanceLossFn* balance_loss;
   RouteGradFn* route_grad;
   BiasUpdateFn* bias_update;
+  DealTokensFn* deal_tokens;
   ExpertsFn* experts;
   ExpertsGradFn* experts_grad;
   HyperEnterFn* hyper_enter;

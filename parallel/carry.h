@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/core/arrival.h"
 #include "parallel/comm.h"
 
 namespace mneme {
@@ -14,5 +15,10 @@ int64_t Total(const std::vector<int64_t>& counts);
 // back.
 Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int64_t>& send,
              const std::vector<int64_t>& recv);
+
+// Counts i64 [2, members] that were exchanged on the device: for each member and from each. The
+// host waits for them, and shows it.
+void ReadCounts(Comm& axis, Arrival& counts, std::vector<int64_t>& send,
+                std::vector<int64_t>& recv);
 
 }  // namespace mneme

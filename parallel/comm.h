@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -43,6 +44,12 @@ class Comm {
   // overlap. Any dtype.
   virtual void AllToAll(Stream& stream, const Tensor& in, absl::Span<const int64_t> send,
                         Tensor& out, absl::Span<const int64_t> recv) = 0;
+  // The same for several tensors with the same counts, as one call.
+  virtual void AllToAllOf(Stream& stream, absl::Span<const Tensor> in,
+                          absl::Span<const int64_t> send, absl::Span<Tensor> out,
+                          absl::Span<const int64_t> recv) {
+    for (size_t i = 0; i < in.size(); ++i) AllToAll(stream, in[i], send, out[i], recv);
+  }
   virtual void Broadcast(Stream& stream, Tensor& x, int root) = 0;
   // Everyone's send counts, transposed: returns how many rows each member will send here.
   virtual std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send) = 0;
@@ -64,17 +71,24 @@ std::unique_ptr<Comm> MakeComm(std::unique_ptr<Transport> transport);
 // A Comm of one.
 std::unique_ptr<Comm> MakeSoloComm();
 
-// A result on its way, with what the transfer still needs. On the CPU it is already there.
+// A result on its way, with what the transfer still needs.
 template <class T>
 class Pending {
  public:
   Pending() = default;
   explicit Pending(T value) : value_(std::move(value)) {}
+  // `rest` queues what is left to do, once the host knows what it has to know for that.
+  static Pending After(std::function<T(Stream&)> rest) {
+    Pending pending;
+    pending.rest_ = std::move(rest);
+    return pending;
+  }
   // Makes `stream` wait for the result and hands it over. Once.
-  T Wait(Stream&) { return std::move(value_); }
+  T Wait(Stream& stream) { return rest_ ? rest_(stream) : std::move(value_); }
 
  private:
   T value_{};
+  std::function<T(Stream&)> rest_;
 };
 
 }  // namespace mneme

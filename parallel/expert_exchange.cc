@@ -1,85 +1,33 @@
 #include "parallel/expert_exchange.h"
 
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "kernels/core/arrival.h"
 #include "kernels/core/check.h"
 #include "parallel/carry.h"
 
 namespace mneme {
 namespace {
 
-bool HostSees(const Stream& stream) { return stream.device().is_cpu() || stream.device().dry; }
-
-// What the host reads of x: itself, or a copy in `room`, for which it waits.
-Tensor OnHost(Stream& stream, const Tensor& x, std::vector<char>& room) {
-  if (HostSees(stream)) return x;
-  room.resize(static_cast<size_t>(x.bytes()));
-  Download(stream, x, room.data(), x.bytes());
-  return Tensor::Wrap(room.data(), x.dtype(), x.shape());
-}
-
-// Where the host writes what x will hold: itself, or `room`.
-Tensor ForHost(const Stream& stream, const Tensor& x, std::vector<char>& room) {
-  if (HostSees(stream)) return x;
-  room.resize(static_cast<size_t>(x.bytes()));
-  return Tensor::Wrap(room.data(), x.dtype(), x.shape());
+Tensor OneRow(Stream& stream, const Tensor& like) {
+  return Tensor::Zeros(stream, like.dtype(), {1, like.dim(1)}, MemoryTag::kExchange);
 }
 
 // Rows for an op of the experts: at least one, of zeros where none comes.
 Tensor CarryToExperts(Stream& stream, Comm& axis, const Tensor& in,
                       const std::vector<int64_t>& send, const std::vector<int64_t>& recv) {
   Tensor out = Carry(stream, axis, in, send, recv);
-  if (out.dim(0) > 0) return out;
-  return Tensor::Zeros(stream, in.dtype(), {1, in.dim(1)}, MemoryTag::kExchange);
+  return out.dim(0) > 0 ? out : OneRow(stream, out);
 }
 
-// What goes to each destination: tokens that chose any of its experts, rising.
-struct Dealt {
-  std::vector<int32_t> tokens;  // grouped by destination
-  std::vector<int64_t> counts;  // of each destination
-};
-
-Dealt Deal(const Tensor& experts, int64_t total_experts, int destinations) {
-  const int64_t tokens = experts.dim(0);
-  const int64_t k = experts.dim(1);
-  const int32_t* chosen = experts.data<int32_t>();
-  std::vector<std::vector<int32_t>> to(static_cast<size_t>(destinations));
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t j = 0; j < k; ++j) {
-      const int owner = OwnerOf(total_experts, destinations, chosen[t * k + j]);
-      std::vector<int32_t>& list = to[static_cast<size_t>(owner)];
-      if (list.empty() || list.back() != t) list.push_back(static_cast<int32_t>(t));
-    }
-  }
-  Dealt dealt;
-  for (const std::vector<int32_t>& list : to) {
-    dealt.tokens.insert(dealt.tokens.end(), list.begin(), list.end());
-    dealt.counts.push_back(static_cast<int64_t>(list.size()));
-  }
-  return dealt;
-}
-
-// Experts and weights of the rows sent, as each destination sees them: local indices, −1 elsewhere.
-template <class T>
-void Localise(const Dealt& dealt, const Tensor& experts, const Tensor& weights,
-              int64_t total_experts, Tensor& sent_experts, Tensor& sent_weights) {
-  const int64_t k = experts.dim(1);
-  const int32_t* from = experts.data<int32_t>();
-  const T* from_weights = weights.data<T>();
-  int32_t* to = sent_experts.data<int32_t>();
-  T* to_weights = sent_weights.data<T>();
-  const int destinations = static_cast<int>(dealt.counts.size());
-  size_t s = 0;
-  for (int d = 0; d < destinations; ++d) {
-    const Range local = PartOf(total_experts, destinations, d);
-    for (int64_t i = 0; i < dealt.counts[static_cast<size_t>(d)]; ++i, ++s) {
-      const int64_t row = int64_t{dealt.tokens[s]} * k;
-      for (int64_t j = 0; j < k; ++j, ++to, ++to_weights) {
-        const int32_t expert = from[row + j];
-        const bool here = expert >= local.begin && expert < local.end;
-        *to = here ? expert - static_cast<int32_t>(local.begin) : -1;
-        *to_weights = here ? from_weights[row + j] : T{0};
-      }
-    }
-  }
+// Where the experts of each member begin, and where the last end.
+std::vector<int64_t> StartsOf(int64_t experts, int members) {
+  std::vector<int64_t> starts;
+  for (int r = 0; r < members; ++r) starts.push_back(PartOf(experts, members, r).begin);
+  starts.push_back(experts);
+  return starts;
 }
 
 }  // namespace
@@ -87,15 +35,22 @@ void Localise(const Dealt& dealt, const Tensor& experts, const Tensor& weights,
 ExpertExchange::ExpertExchange(Comm& axis, const Kernels& kernels, int64_t experts)
     : axis_(axis),
       kernels_(kernels),
-      experts_(experts),
+      starts_(StartsOf(experts, axis.size())),
       local_(PartOf(experts, axis.size(), axis.rank())) {
   CHECK_LE(int64_t{axis.size()}, experts);
 }
 
+// Dealt tokens while their counts are on the way to the host.
+struct ExpertExchange::Dealt {
+  Tensor x;                       // of all tokens
+  Tensor sent, experts, weights;  // as deal_tokens leaves them
+  Arrival counts;                 // i64 [2, members]: for each, from each
+};
+
 Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
                                                const Tensor& experts, const Tensor& weights) {
-  RoutedTokens routed;
   if (axis_.size() == 1) {
+    RoutedTokens routed;
     routed.x = x;
     routed.experts = experts;
     routed.weights = weights;
@@ -103,51 +58,63 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
     routed.recv = {x.dim(0)};
     return Pending<RoutedTokens>(std::move(routed));
   }
-  std::vector<char> rooms[4];
-  Tensor chosen, chosen_weights;
-  {
-    const InFlight waiting = axis_.Waiting(Collective::kAllToAll, experts.bytes());
-    chosen = OnHost(stream, experts, rooms[0]);
-    chosen_weights = OnHost(stream, weights, rooms[1]);
-  }
-  const Dealt dealt = Deal(chosen, experts_, axis_.size());
-  const auto rows = static_cast<int64_t>(dealt.tokens.size());
+  const int64_t members = axis_.size();
   const int64_t k = experts.dim(1);
-  routed.send = dealt.counts;
-  routed.recv = axis_.ExchangeCounts(routed.send);
-  routed.sent = Tensor::Empty(stream, DType::kI32, {rows}, MemoryTag::kExchange);
-  if (rows > 0) Upload(stream, dealt.tokens.data(), routed.sent.bytes(), routed.sent);
-  Tensor sent_x = Tensor::Empty(stream, x.dtype(), {rows, x.dim(1)}, MemoryTag::kExchange);
-  kernels_.gather_rows(stream, x, routed.sent, sent_x);
-  Tensor sent_experts = Tensor::Empty(stream, DType::kI32, {rows, k}, MemoryTag::kExchange);
-  Tensor sent_weights = Tensor::Empty(stream, weights.dtype(), {rows, k}, MemoryTag::kExchange);
-  Tensor local_experts = ForHost(stream, sent_experts, rooms[2]);
-  Tensor local_weights = ForHost(stream, sent_weights, rooms[3]);
-  DispatchReal(weights.dtype(), [&](auto zero) {
-    Localise<decltype(zero)>(dealt, chosen, chosen_weights, experts_, local_experts, local_weights);
-  });
-  if (!HostSees(stream)) {
-    Upload(stream, local_experts.raw(), local_experts.bytes(), sent_experts);
-    Upload(stream, local_weights.raw(), local_weights.bytes(), sent_weights);
-  }
-  routed.x = CarryToExperts(stream, axis_, sent_x, routed.send, routed.recv);
-  routed.experts = CarryToExperts(stream, axis_, sent_experts, routed.send, routed.recv);
-  routed.weights = CarryToExperts(stream, axis_, sent_weights, routed.send, routed.recv);
-  if (Total(routed.recv) == 0) {
-    const std::vector<int32_t> nobody(static_cast<size_t>(k), -1);
-    Upload(stream, nobody.data(), routed.experts.bytes(), routed.experts);
-  }
-  return Pending<RoutedTokens>(std::move(routed));
+  const int64_t most = x.dim(0) * std::min(k, members);
+  const auto room = [&](DType dtype, Shape shape) {
+    return Tensor::Empty(stream, dtype, shape, MemoryTag::kExchange);
+  };
+  auto dealt = std::make_shared<Dealt>();
+  dealt->x = x;
+  dealt->sent = room(DType::kI32, {most});
+  dealt->experts = room(DType::kI32, {most, k});
+  dealt->weights = room(weights.dtype(), {most, k});
+  Tensor counts = room(DType::kI64, {2 * members});
+  Tensor leaving = counts.Flat(0, members);
+  Tensor coming = counts.Flat(members, 2 * members);
+  kernels_.deal_tokens(stream, experts, weights, starts_, dealt->sent, dealt->experts,
+                       dealt->weights, leaving);
+  const std::vector<int64_t> one_each(static_cast<size_t>(members), 1);
+  axis_.AllToAll(stream, leaving, one_each, coming, one_each);
+  dealt->counts = Arrival(stream, counts);
+  return Pending<RoutedTokens>::After(
+      [this, dealt](Stream& later) { return Send(later, std::move(*dealt)); });
 }
 
-Tensor ExpertExchange::BackToSources(Stream& stream, const RoutedTokens& routed, const Tensor& rows,
-                                     const Tensor& addend, int64_t tokens) {
-  const Tensor back = Carry(stream, axis_, rows, routed.recv, routed.send);
-  Tensor out = Tensor::Zeros(stream, Accurate(rows.dtype()), {tokens, rows.dim(1)});
+// The rows of dealt tokens to their owners.
+RoutedTokens ExpertExchange::Send(Stream& stream, Dealt dealt) {
+  RoutedTokens routed;
+  ReadCounts(axis_, dealt.counts, routed.send, routed.recv);
+  const int64_t leaving = Total(routed.send);
+  const int64_t coming = Total(routed.recv);
+  const auto room = [&](const Tensor& like, int64_t rows) {
+    return Tensor::Empty(stream, like.dtype(), {rows, like.dim(1)}, MemoryTag::kExchange);
+  };
+  routed.sent = dealt.sent.Rows(0, leaving);
+  Tensor rows = room(dealt.x, leaving);
+  kernels_.gather_rows(stream, dealt.x, routed.sent, rows);
+  const Tensor in[] = {rows, dealt.experts.Rows(0, leaving), dealt.weights.Rows(0, leaving)};
+  Tensor out[] = {room(dealt.x, coming), room(dealt.experts, coming), room(dealt.weights, coming)};
+  axis_.AllToAllOf(stream, in, routed.send, out, routed.recv);
+  if (coming == 0) {
+    for (Tensor& x : out) x = OneRow(stream, x);
+    const std::vector<int32_t> nobody(static_cast<size_t>(out[1].elements()), -1);
+    Upload(stream, nobody.data(), out[1].bytes(), out[1]);
+  }
+  routed.x = out[0];
+  routed.experts = out[1];
+  routed.weights = out[2];
+  return routed;
+}
+
+// back [S, D] from the owners, in the order in which tokens were sent there.
+Tensor ExpertExchange::AddUp(Stream& stream, const RoutedTokens& routed, const Tensor& back,
+                             const Tensor& addend, int64_t tokens) {
+  Tensor out = Tensor::Zeros(stream, Accurate(back.dtype()), {tokens, back.dim(1)});
   kernels_.scatter_add_rows(stream, back, routed.sent, out);
-  if (out.dtype() != rows.dtype()) {
+  if (out.dtype() != back.dtype()) {
     const Tensor sum = out;
-    out = Tensor::Empty(stream, rows.dtype(), sum.shape());
+    out = Tensor::Empty(stream, back.dtype(), sum.shape());
     kernels_.cast(stream, sum, out);
   }
   if (addend.defined()) kernels_.add(stream, addend, out);
@@ -157,7 +124,8 @@ Tensor ExpertExchange::BackToSources(Stream& stream, const RoutedTokens& routed,
 Pending<Tensor> ExpertExchange::Combine(Stream& stream, const RoutedTokens& routed, const Tensor& y,
                                         const Tensor& addend, int64_t tokens) {
   if (axis_.size() == 1) return Pending<Tensor>(y);
-  return Pending<Tensor>(BackToSources(stream, routed, y, addend, tokens));
+  const Tensor back = Carry(stream, axis_, y, routed.recv, routed.send);
+  return Pending<Tensor>(AddUp(stream, routed, back, addend, tokens));
 }
 
 Pending<Tensor> ExpertExchange::CombineGrad(Stream& stream, const RoutedTokens& routed,
@@ -176,10 +144,17 @@ Pending<ExpertExchange::SourceGrad> ExpertExchange::DispatchGrad(Stream& stream,
                                                                  const Tensor& experts) {
   if (axis_.size() == 1) return Pending<SourceGrad>({dx, dweights});
   // A weight's gradient comes from the one owner of its expert; the others send zeros.
-  const int64_t tokens = experts.dim(0);
+  const int64_t rows = Total(routed.recv);
+  const auto room = [&](const Tensor& like) {
+    return Tensor::Empty(stream, like.dtype(), {Total(routed.send), like.dim(1)},
+                         MemoryTag::kExchange);
+  };
+  const Tensor in[] = {dx.Rows(0, rows), dweights.Rows(0, rows)};
+  Tensor out[] = {room(dx), room(dweights)};
+  axis_.AllToAllOf(stream, in, routed.recv, out, routed.send);
   SourceGrad grad;
-  grad.dx = BackToSources(stream, routed, dx, {}, tokens);
-  grad.dweights = BackToSources(stream, routed, dweights, {}, tokens);
+  grad.dx = AddUp(stream, routed, out[0], {}, experts.dim(0));
+  grad.dweights = AddUp(stream, routed, out[1], {}, experts.dim(0));
   return Pending<SourceGrad>(std::move(grad));
 }
 

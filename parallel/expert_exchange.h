@@ -5,8 +5,9 @@
 // the rows of their destinations in rank order. With an axis of size 1 everything is a view and
 // nothing is copied.
 //
-// Who gets which token is dealt on the host: with a larger axis Dispatch waits for a GPU to have
-// chosen the experts, and the ranks exchange counts.
+// Tokens are dealt where they are (kernels/ops/deal.h). The host need know one thing: how many rows
+// go where. With a larger axis those counts set out for it in Dispatch, and Wait waits for them:
+// what is queued in between keeps a GPU busy meanwhile.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -21,7 +22,7 @@ struct RoutedTokens {
   Tensor experts;  // i32 [R, K] local index or −1
   Tensor weights;  // [R, K]
   // The route back.
-  Tensor sent;                      // i32 [S] token of each row sent, grouped by destination
+  Tensor sent;                      // i32 [S] token of each row sent, by destination
   std::vector<int64_t> send, recv;  // rows to and from each member
 };
 
@@ -51,13 +52,15 @@ class ExpertExchange {
                                    const Tensor& dweights, const Tensor& experts);
 
  private:
-  // rows [R, D] of owners -> [tokens, D]: those of one token added in rank order, then the addend.
-  Tensor BackToSources(Stream& stream, const RoutedTokens& routed, const Tensor& rows,
-                       const Tensor& addend, int64_t tokens);
+  struct Dealt;
+  RoutedTokens Send(Stream& stream, Dealt dealt);
+  // back [S, D] of owners -> [tokens, D]: those of one token added in rank order, then the addend.
+  Tensor AddUp(Stream& stream, const RoutedTokens& routed, const Tensor& back, const Tensor& addend,
+               int64_t tokens);
 
   Comm& axis_;
   const Kernels& kernels_;
-  int64_t experts_;
+  std::vector<int64_t> starts_;  // of the experts of each member, and where the last end
   Range local_;
 };
 

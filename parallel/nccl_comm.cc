@@ -139,45 +139,31 @@ class NcclComm : public Comm {
     });
   }
 
-  // Peers in rising distance, so that no member is everyone's first.
   void AllToAll(Stream& stream, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
                 absl::Span<const int64_t> recv) override {
-    const InFlight flight = Note(Collective::kAllToAll, in.bytes());
+    AllToAllOf(stream, {&in, 1}, send, {&out, 1}, recv);
+  }
+
+  // One launch for all.
+  void AllToAllOf(Stream& stream, absl::Span<const Tensor> in, absl::Span<const int64_t> send,
+                  absl::Span<Tensor> out, absl::Span<const int64_t> recv) override {
+    int64_t bytes = 0;
+    for (const Tensor& x : in) bytes += x.bytes();
+    const InFlight flight = Note(Collective::kAllToAll, bytes);
     CHECK_EQ(static_cast<int>(send.size()), size());
     CHECK_EQ(static_cast<int>(recv.size()), size());
-    const std::vector<int64_t> from = PartStarts(send);
-    const std::vector<int64_t> to = PartStarts(recv);
-    CHECK_EQ(in.dim(0), from.back());
-    CHECK_EQ(out.dim(0), to.back());
-    CHECK_EQ(RowBytes(in), RowBytes(out));
     CHECK_EQ(send[Size(rank())], recv[Size(rank())]);
-    const int64_t row = RowBytes(in);
+    const Places places = {PartStarts(send), PartStarts(recv)};
     const cudaStream_t queue = QueueOf(stream);
-    if (const int64_t own = send[Size(rank())] * row; own > 0) {
-      CheckCuda(cudaMemcpyAsync(BytesOf(out) + to[Size(rank())] * row,
-                                BytesOf(in) + from[Size(rank())] * row, Size(own),
-                                cudaMemcpyDeviceToDevice, queue),
-                Collective::kAllToAll);
+    for (size_t i = 0; i < in.size(); ++i) {
+      CHECK_EQ(in[i].dim(0), places.from.back());
+      CHECK_EQ(out[i].dim(0), places.to.back());
+      CHECK_EQ(RowBytes(in[i]), RowBytes(out[i]));
+      KeepOwn(in[i], out[i], places, queue);
     }
     if (size() == 1) return;
     InGroup(Collective::kAllToAll, [&] {
-      for (int distance = 1; distance < size(); ++distance) {
-        const int there = (rank() + distance) % size();
-        const int here = (rank() - distance + size()) % size();
-        const int64_t leaving = send[Size(there)] * row;
-        const int64_t coming = recv[Size(here)] * row;
-        if (leaving > 0) {
-          CheckCall(ncclSend(BytesOf(in) + from[Size(there)] * row, Size(leaving), ncclInt8, there,
-                             comm_, queue),
-                    Collective::kAllToAll);
-        }
-        if (coming > 0) {
-          CheckCall(ncclRecv(BytesOf(out) + to[Size(here)] * row, Size(coming), ncclInt8, here,
-                             comm_, queue),
-                    Collective::kAllToAll);
-        }
-        bytes_sent_ += leaving;
-      }
+      for (size_t i = 0; i < in.size(); ++i) ExchangeRows(in[i], out[i], places, queue);
     });
   }
 
@@ -206,6 +192,45 @@ class NcclComm : public Comm {
   }
 
  private:
+  // Where the rows for each member begin, and those from each.
+  struct Places {
+    std::vector<int64_t> from, to;
+    int64_t leaving(int r) const { return from[Size(r) + 1] - from[Size(r)]; }
+    int64_t coming(int r) const { return to[Size(r) + 1] - to[Size(r)]; }
+  };
+
+  // The rows for this member itself.
+  void KeepOwn(const Tensor& in, Tensor& out, const Places& places, cudaStream_t queue) const {
+    const int64_t row = RowBytes(in);
+    const int64_t own = places.leaving(rank()) * row;
+    if (own == 0) return;
+    CheckCuda(cudaMemcpyAsync(BytesOf(out) + places.to[Size(rank())] * row,
+                              BytesOf(in) + places.from[Size(rank())] * row, Size(own),
+                              cudaMemcpyDeviceToDevice, queue),
+              Collective::kAllToAll);
+  }
+  // Peers in rising distance, so that no member is everyone's first. Inside a group.
+  void ExchangeRows(const Tensor& in, Tensor& out, const Places& places, cudaStream_t queue) {
+    const int64_t row = RowBytes(in);
+    for (int distance = 1; distance < size(); ++distance) {
+      const int there = (rank() + distance) % size();
+      const int here = (rank() - distance + size()) % size();
+      const int64_t leaving = places.leaving(there) * row;
+      const int64_t coming = places.coming(here) * row;
+      if (leaving > 0) {
+        CheckCall(ncclSend(BytesOf(in) + places.from[Size(there)] * row, Size(leaving), ncclInt8,
+                           there, comm_, queue),
+                  Collective::kAllToAll);
+      }
+      if (coming > 0) {
+        CheckCall(ncclRecv(BytesOf(out) + places.to[Size(here)] * row, Size(coming), ncclInt8, here,
+                           comm_, queue),
+                  Collective::kAllToAll);
+      }
+      bytes_sent_ += leaving;
+    }
+  }
+
   InFlight Note(Collective collective, int64_t bytes) const {
     return {size() == 1 ? nullptr : transport_.pulse(), {collective, transport_.axis(), bytes}};
   }

@@ -7,7 +7,6 @@
 #include <deque>
 #include <utility>
 
-#include "kernels/core/arrival.h"
 #include "kernels/core/check.h"
 #include "parallel/carry.h"
 #include "parallel/device_gradient.h"
@@ -122,7 +121,7 @@ class SpreadExchange : public RowExchange {
     const int64_t sent_before = BytesSent();
     const int64_t width = store_->spec().width;
     FetchedRows fetched;
-    ReadCounts(question.counts, fetched.send, fetched.recv);
+    ReadCounts(axis_, question.counts, fetched.send, fetched.recv);
     fetched.inverse = question.inverse;
     fetched.ids = question.unique.Rows(0, Total(fetched.send));
     fetched.asked = Carry(stream, axis_, fetched.ids, fetched.send, fetched.recv);
@@ -139,16 +138,6 @@ class SpreadExchange : public RowExchange {
     traffic_.remote += fetched.ids.elements() - fetched.send[static_cast<size_t>(axis_.rank())];
     traffic_.bytes += BytesSent() - sent_before;
     return Pending<FetchedRows>(std::move(fetched));
-  }
-
-  void ReadCounts(Arrival& counts, std::vector<int64_t>& send, std::vector<int64_t>& recv) const {
-    const auto members = static_cast<size_t>(axis_.size());
-    std::vector<int64_t> both(2 * members);
-    const auto bytes = static_cast<int64_t>(both.size() * sizeof(int64_t));
-    const InFlight waiting = axis_.Waiting(Collective::kAllToAll, bytes);
-    counts.Wait(both.data());
-    send.assign(both.begin(), both.begin() + axis_.size());
-    recv.assign(both.begin() + axis_.size(), both.end());
   }
 
   Comm& axis_;

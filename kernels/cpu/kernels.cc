@@ -29,6 +29,7 @@ constexpr Kernels Plain() {
       .balance_loss = cpu::BalanceLoss,
       .route_grad = cpu::RouteGrad,
       .bias_update = cpu::BiasUpdate,
+      .deal_tokens = cpu::DealTokens,
       .experts = cpu::Experts,
       .experts_grad = cpu::ExpertsGrad,
       .hyper_enter = cpu::HyperEnter,

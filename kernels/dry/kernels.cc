@@ -32,6 +32,7 @@ constexpr Kernels Dry() {
       .balance_loss = kPass<BalanceLossFn, Work::kRouting>,
       .route_grad = kPass<RouteGradFn, Work::kRouting>,
       .bias_update = kPass<BiasUpdateFn, Work::kRouting>,
+      .deal_tokens = dry::DealTokens,
       .experts = dry::Experts,
       .experts_grad = dry::ExpertsGrad,
       .hyper_enter = dry::HyperEnter,

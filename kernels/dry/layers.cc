@@ -135,6 +135,22 @@ void Route(Stream& stream, const RouteOptions& options, const Tensor& logits, co
       BytesOf(logits) + BytesOf(bias) + BytesOf(scores) + BytesOf(experts) + BytesOf(weights));
 }
 
+// Done for once, by the CPU's op: what the host counts follows from the choices of Route.
+void DealTokens(Stream& stream, const Tensor& experts, const Tensor& weights,
+                absl::Span<const int64_t> starts, Tensor& sent, Tensor& sent_experts,
+                Tensor& sent_weights, Tensor& counts) {
+  CpuKernels().deal_tokens(stream, experts, weights, starts, sent, sent_experts, sent_weights,
+                           counts);
+  Tensor scratch[2];
+  if (!stream.device().is_cpu()) {
+    scratch[0] = Scratch(stream, DType::kI64, {experts.dim(0)});
+    scratch[1] = Scratch(stream, DType::kI32, {counts.elements() * experts.dim(0)});
+  }
+  LedgerOf(stream).Add(Work::kRouting, 0,
+                       2 * (BytesOf(experts) + BytesOf(weights)) + BytesOf(sent_experts) +
+                           BytesOf(sent_weights) + 3 * BytesOf(sent));
+}
+
 void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor&,
              const Tensor& w_gate_up, const Tensor& w_down, const Tensor& addend, Tensor& y,
              ExpertsSaved& saved) {

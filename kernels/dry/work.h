@@ -43,6 +43,7 @@ AttentionFn Attention;
 AttentionGradFn AttentionGrad;
 ShortConvGradFn ShortConvGrad;
 RouteFn Route;
+DealTokensFn DealTokens;
 ExpertsFn Experts;
 ExpertsGradFn ExpertsGrad;
 HyperEnterFn HyperEnter;

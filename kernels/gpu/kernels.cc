@@ -26,6 +26,7 @@ const Kernels* GpuKernels() {
       .balance_loss = gpu::BalanceLoss,
       .route_grad = gpu::RouteGrad,
       .bias_update = gpu::BiasUpdate,
+      .deal_tokens = gpu::DealTokens,
       .experts = gpu::Experts,
       .experts_grad = gpu::ExpertsGrad,
       .hyper_enter = gpu::HyperEnter,

@@ -32,6 +32,7 @@ class TimedKernels {
     Put<&Kernels::balance_loss>("balance_loss", k);
     Put<&Kernels::route_grad>("route_grad", k);
     Put<&Kernels::bias_update>("bias_update", k);
+    Put<&Kernels::deal_tokens>("deal_tokens", k);
     Put<&Kernels::experts>("experts", k);
     Put<&Kernels::experts_grad>("experts_grad", k);
     Put<&Kernels::hyper_enter>("hyper_enter", k);

@@ -192,7 +192,7 @@ void Optimizer::Step(Context& context, const Tensor& plan, Tensor& sums, Tensor&
   for (RowExchange* table : stack_.tables()) table->Update(stream, table_step_);
   Tensor imbalance = report.Flat(kReportImbalance, kReportImbalance + 1);
   UpdateRouters(context, imbalance);
-  GatherValues(stream, context.mesh, store_);
+  GatherRead(stream, context.mesh, store_);
   store_.ZeroGradients(stream);
 }
 

@@ -12,5 +12,8 @@ namespace mneme {
 void ReduceGradients(Stream& stream, Mesh& mesh, ParameterStore& store);
 // Every rank's owned range of region.value, and of its rounded copy, to all members of the group.
 void GatherValues(Stream& stream, Mesh& mesh, ParameterStore& store);
+// The same for what kernels read, which is all that a step needs: where there are copies, accurate
+// values stay with their owners but for those of parameters that are read accurately.
+void GatherRead(Stream& stream, Mesh& mesh, ParameterStore& store);
 
 }  // namespace mneme

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One run on 1, 2, 4, … GPUs, data parallel and with spread experts.
+"""One run on 1, 2, 4, … GPUs, data parallel, and with experts and rows spread over all.
 
 multi_gpu.py --mneme build/mneme --corpora DIR --output DIR [--ranks 1,2,4] [--runs tiny,100m] [key=value]...
 
@@ -31,15 +31,15 @@ class Runs:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def train(self, name, layout, precision, steps, start=None):
-        """Losses of every step; None, and a word, where the run failed. layout: ranks, expert axis."""
-        ranks, expert = layout
+        """Losses of every step; None, and a word, where the run failed. layout: ranks, size of both axes."""
+        ranks, axis = layout
         folder = self.folder / name
         corpus = pathlib.Path(self.a.corpora).resolve() / CORPUS[self.model]
         stage = [f"stages=[{{name: parity, steps: {steps}, init_from: {start}}}]"] if start else [f"train.steps={steps}"]
         mpirun = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
         done = subprocess.run([*mpirun, self.a.mneme, "train", str(ROOT / f"configs/runs/parity_{self.model}.yaml"),
                                f"data.train={corpus}", f"run.dir={folder}", "device=gpu", f"train.precision={precision}",
-                               f"parallel.expert={expert}", *stage, *self.a.overrides],
+                               f"parallel.expert={axis}", f"parallel.memory={axis}", *stage, *self.a.overrides],
                               capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
         (self.folder / f"{name}.log").write_text(done.stdout + done.stderr)
         if done.returncode != 0:
@@ -53,7 +53,7 @@ class Runs:
 
 
 def name_of(layout):
-    return f"{layout[0]} GPUs, expert axis {layout[1]}"
+    return f"{layout[0]} GPUs, experts and rows over {layout[1]}"
 
 
 def compare(runs, layouts):

@@ -180,11 +180,6 @@ void Forecaster::Limits() {
     if (options_.mend) forecast_.mend = SmallestChange();
   }
   const EngramConfig& engram = config_.model.engram;
-  if (!device_.is_cpu() && !engram.blocks.empty() && forecast_.layout.memory > 1) {
-    forecast_.warnings.push_back(
-        "rows spread over GPUs (parallel.memory above 1) are planned for, but this version of the "
-        "program refuses them");
-  }
   if (!device_.is_cpu() && !engram.blocks.empty() && engram.table.store != "resident") {
     forecast_.warnings.push_back("model.engram.table.store: " + engram.table.store +
                                  " has no GPU half in this version; planned as resident");

@@ -42,7 +42,6 @@ TEST(Forecast, Engram27BOnFourH200s) {
   EXPECT_EQ(forecast.breaks, "");
   EXPECT_LE(forecast.footprint.total(), forecast.available);
   EXPECT_THAT(forecast.warnings, Contains(HasSubstr("memory is short")));
-  EXPECT_THAT(forecast.warnings, Contains(HasSubstr("parallel.memory above 1")));
 
   // What somebody chose stays; what the plan says mends it.
   std::vector<std::string> stated = spread;

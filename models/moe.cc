@@ -88,6 +88,7 @@ void Moe::ForwardRoute(Context& c, const Pass& pass, Saved& note, bool training)
 Tensor Moe::ForwardExperts(Context& c, const RoutedTokens& routed, const Tensor& addend,
                            ExpertsSaved& local) const {
   Tensor y = c.Empty(routed.x.shape());
+  local.most_pairs = routed.pairs;
   c.kernels.experts(c.stream, routed.x, routed.experts, routed.weights, gate_up->value, down->value,
                     addend, y, local);
   return y;

@@ -17,14 +17,12 @@ Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int
   return out;
 }
 
-void ReadCounts(Comm& axis, Arrival& counts, std::vector<int64_t>& send,
-                std::vector<int64_t>& recv) {
-  std::vector<int64_t> both(2 * static_cast<size_t>(axis.size()));
+std::vector<int64_t> ReadCounts(Comm& axis, Arrival& counts, int64_t each) {
+  std::vector<int64_t> both(static_cast<size_t>(2 * each * axis.size()));
   const auto bytes = static_cast<int64_t>(both.size() * sizeof(int64_t));
   const InFlight waiting = axis.Waiting(Collective::kAllToAll, bytes);
   counts.Wait(both.data());
-  send.assign(both.begin(), both.begin() + axis.size());
-  recv.assign(both.begin() + axis.size(), both.end());
+  return both;
 }
 
 }  // namespace mneme

@@ -44,7 +44,7 @@ ExpertExchange::ExpertExchange(Comm& axis, const Kernels& kernels, int64_t exper
 struct ExpertExchange::Dealt {
   Tensor x;                       // of all tokens
   Tensor sent, experts, weights;  // as deal_tokens leaves them
-  Arrival counts;                 // i64 [2, members]: for each, from each
+  Arrival counts;                 // i64 [2 members, 2] rows and pairs: for each, from each
 };
 
 Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
@@ -56,6 +56,7 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
     routed.weights = weights;
     routed.send = {x.dim(0)};
     routed.recv = {x.dim(0)};
+    routed.pairs = experts.elements();
     return Pending<RoutedTokens>(std::move(routed));
   }
   const int64_t members = axis_.size();
@@ -69,9 +70,9 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
   dealt->sent = room(DType::kI32, {most});
   dealt->experts = room(DType::kI32, {most, k});
   dealt->weights = room(weights.dtype(), {most, k});
-  Tensor counts = room(DType::kI64, {2 * members});
-  Tensor leaving = counts.Flat(0, members);
-  Tensor coming = counts.Flat(members, 2 * members);
+  Tensor counts = room(DType::kI64, {2 * members, 2});
+  Tensor leaving = counts.Rows(0, members);
+  Tensor coming = counts.Rows(members, 2 * members);
   kernels_.deal_tokens(stream, experts, weights, starts_, dealt->sent, dealt->experts,
                        dealt->weights, leaving);
   const std::vector<int64_t> one_each(static_cast<size_t>(members), 1);
@@ -84,7 +85,12 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
 // The rows of dealt tokens to their owners.
 RoutedTokens ExpertExchange::Send(Stream& stream, Dealt dealt) {
   RoutedTokens routed;
-  ReadCounts(axis_, dealt.counts, routed.send, routed.recv);
+  const std::vector<int64_t> counts = ReadCounts(axis_, dealt.counts, 2);
+  for (size_t i = 0; i < counts.size(); i += 2) {
+    const bool leaves = i < counts.size() / 2;
+    (leaves ? routed.send : routed.recv).push_back(counts[i]);
+    if (!leaves) routed.pairs += counts[i + 1];
+  }
   const int64_t leaving = Total(routed.send);
   const int64_t coming = Total(routed.recv);
   const auto room = [&](const Tensor& like, int64_t rows) {

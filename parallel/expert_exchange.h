@@ -18,9 +18,10 @@ namespace mneme {
 
 // Tokens as the owner of experts sees them.
 struct RoutedTokens {
-  Tensor x;        // [R, D]; R >= 1: one row for no expert where no token came
-  Tensor experts;  // i32 [R, K] local index or −1
-  Tensor weights;  // [R, K]
+  Tensor x;           // [R, D]; R >= 1: one row for no expert where no token came
+  Tensor experts;     // i32 [R, K] local index or −1
+  Tensor weights;     // [R, K]
+  int64_t pairs = 0;  // (row, expert) that are not −1
   // The route back.
   Tensor sent;                      // i32 [S] token of each row sent, by destination
   std::vector<int64_t> send, recv;  // rows to and from each member

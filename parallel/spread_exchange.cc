@@ -121,7 +121,9 @@ class SpreadExchange : public RowExchange {
     const int64_t sent_before = BytesSent();
     const int64_t width = store_->spec().width;
     FetchedRows fetched;
-    ReadCounts(axis_, question.counts, fetched.send, fetched.recv);
+    const std::vector<int64_t> counts = ReadCounts(axis_, question.counts, 1);
+    fetched.send.assign(counts.begin(), counts.begin() + axis_.size());
+    fetched.recv.assign(counts.begin() + axis_.size(), counts.end());
     fetched.inverse = question.inverse;
     fetched.ids = question.unique.Rows(0, Total(fetched.send));
     fetched.asked = Carry(stream, axis_, fetched.ids, fetched.send, fetched.recv);

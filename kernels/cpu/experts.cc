@@ -26,6 +26,7 @@ void MakePlan(Stream& stream, const Tensor& experts, int64_t count, ExpertsSaved
     if (id[i] >= 0) ++offsets[id[i] + 1];
   }
   for (int64_t e = 0; e < count; ++e) offsets[e + 1] += offsets[e];
+  if (saved.most_pairs >= 0) CHECK_LE(offsets[count], saved.most_pairs);
   saved.order = Tensor::Empty(stream, DType::kI32, {offsets[count]});
   saved.place = Tensor::Empty(stream, DType::kI32, experts.shape());
   auto *order = saved.order.data<int32_t>(), *place = saved.place.data<int32_t>();

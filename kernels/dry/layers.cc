@@ -39,9 +39,12 @@ double SinkhornFlops(Stream& stream, const HyperOptions& options, const Tensor& 
 
 // Plan of the pairs of local experts: what the caller keeps (kernels/ops/experts.h).
 int64_t PlanPairs(Stream& stream, const Tensor& experts, int64_t count, ExpertsSaved& saved) {
-  const int32_t* chosen = experts.data<int32_t>();
-  const int64_t pairs =
-      std::count_if(chosen, chosen + experts.elements(), [](int32_t e) { return e >= 0; });
+  int64_t pairs =
+      saved.most_pairs >= 0 ? std::max<int64_t>(1, saved.most_pairs) : experts.elements();
+  if (OnCpu(stream)) {
+    const int32_t* chosen = experts.data<int32_t>();
+    pairs = std::count_if(chosen, chosen + experts.elements(), [](int32_t e) { return e >= 0; });
+  }
   saved.offsets = Tensor::Empty(stream, DType::kI64, {count + 1});
   saved.order = Tensor::Empty(stream, DType::kI32, {pairs});
   saved.place = Tensor::Empty(stream, DType::kI32, experts.shape());
@@ -141,11 +144,8 @@ void DealTokens(Stream& stream, const Tensor& experts, const Tensor& weights,
                 Tensor& sent_weights, Tensor& counts) {
   CpuKernels().deal_tokens(stream, experts, weights, starts, sent, sent_experts, sent_weights,
                            counts);
-  Tensor scratch[2];
-  if (!stream.device().is_cpu()) {
-    scratch[0] = Scratch(stream, DType::kI64, {experts.dim(0)});
-    scratch[1] = Scratch(stream, DType::kI32, {counts.elements() * experts.dim(0)});
-  }
+  Tensor through;
+  if (!OnCpu(stream)) through = Scratch(stream, DType::kI64, {counts.dim(0) * experts.dim(0)});
   LedgerOf(stream).Add(Work::kRouting, 0,
                        2 * (BytesOf(experts) + BytesOf(weights)) + BytesOf(sent_experts) +
                            BytesOf(sent_weights) + 3 * BytesOf(sent));

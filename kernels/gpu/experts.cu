@@ -1,6 +1,6 @@
 // The routed experts: the plan, the passes between the grouped products (grouped.cu,
-// grouped_sm90.cu), and their order. Nothing is read by the host: buffers hold R · K rows, and each
-// pass asks the plan on the device.
+// grouped_sm90.cu), and their order. Nothing is read by the host: buffers hold as many rows as the
+// caller knows there to be, else R · K, and each pass asks the plan on the device.
 //
 // The plan is a counting sort that keeps order: a warp counts a run of slots, a block an expert
 // adds up the runs, then each warp places its run. Tokens are spread to their pairs token by token,
@@ -83,7 +83,8 @@ __global__ void __launch_bounds__(kScanThreads)
 
 __global__ void __launch_bounds__(kPlanWarps* kWarp)
     PlaceKernel(const int32_t* ids, int64_t slots, int experts, int64_t runs, const int32_t* counts,
-                const int32_t* totals, int64_t* offsets, int32_t* order, int32_t* place) {
+                const int32_t* totals, int64_t* offsets, int64_t capacity, int32_t* order,
+                int32_t* place) {
   extern __shared__ int32_t shared[];
   int32_t* starts = shared + kPlanWarps * experts;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
@@ -120,14 +121,16 @@ __global__ void __launch_bounds__(kPlanWarps* kWarp)
     if (id >= 0 && rank == 0) next[id] += __popc(same);
     __syncwarp();
     if (slot < slots) place[slot] = pair;
+    if (pair >= capacity) __trap();
     if (pair >= 0) order[pair] = static_cast<int32_t>(slot);
   }
 }
 
 void MakePlan(Stream& stream, const Tensor& experts, int64_t count, ExpertsSaved& saved) {
   const int64_t slots = experts.elements(), runs = std::max<int64_t>(1, CeilDiv(slots, kRun));
+  const int64_t most = saved.most_pairs >= 0 ? std::min(saved.most_pairs, slots) : slots;
   saved.offsets = Tensor::Empty(stream, DType::kI64, {count + 1});
-  saved.order = Tensor::Empty(stream, DType::kI32, {slots});
+  saved.order = Tensor::Empty(stream, DType::kI32, {std::max<int64_t>(1, most)});
   saved.place = Tensor::Empty(stream, DType::kI32, experts.shape());
   Tensor counts = Tensor::Empty(stream, DType::kI32, {runs, count}, MemoryTag::kWorkspace);
   Tensor totals = Tensor::Empty(stream, DType::kI32, {count}, MemoryTag::kWorkspace);
@@ -141,7 +144,7 @@ void MakePlan(Stream& stream, const Tensor& experts, int64_t count, ExpertsSaved
          Data<int32_t>(counts), Data<int32_t>(totals));
   Launch(stream, PlaceKernel, grid, kPlanWarps * kWarp, (kPlanWarps + 1) * line, ids, slots, width,
          runs, Data<int32_t>(counts), Data<int32_t>(totals), Data<int64_t>(saved.offsets),
-         Data<int32_t>(saved.order), Data<int32_t>(saved.place));
+         saved.order.elements(), Data<int32_t>(saved.order), Data<int32_t>(saved.place));
 }
 
 // Passes --------------------------------------------------------------------------------------
@@ -236,13 +239,13 @@ __global__ void __launch_bounds__(kPairWarps* kWarp)
 // the gradients of weights, which come next, need that.
 __global__ void __launch_bounds__(kRowThreads)
     SumInnerKernel(const float* inner, const int32_t* place, int64_t slots, int64_t parts,
-                   float* dweights, int64_t turn_count, int32_t* turns) {
+                   int64_t capacity, float* dweights, int64_t turn_count, int32_t* turns) {
   const int64_t slot = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
   for (int64_t i = slot; i < turn_count; i += int64_t{gridDim.x} * kRowThreads) turns[i] = 0;
   if (slot >= slots) return;
   const int64_t pair = place[slot];
   float sum = 0;
-  for (int64_t i = 0; pair >= 0 && i < parts; ++i) sum += inner[i * slots + pair];
+  for (int64_t i = 0; pair >= 0 && i < parts; ++i) sum += inner[i * capacity + pair];
   dweights[slot] = sum;
 }
 
@@ -311,12 +314,13 @@ Tensor Workspace(Stream& stream, DType dtype, int64_t rows, int64_t width) {
 void DownGrad(Stream& stream, const Tensor& dy, const Tensor& weights, const Tensor& w_down,
               const ExpertsSaved& saved, Tensor& d_gate_up, Tensor& act, Tensor& dweights,
               Tensor& turns) {
-  const int64_t slots = saved.order.elements(), parts = CeilDiv(act.dim(1), kInnerColumns);
-  Tensor inner = Workspace(stream, DType::kF32, parts, slots);
+  const int64_t slots = saved.place.elements(), capacity = saved.order.elements();
+  const int64_t parts = CeilDiv(act.dim(1), kInnerColumns);
+  Tensor inner = Workspace(stream, DType::kF32, parts, capacity);
   GroupedDownGrad(stream, dy, {&saved.order, weights.dim(1)}, w_down, saved.offsets, saved.gate_up,
                   weights, d_gate_up, act, inner);
   Launch(stream, SumInnerKernel, dim3(static_cast<unsigned>(CeilDiv(slots, kRowThreads))),
-         kRowThreads, 0, Data<float>(inner), Data<int32_t>(saved.place), slots, parts,
+         kRowThreads, 0, Data<float>(inner), Data<int32_t>(saved.place), slots, parts, capacity,
          Data<float>(dweights), turns.elements(), Data<int32_t>(turns));
 }
 
@@ -326,11 +330,11 @@ void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tenso
              const Tensor& w_gate_up, const Tensor& w_down, const Tensor& addend, Tensor& y,
              ExpertsSaved& saved) {
   const int64_t count = w_gate_up.dim(0), width = w_down.dim(2), hidden = x.dim(1);
-  const int64_t capacity = experts.elements();
   CHECK_EQ(w_gate_up.shape(), (Shape{count, 2 * width, hidden}));
   CHECK_EQ(w_down.shape(), (Shape{count, hidden, width}));
   CHECK_EQ(weights.shape(), experts.shape());
   MakePlan(stream, experts, count, saved);
+  const int64_t capacity = saved.order.elements();
   saved.gate_up = Tensor::Empty(stream, x.dtype(), {capacity, 2 * width});
   Tensor rows = Workspace(stream, x.dtype(), capacity, hidden);
   const bool gathers = GroupedGathers(stream, {&w_gate_up, &w_down}, {&x});

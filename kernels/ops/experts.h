@@ -7,10 +7,13 @@
 
 namespace mneme {
 
-// What forward leaves for the gradient. n = number of (token, expert) pairs that are local.
+// What forward leaves for the gradient.
 struct ExpertsSaved {
+  // Set by the caller before forward, where it knows: (token, expert) pairs that are local, or
+  // more. A device whose host does not count them takes room for so many; −1: for R · K.
+  int64_t most_pairs = -1;
   Tensor offsets;  // i64 [E + 1] pairs of each expert, in expert order, tokens rising inside one
-  Tensor order;    // i32 [capacity] pair -> token · K + k
+  Tensor order;    // i32 [capacity] pair -> token · K + k; capacity: that room, at least 1
   Tensor place;    // i32 [R, K] token, k -> pair, or −1 where the expert lives elsewhere
   Tensor gate_up;  // [capacity, 2F] pre-activations
 };

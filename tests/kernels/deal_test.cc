@@ -31,7 +31,7 @@ OpCase Deal(int64_t tokens, int64_t k, std::vector<int64_t> starts) {
   c.NoteOf("sent_experts", DType::kI32, {rows, k}, /*partial=*/true);
   c.Note("sent_weights", {rows, k});
   c.args.back().partial = true;
-  c.NoteOf("counts", DType::kI64, {owners});
+  c.NoteOf("counts", DType::kI64, {owners, 2});
   c.Accurate({"weights", "sent_weights"});
   c.forward = [starts](OpRun& r) {
     r.kernels.deal_tokens(r.stream, r["experts"], r["weights"], starts, r["sent"],
@@ -53,10 +53,10 @@ TEST(DealTest, NoTokensIsLegal) {
   const auto empty = [&](DType dtype, Shape shape) { return Tensor::Empty(stream, dtype, shape); };
   Tensor sent = empty(DType::kI32, {0}), experts = empty(DType::kI32, {0, 2});
   Tensor weights = empty(DType::kF32, {0, 2});
-  Tensor counts = empty(DType::kI64, {2});
+  Tensor counts = empty(DType::kI64, {2, 2});
   const std::vector<int64_t> starts = {0, 3, 5};
   CpuKernels().deal_tokens(stream, experts, weights, starts, sent, experts, weights, counts);
-  EXPECT_EQ(Values(counts), (std::vector<double>{0, 0}));
+  EXPECT_EQ(Values(counts), (std::vector<double>{0, 0, 0, 0}));
 }
 
 // Two owners of two experts: by owner, rising in tokens, once each.
@@ -68,11 +68,11 @@ TEST(DealTest, ATokenGoesOnceToEachOwner) {
   Tensor sent = Tensor::Empty(stream, DType::kI32, {6});
   Tensor experts = Tensor::Empty(stream, DType::kI32, {6, 2});
   Tensor weights = Tensor::Empty(stream, DType::kF32, {6, 2});
-  Tensor counts = Tensor::Empty(stream, DType::kI64, {2});
+  Tensor counts = Tensor::Empty(stream, DType::kI64, {2, 2});
   CpuKernels().deal_tokens(stream, Tensor::Wrap(chosen, DType::kI32, {3, 2}),
                            Tensor::Wrap(weight, DType::kF32, {3, 2}), std::vector<int64_t>{0, 2, 4},
                            sent, experts, weights, counts);
-  EXPECT_EQ(Values(counts), (std::vector<double>{2, 2}));
+  EXPECT_EQ(Values(counts), (std::vector<double>{2, 3, 2, 3}));
   EXPECT_EQ(Values(sent.Rows(0, 4)), (std::vector<double>{0, 1, 1, 2}));
   EXPECT_EQ(Values(experts.Rows(0, 4)), (std::vector<double>{0, 1, -1, 0, 1, -1, 0, 1}));
   EXPECT_EQ(Values(weights.Rows(0, 4)), (std::vector<double>{1, 2, 0, 4, 3, 0, 5, 6}));

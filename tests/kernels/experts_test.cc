@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -46,7 +47,9 @@ OpCase Feed(const Sizes& s, const std::function<int64_t(int64_t row, int64_t k)>
   c.Accurate({"weights"});
   c.bf16_tolerance = 2.5e-2;  // the addend may cancel most of the sum
   auto saved = std::make_shared<ExpertsSaved>();
-  c.forward = [saved](OpRun& r) {
+  const int64_t pairs = std::count_if(ids.begin(), ids.end(), [](int64_t e) { return e >= 0; });
+  c.forward = [saved, pairs](OpRun& r) {
+    saved->most_pairs = pairs;
     r.kernels.experts(r.stream, r["x"], r["ids"], r["weights"], r["gate_up"], r["down"],
                       r["addend"], r["y"], *saved);
   };

@@ -9,6 +9,7 @@ namespace mneme {
 struct ParallelConfig {
   int64_t expert = 1;
   int64_t memory = 1;
+  double expert_room = 1.5;
   bool share_device = false;
 
   template <class V>
@@ -18,6 +19,10 @@ struct ParallelConfig {
       "ranks");
     v("memory", memory,
       "ranks that the Engram rows are spread over; divides the number of ranks; 0 means all ranks");
+    v("expert_room", expert_room,
+      "most (token, expert) pairs that a rank of a spread expert axis computes at once, as a "
+      "multiple of an equal share (at least 1); more are computed in pieces, and once more on the "
+      "way back");
     v("share_device", share_device, "allow two ranks on one GPU");
   }
 };

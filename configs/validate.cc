@@ -155,6 +155,10 @@ void ParallelRules(const RunConfig& config, Rules& rules) {
   const int64_t experts = config.model.moe.experts;
   rules.AtLeast("parallel.expert", config.parallel.expert, 0);
   rules.AtLeast("parallel.memory", config.parallel.memory, 0);
+  if (!(config.parallel.expert_room >= 1.0)) {
+    rules.Add({"parallel.expert_room"}, "is " + NumberText(config.parallel.expert_room) +
+                                            "; must be at least 1: an equal share has to fit");
+  }
   if (experts > 0 && config.parallel.expert > experts) {
     rules.Add({"parallel.expert", "model.moe.experts"}, "an axis of " + N(config.parallel.expert) +
                                                             " ranks is more than the " +

@@ -71,7 +71,7 @@ Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_
                            const Device& device, int64_t shrink) {
   Rehearsal fullest;
   for (const StageConfig& stage : config.stages) {
-    Rehearsal rehearsal = Rehearse(config, stage, layout, vocabulary, device, shrink);
+    Rehearsal rehearsal = Rehearse(config, stage, layout, vocabulary, device, shrink, Dealt::kMost);
     if (rehearsal.taken > fullest.taken) fullest = rehearsal;
   }
   const auto of = [&](MemoryTag tag) { return fullest.bytes[static_cast<size_t>(tag)]; };

@@ -29,12 +29,13 @@ Vocabulary PlainVocabulary(int64_t size) {
 
 class DryRun {
  public:
-  DryRun(const RunConfig& config, const StageConfig& stage, const Layout& layout, Device device)
+  DryRun(const RunConfig& config, const StageConfig& stage, const Layout& layout, Device device,
+         double expert_load, int64_t tokens)
       : config_(config),
         stage_(stage),
         allocator_(device),
         stream_(device, allocator_),
-        mesh_(MakeDryMesh(layout)),
+        mesh_(MakeDryMesh(layout, expert_load, tokens)),
         context_{DryKernels(), stream_, mesh_, PrecisionOf(config)} {}
 
   absl::Status Build(int64_t vocabulary) {
@@ -142,7 +143,7 @@ class DryRun {
 }  // namespace
 
 Rehearsal Rehearse(const RunConfig& config, const StageConfig& stage, const Layout& layout,
-                   int64_t vocabulary, Device device, int64_t shrink) {
+                   int64_t vocabulary, Device device, int64_t shrink, Dealt dealt) {
   Rehearsal out;
   const int64_t length = stage.sequence_length;
   const auto plan = PlanBatch(stage.batch_sequences,
@@ -151,7 +152,8 @@ Rehearsal Rehearse(const RunConfig& config, const StageConfig& stage, const Layo
   out.micro_batches = plan->accumulation;
   out.tokens = plan->per_rank * length;
   device.dry = true;
-  DryRun run(config, stage, layout, device);
+  const double load = dealt == Dealt::kMost ? layout.expert_room : 1.0;
+  DryRun run(config, stage, layout, device, load, plan->micro * length);
   if (!run.Build(std::max<int64_t>(1, vocabulary)).ok()) return out;
   // On the host what the first step made room for stays.
   if (device.is_cpu()) run.Step(*plan, out);

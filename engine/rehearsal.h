@@ -33,9 +33,14 @@ struct Rehearsal {
   int64_t checkpoint_bytes = 0;  // of all ranks: weights and moments, resident rows with theirs
 };
 
+// How the router deals: equally, as time is predicted, or to the rank of most experts as much as it
+// has room for at once (parallel.expert_room).
+enum class Dealt { kEqually, kMost };
+
 // The second step of `stage` on the fullest rank of `layout`; `device` says of which kind (a GPU
 // need not be there); `shrink` as in WantedMicroBatch. Empty where the batch cannot be dealt.
 Rehearsal Rehearse(const RunConfig& config, const StageConfig& stage, const Layout& layout,
-                   int64_t vocabulary, Device device, int64_t shrink = 1);
+                   int64_t vocabulary, Device device, int64_t shrink = 1,
+                   Dealt dealt = Dealt::kEqually);
 
 }  // namespace mneme

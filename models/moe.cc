@@ -85,13 +85,67 @@ void Moe::ForwardRoute(Context& c, const Pass& pass, Saved& note, bool training)
                          pass.balance_scale, note.balance, sum);
 }
 
+std::vector<ExpertPiece> Moe::Pieces(Context& c, const RoutedTokens& routed, int64_t tokens) const {
+  const auto equal_share = static_cast<double>(tokens * config.top_k);
+  return PiecesOf(routed, static_cast<int64_t>(c.mesh.layout.expert_room * equal_share));
+}
+
+// y: of the piece.
+void Moe::ForwardPiece(Context& c, const RoutedTokens& routed, const ExpertPiece& piece,
+                       const Tensor& addend, Tensor& y, ExpertsSaved& local) const {
+  const auto [begin, end] = piece.rows;
+  local.most_pairs = piece.pairs;
+  c.kernels.experts(c.stream, routed.x.Rows(begin, end), routed.experts.Rows(begin, end),
+                    routed.weights.Rows(begin, end), gate_up->value, down->value, addend, y, local);
+}
+
+void Moe::ForwardPieceAgain(Context& c, const RoutedTokens& routed, const ExpertPiece& piece,
+                            ExpertsSaved& local) const {
+  Tensor y = c.Empty({piece.rows.size(), routed.x.dim(1)});
+  ForwardPiece(c, routed, piece, {}, y, local);
+}
+
 Tensor Moe::ForwardExperts(Context& c, const RoutedTokens& routed, const Tensor& addend,
-                           ExpertsSaved& local) const {
+                           int64_t tokens, ExpertsSaved& local) const {
   Tensor y = c.Empty(routed.x.shape());
-  local.most_pairs = routed.pairs;
-  c.kernels.experts(c.stream, routed.x, routed.experts, routed.weights, gate_up->value, down->value,
-                    addend, y, local);
+  const std::vector<ExpertPiece> pieces = Pieces(c, routed, tokens);
+  if (pieces.size() == 1) {
+    ForwardPiece(c, routed, pieces[0], addend, y, local);
+    return y;
+  }
+  CHECK(!addend.defined());
+  for (const ExpertPiece& piece : pieces) {
+    ExpertsSaved dropped;
+    Tensor part = y.Rows(piece.rows.begin, piece.rows.end);
+    ForwardPiece(c, routed, piece, {}, part, dropped);
+  }
   return y;
+}
+
+ExpertExchange::SourceGrad Moe::BackwardExperts(Context& c, Saved& saved,
+                                                Pending<Tensor> returning) const {
+  const RoutedTokens& routed = saved.routed;
+  const std::vector<ExpertPiece> pieces = Pieces(c, routed, saved.x.dim(0));
+  // The first piece is computed again while dy is away.
+  ExpertsSaved local = std::exchange(saved.local, {});
+  if (!local.gate_up.defined()) ForwardPieceAgain(c, routed, pieces[0], local);
+  const Tensor dy = returning.Wait(c.stream);
+  ExpertExchange::SourceGrad grad;
+  grad.dx = c.Empty(routed.x.shape());
+  grad.dweights = c.EmptyAccurate(routed.weights.shape());
+  for (const ExpertPiece& piece : pieces) {
+    const auto [begin, end] = piece.rows;
+    if (begin > 0) {
+      local = {};
+      ForwardPieceAgain(c, routed, piece, local);
+    }
+    Tensor dx = grad.dx.Rows(begin, end);
+    Tensor dweights = grad.dweights.Rows(begin, end);
+    c.kernels.experts_grad(c.stream, dy.Rows(begin, end), routed.x.Rows(begin, end),
+                           routed.weights.Rows(begin, end), gate_up->value, down->value, local, dx,
+                           dweights, gate_up->grad, down->grad);
+  }
+  return grad;
 }
 
 Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
@@ -106,7 +160,8 @@ Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor&
     base = shared->down.Forward(c, shared->ForwardHidden(c, x, &note.shared), skip);
   }
   note.routed = leaving.Wait(c.stream);
-  const Tensor y_here = ForwardExperts(c, note.routed, exchange->AddedHere(base), note.local);
+  const Tensor y_here =
+      ForwardExperts(c, note.routed, exchange->AddedHere(base), x.dim(0), note.local);
   Tensor y = exchange->Combine(c.stream, note.routed, y_here, base, x.dim(0)).Wait(c.stream);
   if (saved == nullptr) return y;
   // The shared expert's input is x, which whoever holds this note may drop.
@@ -128,16 +183,9 @@ Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, const Tenso
     dshared = shared->BackwardHidden(c, dy, saved.shared);
     saved.shared = {};
   }
-  if (recompute) ForwardExperts(c, saved.routed, {}, saved.local);
-  const Tensor dy_here = returning.Wait(c.stream);
-  Tensor dx_here = c.Empty(saved.routed.x.shape());
-  Tensor dweights_here = c.EmptyAccurate(saved.routed.weights.shape());
-  c.kernels.experts_grad(c.stream, dy_here, saved.routed.x, saved.routed.weights, gate_up->value,
-                         down->value, saved.local, dx_here, dweights_here, gate_up->grad,
-                         down->grad);
-  saved.local = {};
+  const auto here = BackwardExperts(c, saved, std::move(returning));
   auto source =
-      exchange->DispatchGrad(c.stream, saved.routed, dx_here, dweights_here, saved.experts)
+      exchange->DispatchGrad(c.stream, saved.routed, here.dx, here.dweights, saved.experts)
           .Wait(c.stream);
   Tensor dx = std::move(source.dx);
   if (shared.has_value()) shared->gate_up.AddBackward(c, dshared, saved.x, dx);

@@ -32,7 +32,7 @@ struct Moe {
     Tensor weights;       // [T, K]
     Tensor balance;       // [rows, E]; undefined without the balance loss
     RoutedTokens routed;  // what came over the wire
-    ExpertsSaved local;   // its gate_up is dropped under `recompute`
+    ExpertsSaved local;   // its gate_up is dropped under `recompute`; empty with several pieces
     Mlp::Saved shared;    // empty under `recompute`
 
     template <class F>
@@ -69,8 +69,17 @@ struct Moe {
  private:
   RouteOptions Options() const;
   void ForwardRoute(Context& c, const Pass& pass, Saved& note, bool training) const;
+  // y [R, D] of what came, in the pieces that there is room for; several leave nothing in local.
   Tensor ForwardExperts(Context& c, const RoutedTokens& routed, const Tensor& addend,
-                        ExpertsSaved& local) const;
+                        int64_t tokens, ExpertsSaved& local) const;
+  // dx [R, D] and dweights [R, K] of what came. Consumes saved.local.
+  ExpertExchange::SourceGrad BackwardExperts(Context& c, Saved& saved,
+                                             Pending<Tensor> returning) const;
+  std::vector<ExpertPiece> Pieces(Context& c, const RoutedTokens& routed, int64_t tokens) const;
+  void ForwardPiece(Context& c, const RoutedTokens& routed, const ExpertPiece& piece,
+                    const Tensor& addend, Tensor& y, ExpertsSaved& local) const;
+  void ForwardPieceAgain(Context& c, const RoutedTokens& routed, const ExpertPiece& piece,
+                         ExpertsSaved& local) const;
   // Adds the router's part to dx.
   void BackwardRoute(Context& c, const Pass& pass, const Tensor& dweights, const Saved& saved,
                      Tensor& dx) const;

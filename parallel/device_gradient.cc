@@ -79,12 +79,11 @@ void DeviceGradient::Add(Stream& stream, const Tensor& ids, const Tensor& grads)
   ids_.push_back(ids);
   grads_.push_back(grads);
   fresh_ += ids.elements();
-  if (!equal() && fresh_ >= std::max(merged_, merge_from_)) BeginMerge(stream);
+  if (!equal() && fresh_ >= MergeAt(merged_, merge_from_)) BeginMerge(stream);
 }
 
 void DeviceGradient::BeginMerge(Stream& stream) {
   ids_ = Regular(stream, kernels_, std::move(ids_), 1);
-  grads_ = Regular(stream, kernels_, std::move(grads_), 1);
   const int64_t n = ids_[0].elements();
   unique_ = Tensor::Empty(stream, DType::kI64, {n}, MemoryTag::kExchange);
   inverse_ = Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange);
@@ -98,7 +97,12 @@ void DeviceGradient::Settle(Stream& stream) {
   distinct_.Wait(&merged_);
   Tensor sums = Tensor::Zeros(stream, grads_[0].dtype(), {merged_, store_.spec().width},
                               MemoryTag::kExchange);
-  kernels_.scatter_add_rows(stream, grads_[0], inverse_, sums);
+  int64_t begin = 0;
+  for (const Tensor& part : grads_) {
+    const int64_t end = begin + part.dim(0);
+    if (end > begin) kernels_.scatter_add_rows(stream, part, inverse_.Rows(begin, end), sums);
+    begin = end;
+  }
   // A copy, so that the room of all that came goes back.
   Tensor ids = Tensor::Empty(stream, DType::kI64, {merged_}, MemoryTag::kExchange);
   kernels_.copy(stream, unique_.Rows(0, merged_), ids);
@@ -111,9 +115,13 @@ void DeviceGradient::Settle(Stream& stream) {
 void DeviceGradient::Reduce(Stream& stream, Tensor& seen) {
   const RowTableSpec& spec = store_.spec();
   Settle(stream);
-  const size_t most = equal() || replicas_.size() == 1 ? size_t{kMostParts} : size_t{1};
-  ids_ = Regular(stream, kernels_, std::move(ids_), most);
-  grads_ = Regular(stream, kernels_, std::move(grads_), most);
+  if (equal()) {
+    ids_ = Regular(stream, kernels_, std::move(ids_), kMostParts);
+    grads_ = Regular(stream, kernels_, std::move(grads_), kMostParts);
+  } else if (ids_.size() > 1) {
+    BeginMerge(stream);
+    Settle(stream);
+  }
   if (replicas_.size() > 1) {
     const DType dtype = grads_.empty() ? spec.dtype : grads_[0].dtype();
     request_bytes_ = SizeOf(DType::kI64) + spec.width * SizeOf(dtype);

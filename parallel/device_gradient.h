@@ -6,6 +6,7 @@
 // at the price of moments on every replica.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels/core/arrival.h"
@@ -18,11 +19,17 @@ class DeviceGradient {
  public:
   // Every replica adds parts of the same shapes, so that nothing need be counted.
   static constexpr int64_t kEqual = -1;
-  // merge_from: kEqual; or parts differ, and so many rows that came are summed by row as soon as
-  // they are no fewer than those summed before. Their distinct rows are counted on the device, and
-  // the host waits for the number at the next part.
+  // merge_from: kEqual; or parts differ, and what came is summed by row as soon as it is
+  // MergeAt rows, and at the end. Its distinct rows are counted on the device, and the host waits
+  // for the number at the next part.
   DeviceGradient(const Kernels& kernels, DeviceStore& store, Comm& replicas, int64_t merge_from)
       : kernels_(kernels), store_(store), replicas_(replicas), merge_from_(merge_from) {}
+
+  // Rows that come beside `merged` summed ones before all are summed: few sums of many rows, and a
+  // quarter more memory than the summed rows take twice.
+  static int64_t MergeAt(int64_t merged, int64_t merge_from) {
+    return std::max(merged / 4, merge_from);
+  }
 
   // Gradients grads [n, W], or as many values, of rows by their numbers, ids i64 [n]. Both may be
   // kept until Update.

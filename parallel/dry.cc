@@ -10,6 +10,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/core/dry.h"
+#include "parallel/device_gradient.h"
 #include "parallel/resident_size.h"
 
 namespace mneme {
@@ -67,6 +68,29 @@ class DryComm : public Comm {
 
   int size_;
   int64_t bytes_sent_ = 0;
+};
+
+// Members that send more tokens to the experts here than this one sends to theirs. What is counted
+// are [members, 2] rows and pairs (ExpertExchange).
+class DryExpertAxis : public DryComm {
+ public:
+  DryExpertAxis(int size, double load, int64_t most_rows)
+      : DryComm(size), load_(load), most_rows_(most_rows) {}
+
+  void AllToAll(Stream& stream, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
+                absl::Span<const int64_t> recv) override {
+    DryComm::AllToAll(stream, in, send, out, recv);
+    if (in.dtype() != DType::kI64) return;
+    auto* counts = out.data<int64_t>();
+    for (int64_t i = 0; i < out.elements(); ++i) {
+      counts[i] = static_cast<int64_t>(load_ * static_cast<double>(counts[i]));
+      if (i % 2 == 0) counts[i] = std::min(counts[i], most_rows_);
+    }
+  }
+
+ private:
+  const double load_;
+  const int64_t most_rows_;
 };
 
 // Rows of the sums of a step's gradient and entries of their index, as StepGradient and RowIndex
@@ -158,8 +182,7 @@ class DryExchange : public DryTable {
     Tensor summed = Exchange(stream, spec_.dtype, {distinct, spec_.width});
     if (mesh_.memory->size() > 1) summed = Exchange(stream, spec_.dtype, {distinct, spec_.width});
     if (on_device_) {
-      parts_.push_back(fetched.asked);
-      parts_.push_back(summed);
+      AddPart(stream, fetched.asked, summed);
     } else {
       sums_.Grow(step_distinct_);
       Account();
@@ -168,17 +191,23 @@ class DryExchange : public DryTable {
     LedgerOf(stream).Add(Work::kTables, 0, static_cast<double>(drows.bytes() + 4 * summed.bytes()));
   }
 
+  // They leave the sums of all, and beside these so much that the last one starts their summing
+  // again: then most stands there.
   void Skip(Stream& stream, int64_t micro_batches) override {
     if (!on_device_ || parts_.empty() || micro_batches < 1) return;
-    const int64_t each = parts_[parts_.size() - 2].elements();
-    // What came is summed when it is as much again as the sums: at most two times the distinct rows
-    // of the step stand there, and the sums that are being made.
-    const double tokens = static_cast<double>(tokens_ * (1 + micro_batches));
-    const int64_t most = std::max(kMergeFrom, 3 * Distinct(hash_, vocabulary_, tokens));
-    const int64_t rows = std::min(each * micro_batches, most);
-    parts_.push_back(Exchange(stream, DType::kI64, {rows}));
-    parts_.push_back(Exchange(stream, spec_.dtype, {rows, spec_.width}));
+    Settle(stream);
+    int64_t came = last_part_ * micro_batches;
+    tokens_ += micro_batches * tokens_ / pushed_;
     pushed_ += micro_batches;
+    if (merged_ + fresh_ + came >= kMergeFrom) {
+      const int64_t sums = std::min(merged_ + fresh_ + came, DistinctHere());
+      parts_ = {Part(stream, sums)};
+      merged_ = sums;
+      fresh_ = 0;
+      came = std::min(came, DeviceGradient::MergeAt(merged_, kMergeFrom) - 1);
+    }
+    parts_.push_back(Part(stream, came));
+    fresh_ += came;
   }
 
   // Sums of one micro-batch stand in order; those of several are put in order.
@@ -203,6 +232,7 @@ class DryExchange : public DryTable {
     LedgerOf(stream).Add(Work::kTables, 0, 7.0 * rows);
     ids_ = grads_ = Tensor();
     parts_.clear();
+    merged_ = fresh_ = 0;
     tokens_ = 0;
     pushed_ = 0;
   }
@@ -219,18 +249,56 @@ class DryExchange : public DryTable {
     Tensor inverse, unique;
   };
 
-  // As DeviceGradient: all that came in one, those of the replicas, and what it takes to sort them.
-  void Group(Stream& stream) {
+  // Rows that came in one, or their sums: ids and gradients.
+  struct Summed {
+    Tensor ids, grads;
+  };
+  Summed Part(Stream& stream, int64_t rows) const {
+    return {Exchange(stream, DType::kI64, {rows}),
+            Exchange(stream, spec_.dtype, {rows, spec_.width})};
+  }
+
+  // The four that follow are DeviceGradient's.
+  void AddPart(Stream& stream, const Tensor& ids, const Tensor& grads) {
+    Settle(stream);
+    parts_.push_back({ids, grads});
+    last_part_ = ids.elements();
+    fresh_ += last_part_;
+    if (fresh_ >= DeviceGradient::MergeAt(merged_, kMergeFrom)) BeginMerge(stream);
+  }
+  void BeginMerge(Stream& stream) {
     int64_t rows = 0;
-    for (size_t i = 0; i < parts_.size(); i += 2) rows += parts_[i].elements();
-    const auto gather = [&](int64_t n) {
-      parts_ = {Exchange(stream, DType::kI64, {n}),
-                Exchange(stream, spec_.dtype, {n, spec_.width})};
-    };
-    if (pushed_ > 1) gather(rows);
-    if (mesh_.memory_replicas->size() > 1) gather(rows *= mesh_.memory_replicas->size());
+    for (const Summed& part : parts_) rows += part.ids.elements();
+    const Tensor all_ids = Exchange(stream, DType::kI64, {rows});
+    merging_ = {Exchange(stream, DType::kI64, {rows}), Exchange(stream, DType::kI32, {rows})};
+    const Tensor sort = Tensor::Empty(stream, DType::kI32, {7 * rows}, MemoryTag::kWorkspace);
+  }
+  void Settle(Stream& stream) {
+    if (!merging_.ids.defined()) return;
+    merged_ = std::min(merging_.ids.elements(), DistinctHere());
+    parts_ = {Part(stream, merged_)};
+    merging_ = {};
+    fresh_ = 0;
+  }
+  void Group(Stream& stream) {
+    Settle(stream);
+    if (parts_.size() > 1) {
+      BeginMerge(stream);
+      Settle(stream);
+    }
+    int64_t rows = parts_.empty() ? 0 : parts_[0].ids.elements();
+    if (mesh_.memory_replicas->size() > 1) {
+      rows *= mesh_.memory_replicas->size();
+      parts_ = {Part(stream, rows)};
+    }
     const Tensor sort = Exchange(stream, DType::kI32, {5 * rows});
     grads_ = Exchange(stream, spec_.dtype, {rows / kLongGroup + 1, spec_.width});
+  }
+
+  // Of this step so far, the rows that this rank owns: the members' tokens ask for them.
+  int64_t DistinctHere() const {
+    const int members = mesh_.memory->size();
+    return Distinct(hash_, vocabulary_, static_cast<double>(tokens_ * members)) / members;
   }
 
   int64_t row_bytes() const { return spec_.width * SizeOf(spec_.dtype); }
@@ -264,7 +332,11 @@ class DryExchange : public DryTable {
   NgramHash hash_;  // of the last query, and over how many ids
   int64_t vocabulary_ = 0;
   std::deque<Announced> announced_;
-  std::vector<Tensor> parts_;  // of this step on a device: ids, gradients, ids, …
+  std::vector<Summed> parts_;  // of this step on a device, as DeviceGradient has them
+  Summed merging_;             // distinct ids and places of parts that are being summed
+  int64_t merged_ = 0;         // rows summed before, the first part
+  int64_t fresh_ = 0;          // rows of the others
+  int64_t last_part_ = 0;      // rows
   std::vector<std::pair<MemoryTag, int64_t>> held_;
   GrownRows sums_;
   int64_t accounted_ = 0;
@@ -279,11 +351,11 @@ std::unique_ptr<Comm> MakeDryComm(int size) { return std::make_unique<DryComm>(s
 
 }  // namespace
 
-Mesh MakeDryMesh(const Layout& layout) {
+Mesh MakeDryMesh(const Layout& layout, double expert_load, int64_t tokens) {
   Mesh mesh;
   mesh.layout = layout;
   mesh.world = MakeDryComm(layout.world);
-  mesh.expert = MakeDryComm(layout.expert);
+  mesh.expert = std::make_unique<DryExpertAxis>(layout.expert, expert_load, tokens);
   mesh.expert_replicas = MakeDryComm(layout.expert_replicas());
   mesh.memory = MakeDryComm(layout.memory);
   mesh.memory_replicas = MakeDryComm(layout.memory_replicas());

@@ -1,5 +1,5 @@
 // Ranks and tables of a dry device (kernels/core/dry.h): one rank that acts as if the others were
-// there, and as balanced as it is. Nothing travels; bytes are counted, and memory is asked for as
+// there. Nothing travels; bytes are counted, and memory is asked for as
 // the real ones ask.
 #pragma once
 
@@ -11,7 +11,9 @@
 namespace mneme {
 
 // Rank 0 of a layout, which holds no less than any other rank.
-Mesh MakeDryMesh(const Layout& layout);
+// expert_load: pairs of (token, expert) that come from the others, as a multiple of those that this
+// rank sends; of `tokens` rows a rank at most.
+Mesh MakeDryMesh(const Layout& layout, double expert_load, int64_t tokens);
 
 // Distinct rows, of `rows`, that a head of an n-gram order asks for among `tokens` neighbouring
 // tokens over `vocabulary` ids: an estimate from English prose (docs/plan.md).

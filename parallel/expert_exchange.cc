@@ -32,6 +32,22 @@ std::vector<int64_t> StartsOf(int64_t experts, int members) {
 
 }  // namespace
 
+std::vector<ExpertPiece> PiecesOf(const RoutedTokens& routed, int64_t most) {
+  std::vector<ExpertPiece> pieces;
+  const int64_t all = Total(routed.pairs);
+  if (all <= most) return {{{0, routed.x.dim(0)}, all}};
+  int64_t row = 0;
+  for (size_t r = 0; r < routed.recv.size(); ++r) {
+    if (routed.recv[r] == 0) continue;
+    if (pieces.empty() || pieces.back().pairs + routed.pairs[r] > most)
+      pieces.push_back({{row, row}, 0});
+    row += routed.recv[r];
+    pieces.back().rows.end = row;
+    pieces.back().pairs += routed.pairs[r];
+  }
+  return pieces;
+}
+
 ExpertExchange::ExpertExchange(Comm& axis, const Kernels& kernels, int64_t experts)
     : axis_(axis),
       kernels_(kernels),
@@ -56,7 +72,7 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
     routed.weights = weights;
     routed.send = {x.dim(0)};
     routed.recv = {x.dim(0)};
-    routed.pairs = experts.elements();
+    routed.pairs = {experts.elements()};
     return Pending<RoutedTokens>(std::move(routed));
   }
   const int64_t members = axis_.size();
@@ -89,7 +105,7 @@ RoutedTokens ExpertExchange::Send(Stream& stream, Dealt dealt) {
   for (size_t i = 0; i < counts.size(); i += 2) {
     const bool leaves = i < counts.size() / 2;
     (leaves ? routed.send : routed.recv).push_back(counts[i]);
-    if (!leaves) routed.pairs += counts[i + 1];
+    if (!leaves) routed.pairs.push_back(counts[i + 1]);
   }
   const int64_t leaving = Total(routed.send);
   const int64_t coming = Total(routed.recv);

@@ -18,14 +18,23 @@ namespace mneme {
 
 // Tokens as the owner of experts sees them.
 struct RoutedTokens {
-  Tensor x;           // [R, D]; R >= 1: one row for no expert where no token came
-  Tensor experts;     // i32 [R, K] local index or −1
-  Tensor weights;     // [R, K]
-  int64_t pairs = 0;  // (row, expert) that are not −1
+  Tensor x;        // [R, D]; R >= 1: one row for no expert where no token came
+  Tensor experts;  // i32 [R, K] local index or −1
+  Tensor weights;  // [R, K]
   // The route back.
   Tensor sent;                      // i32 [S] token of each row sent, by destination
   std::vector<int64_t> send, recv;  // rows to and from each member
+  std::vector<int64_t> pairs;       // (row, expert) that are not −1, from each
 };
+
+// Rows of routed tokens that are computed at once.
+struct ExpertPiece {
+  Range rows;
+  int64_t pairs = 0;
+};
+// All of them; or, where they have more than `most` pairs, neighbouring members' rows together as
+// far as these have no more, at least those of one member.
+std::vector<ExpertPiece> PiecesOf(const RoutedTokens& routed, int64_t most);
 
 class ExpertExchange {
  public:

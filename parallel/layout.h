@@ -32,6 +32,8 @@ struct Layout {
   int world = 1;
   int expert = 1;  // size of the expert axis
   int memory = 1;  // size of the memory axis
+  // Pairs of (token, expert) that a rank computes at once, as a multiple of an equal share.
+  double expert_room = ParallelConfig().expert_room;
 
   // Neighbouring ranks share a replica.
   int expert_coordinate(int rank) const { return rank % expert; }

@@ -43,7 +43,9 @@ int64_t PlanPairs(Stream& stream, const Tensor& experts, int64_t count, ExpertsS
       saved.most_pairs >= 0 ? std::max<int64_t>(1, saved.most_pairs) : experts.elements();
   if (OnCpu(stream)) {
     const int32_t* chosen = experts.data<int32_t>();
-    pairs = std::count_if(chosen, chosen + experts.elements(), [](int32_t e) { return e >= 0; });
+    const int64_t most = saved.most_pairs >= 0 ? saved.most_pairs : experts.elements();
+    pairs = std::min(
+        most, std::count_if(chosen, chosen + experts.elements(), [](int32_t e) { return e >= 0; }));
   }
   saved.offsets = Tensor::Empty(stream, DType::kI64, {count + 1});
   saved.order = Tensor::Empty(stream, DType::kI32, {pairs});

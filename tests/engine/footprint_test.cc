@@ -70,7 +70,8 @@ TEST(Footprint, PredictsTheMostOfARun) {
 
 TEST(Footprint, PredictsTheMostOfARunOnSeveralRanks) {
   for (const std::vector<std::string>& run : std::vector<std::vector<std::string>>{
-           {"parallel.expert=2", "parallel.memory=2"}, {"optim.matrices=adamw"}}) {
+           {"parallel.expert=2", "parallel.memory=2", "parallel.expert_room=1"},
+           {"optim.matrices=adamw"}}) {
     const Peaks peaks = PeaksOf(2, run);
     EXPECT_NEAR(peaks.predicted / peaks.measured, 1.0, 0.1) << run.front();
   }

@@ -24,13 +24,13 @@ struct Outcome {
 // Each rank takes its part of the batch in `micro` steps; parts of one thing on several ranks are
 // put together. `favour` is the bias of expert 0, where not 0.
 Outcome RunLayout(int world, int expert, int memory, int micro, const RecomputePlan& recompute,
-                  double favour = 0.0) {
+                  double favour = 0.0, double room = Layout().expert_room) {
   const HostBatch host = RandomBatch(kRows, kLength, 23, true);
   Outcome outcome;
   outcome.losses.resize(static_cast<size_t>(world));
   std::mutex mutex;
   ThreadWorld::Run(world, [&](World& w) {
-    const Layout layout{world, expert, memory};
+    const Layout layout{world, expert, memory, room};
     Rank rank(w, layout, DType::kF64);
     ModelConfig model = TinyModel();
     if (favour > 0.0) model.moe.top_k = 1;
@@ -107,6 +107,19 @@ TEST(Layout, RanksWithoutTokens) {
   EXPECT_NEAR(many.loss() / one.loss(), 1.0, 1e-10);
   for (const auto& [name, values] : one.gradients) {
     EXPECT_LT(RelativeError(many.gradients.at(name), values), 1e-10) << name;
+  }
+}
+
+// Some rank always has more than an equal share, and computes it in pieces.
+TEST(Layout, ExpertsInPieces) {
+  const Outcome one = RunLayout(1, 1, 1, 1, {});
+  for (const bool recompute : {false, true}) {
+    const Outcome many = RunLayout(4, 4, 1, 1, {false, recompute, false}, 0.0, 1.0);
+    EXPECT_EQ(many.load, one.load);
+    EXPECT_NEAR(many.loss() / one.loss(), 1.0, 1e-10);
+    for (const auto& [name, values] : one.gradients) {
+      EXPECT_LT(RelativeError(many.gradients.at(name), values), 1e-10) << name;
+    }
   }
 }
 

@@ -160,5 +160,24 @@ TEST(ExpertExchange, SendsATokenOnceToEachOwner) {
   });
 }
 
+// Rows of neighbouring members stay together while there is room; a member's own are not parted.
+TEST(ExpertExchange, PiecesAreRowsOfNeighbours) {
+  TestStream t;
+  RoutedTokens routed;
+  routed.x = Tensor::Zeros(t.stream, DType::kF64, {12, 1});
+  routed.recv = {3, 0, 4, 5};
+  routed.pairs = {5, 0, 4, 9};
+  const auto pieces = [&](int64_t most) {
+    std::vector<std::vector<int64_t>> out;
+    for (const ExpertPiece& p : PiecesOf(routed, most))
+      out.push_back({p.rows.begin, p.rows.end, p.pairs});
+    return out;
+  };
+  using Pieces = std::vector<std::vector<int64_t>>;
+  EXPECT_EQ(pieces(18), (Pieces{{0, 12, 18}}));
+  EXPECT_EQ(pieces(17), (Pieces{{0, 7, 9}, {7, 12, 9}}));
+  EXPECT_EQ(pieces(8), (Pieces{{0, 3, 5}, {3, 7, 4}, {7, 12, 9}}));
+}
+
 }  // namespace
 }  // namespace mneme

@@ -157,7 +157,8 @@ std::unique_ptr<RowExchange> MakeTable(Stream& stream, Mesh& mesh, Kind kind, bo
     auto store = DeviceStore::Make(stream, CpuKernels(), spec, first, mesh.memory->rank(),
                                    mesh.memory->size());
     EXPECT_TRUE(store.ok());
-    return MakeSpreadExchange(*mesh.memory, *mesh.memory_replicas, CpuKernels(), *std::move(store));
+    return MakeSpreadExchange(*mesh.memory, *mesh.memory_replicas, CpuKernels(), *std::move(store),
+                              kind == Kind::kDeviceMerging ? 1 : kMergeFrom);
   }
   auto store = MakeRowStore(stream, CpuKernels(), mesh, spec, kind == Kind::kResident);
   EXPECT_TRUE(store.ok());

@@ -116,6 +116,13 @@ TEST_F(GpuParity, SpreadTablesAreTheSameRunInFloat) {
   }
 }
 
+// No rank has exactly an equal share: the fuller ones compute theirs in pieces, and once more.
+TEST_F(GpuParity, ExpertsInPiecesAreTheSameRunInFloat) {
+  const std::vector<double> one = Alone("pieces_1", {});
+  ExpectNear(Together("pieces_n", {Axis(Ranks()), "parallel.expert_room=1"}), one, 1e-4,
+             std::to_string(Ranks()) + " ranks, experts in pieces");
+}
+
 TEST_F(GpuParity, Bf16FollowsOneRankOfBf16) {
   const std::vector<std::string> bf16 = {"train.precision=bf16", "train.steps=100"};
   const std::vector<double> one = Alone("bf16_1", bf16);

@@ -75,7 +75,7 @@ absl::StatusOr<Layout> MakeLayout(const ParallelConfig& config, int world) {
   const auto degree = [world](int64_t wanted) {
     return wanted == 0 ? world : static_cast<int>(wanted);
   };
-  return Layout{world, degree(config.expert), degree(config.memory)};
+  return Layout{world, degree(config.expert), degree(config.memory), config.expert_room};
 }
 
 absl::StatusOr<BatchPlan> PlanBatch(int64_t sequences, int64_t micro_wanted, int world) {

@@ -77,6 +77,19 @@ TEST(Footprint, PredictsTheMostOfARunOnSeveralRanks) {
   }
 }
 
+// A rank may get as much as it has room for at once: that is in the prediction, and more is not
+// taken, whatever the router does.
+TEST(Footprint, CountsTheRoomOfCrowdedExperts) {
+  double needs = 0.0;
+  for (const char* room : {"1", "1.25", "2"}) {
+    const Peaks peaks =
+        PeaksOf(2, {"parallel.expert=2", std::string("parallel.expert_room=") + room});
+    EXPECT_LT(peaks.measured, 1.02 * peaks.predicted) << room;
+    EXPECT_GT(peaks.predicted, needs) << room;
+    needs = peaks.predicted;
+  }
+}
+
 TEST(Footprint, NobodyAllocatesForAPrediction) {
   TempFolder temp;
   RunConfig config = TinyRun(temp.path(), {"train.precision=f32"});
@@ -92,7 +105,7 @@ TEST(Footprint, SpreadingExpertsAndRowsShrinksARank) {
   TempFolder temp;
   RunConfig config = TinyRun(temp.path(), {"model.engram.table.store=resident"});
   const Footprint one = PredictFootprint(config, *MakeLayout(config.parallel, 4), 258);
-  config.parallel = {4, 4};
+  config.parallel = {4, 4, 1.0};
   const Footprint spread = PredictFootprint(config, *MakeLayout(config.parallel, 4), 258);
   EXPECT_LT(spread.parameters, one.parameters);
   EXPECT_LT(spread.tables, one.tables);

@@ -85,10 +85,12 @@ TEST(Layout, ZeroMeansAllRanks) {
   ParallelConfig config;
   config.expert = 0;
   config.memory = 0;
+  config.expert_room = 1.25;
   const absl::StatusOr<Layout> layout = MakeLayout(config, 6);
   ASSERT_TRUE(layout.ok());
   EXPECT_EQ(layout->expert, 6);
   EXPECT_EQ(layout->memory, 6);
+  EXPECT_EQ(layout->expert_room, 1.25);
 }
 
 TEST(Layout, RefusesAxesThatDoNotDivideTheWorld) {

@@ -185,7 +185,8 @@ TEST_F(GpuParity, CheckpointsPassBetweenLayoutsAndDevices) {
 TEST_F(GpuParity, LazyTablesAreRefused) {
   const Outcome outcome = TrainOn(*mpi_world, Config("lazy", {"model.engram.table.store=lazy"}));
   EXPECT_NE(outcome.exit_code, 0);
-  EXPECT_NE(outcome.message.find("model.engram.table.store: resident"), std::string::npos)
+  EXPECT_NE(outcome.message.find("model.engram.table.store: lazy has no GPU half"),
+            std::string::npos)
       << outcome.message;
 }
 

@@ -231,7 +231,8 @@ std::vector<std::vector<float>> Train(Mesh& mesh, bool in_flight) {
 
 TEST(InFlight, RowsAreThoseOfOneCallAfterAnother) {
   OnWorlds([](World& world) {
-    for (int memory = 1; memory <= world.size(); ++memory) {
+    // An axis of one has no GPU half: there a table is whole (device_exchange.cc).
+    for (int memory = RankDevice().is_cpu() ? 1 : 2; memory <= world.size(); ++memory) {
       if (world.size() % memory != 0) continue;
       Mesh mesh = MakeMesh(world, {world.size(), 1, memory}, RankDevice());
       const auto want = Train(mesh, false);

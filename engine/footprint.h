@@ -22,7 +22,8 @@ struct Footprint {
   int64_t exchange = 0;      // on the way between ranks, and between tables and tokens
   int64_t workspace = 0;     // scratch of ops
   int64_t other = 0;         // ids, maps, counts
-  int64_t kept = 0;          // freed blocks that wait for requests of their size, beside the sum
+  int64_t kept = 0;      // free between blocks in use, or waiting for their size; beside the sum
+  int64_t reserved = 0;  // of all these, to be taken as one stretch (Allocator::Reserve)
 
   int64_t total() const {
     return parameters + gradients + optimizer + tables + activations + exchange + workspace + other;

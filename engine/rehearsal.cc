@@ -47,6 +47,7 @@ class DryRun {
     optimizer_ = std::make_unique<Optimizer>(context_, config_.optim, model, config_.train.skip,
                                              store_, *stack_);
     stack_->SetPositions(context_, stage_.sequence_length, stage_.yarn);
+    if (!stream_.device().is_cpu()) allocator_.Reserve(Allocator::kAnyLength);
     return absl::OkStatus();
   }
 
@@ -99,6 +100,7 @@ class DryRun {
     if (!stack_->tables().empty()) out.checkpoint_bytes += 3 * size * Count(config_.model).tables;
     out.peak = allocator_.total().peak;
     out.taken = std::max(out.peak, allocator_.taken());
+    out.reserved = allocator_.reserved_high();
     for (int tag = 0; tag < kMemoryTags; ++tag)
       out.bytes[static_cast<size_t>(tag)] = allocator_.use(static_cast<MemoryTag>(tag)).then;
   }

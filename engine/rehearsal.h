@@ -23,7 +23,8 @@ struct SentBytes {
 struct Rehearsal {
   std::array<int64_t, kMemoryTags> bytes{};  // by owner, when their sum is the largest
   int64_t peak = 0;                          // that sum
-  int64_t taken = 0;                         // with freed blocks that the pool keeps
+  int64_t taken = 0;     // with what lies free between blocks in use, or waits for their size
+  int64_t reserved = 0;  // of that, in one stretch (Allocator::Reserve)
   // What a rank computes.
   std::array<WorkDone, kWorks> forward_backward{};
   std::array<WorkDone, kWorks> update{};

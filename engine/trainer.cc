@@ -194,6 +194,7 @@ absl::Status Trainer::Build() {
                    BuildModel(world_, *machine_, WithSavings(config_, savings_), meta_.vocabulary));
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
                                            config_.train.skip, model_->store, *model_->stack);
+  if (!device.is_cpu()) machine_->allocator.Reserve(footprint_.reserved);
   return absl::OkStatus();
 }
 

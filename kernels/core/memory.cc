@@ -3,12 +3,17 @@
 #include <algorithm>
 #include <bit>
 #include <cstdio>
+#include <memory>
 
 #include "kernels/core/check.h"
 
 namespace mneme {
 namespace {
 constexpr int64_t kAlignment = 64;
+constexpr int64_t kSmall = int64_t{64} << 10;  // up to there blocks are kept by size
+constexpr int64_t kReservedAlignment = 512;
+
+int64_t RoundUp(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
 
 double Mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 }  // namespace
@@ -26,15 +31,75 @@ Allocator::~Allocator() {
   for (auto& [size, blocks] : free_) {
     for (void* block : blocks) driver_.release(block);
   }
+  if (stretch_ != nullptr) driver_.release(stretch_);
 }
 
 // Classes an eighth of a power of two apart: at most 12.5 % is wasted and nearly equal requests
 // share blocks.
 int64_t Allocator::BlockSize(int64_t bytes) {
-  if (bytes <= 512) return std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  if (bytes <= 512) return std::max(kAlignment, RoundUp(bytes, kAlignment));
   const int64_t step =
       std::max(kAlignment, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes))) / 8);
-  return (bytes + step - 1) / step * step;
+  return RoundUp(bytes, step);
+}
+
+void Allocator::Reserve(int64_t bytes) {
+  CHECK(ranges_ == nullptr);
+  if (bytes <= 0) return;
+  if (!device_.dry) {
+    bytes = RoundUp(bytes, int64_t{2} << 20);
+    stretch_ = static_cast<char*>(driver_.allocate(device_.index, bytes));
+    if (stretch_ == nullptr) {
+      Fatal(__FILE__, __LINE__,
+            "out of memory on " + device_.Name() + ": " + std::to_string(bytes) +
+                " bytes for what a step needs; lower train.micro_batch, name parts in "
+                "train.recompute, or raise parallel.expert or parallel.memory\n" +
+                Report());
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    driver_bytes_ += bytes;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  stretch_bytes_ = bytes;
+  ranges_ = std::make_unique<Ranges>(bytes);
+}
+
+// Null where the stretch has no room. Under the lock.
+void* Allocator::TakeReserved(int64_t bytes, MemoryTag tag) {
+  const int64_t size = RoundUp(bytes, kReservedAlignment);
+  const int64_t place = ranges_->Take(size);
+  if (place < 0) return nullptr;
+  AccountLocked(size, tag);
+  if (stretch_ != nullptr) return stretch_ + place;
+  auto& kept = free_[BlockSize(bytes)];
+  void* block = nullptr;
+  if (kept.empty()) {
+    block = driver_.allocate(device_.index, BlockSize(bytes));
+    CHECK(block != nullptr);
+  } else {
+    block = kept.back();
+    kept.pop_back();
+  }
+  places_[block] = place;
+  return block;
+}
+
+// False where the block is none of the stretch. Under the lock.
+bool Allocator::GiveReserved(void* block, int64_t bytes, MemoryTag tag) {
+  const int64_t size = RoundUp(bytes, kReservedAlignment);
+  if (stretch_ == nullptr) {
+    const auto place = places_.find(block);
+    if (place == places_.end()) return false;
+    ranges_->Give(place->second, size);
+    places_.erase(place);
+    free_[BlockSize(bytes)].push_back(block);
+  } else {
+    const auto* at = static_cast<const char*>(block);
+    if (at < stretch_ || at >= stretch_ + stretch_bytes_) return false;
+    ranges_->Give(at - stretch_, size);
+  }
+  AccountLocked(-size, tag);
+  return true;
 }
 
 void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
@@ -43,6 +108,10 @@ void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
   void* block = nullptr;
   {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (ranges_ != nullptr && bytes > kSmall) {
+      block = TakeReserved(bytes, tag);
+      if (block != nullptr) return block;
+    }
     AccountLocked(size, tag);
     auto it = free_.find(size);
     if (it != free_.end() && !it->second.empty()) {
@@ -68,6 +137,7 @@ void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
 void Allocator::Free(void* block, int64_t bytes, MemoryTag tag) {
   const int64_t size = BlockSize(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
+  if (ranges_ != nullptr && bytes > kSmall && GiveReserved(block, bytes, tag)) return;
   AccountLocked(-size, tag);
   free_[size].push_back(block);
 }
@@ -106,7 +176,13 @@ int64_t Allocator::driver_allocations() const {
 
 int64_t Allocator::taken() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return driver_bytes_ + accounted_;
+  const bool holds_nothing = ranges_ != nullptr && stretch_ == nullptr;
+  return driver_bytes_ + accounted_ + (holds_nothing ? ranges_->high() : 0);
+}
+
+int64_t Allocator::reserved_high() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return ranges_ == nullptr ? 0 : ranges_->high();
 }
 
 std::string Allocator::Report() const {

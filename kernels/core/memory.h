@@ -4,12 +4,15 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels/core/device.h"
 #include "kernels/core/driver.h"
+#include "kernels/core/ranges.h"
 
 namespace mneme {
 
@@ -35,15 +38,24 @@ struct MemoryUse {
 
 // A pool of blocks of one device. Freed blocks are kept by size and handed out again, so that after
 // the second step no request reaches the driver; the same sequence of requests gets the same
-// addresses. Blocks are 64-byte aligned (256 on a GPU). On a GPU a block that is freed may be
-// handed out while work that uses it is still queued: all users of a pool queue on one stream.
-// Thread-safe (a tensor may die on another thread). Out of memory prints Report() and exits 1.
+// addresses. What comes and goes on a GPU in large blocks of many sizes is better taken from one
+// stretch (Reserve), where freed neighbours join. Blocks are 64-byte aligned (256 on a GPU). On a
+// GPU a block that is freed may be handed out while work that uses it is still queued: all users of
+// a pool queue on one stream. Thread-safe (a tensor may die on another thread). Out of memory
+// prints Report() and exits 1.
 class Allocator {
  public:
   explicit Allocator(Device device);
   ~Allocator();
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
+
+  // From now on blocks of more than 64 KiB come from a stretch of `bytes` as long as it has room,
+  // best fit. Once, for a GPU; kAnyLength for a device that holds nothing, to learn how long it
+  // must be (reserved_high).
+  void Reserve(int64_t bytes);
+  static constexpr int64_t kAnyLength = int64_t{1} << 60;
+  int64_t reserved_high() const;  // what of it was ever used
 
   // REQUIRES: bytes >= 0. The block is not initialised.
   void* Allocate(int64_t bytes, MemoryTag tag);
@@ -63,12 +75,18 @@ class Allocator {
 
  private:
   static int64_t BlockSize(int64_t bytes);
+  void* TakeReserved(int64_t bytes, MemoryTag tag);
+  bool GiveReserved(void* block, int64_t bytes, MemoryTag tag);
   void AccountLocked(int64_t bytes_delta, MemoryTag tag);
 
   const Device device_;
   const Driver& driver_;
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> free_;
+  std::unique_ptr<Ranges> ranges_;  // of the stretch
+  char* stretch_ = nullptr;         // null on a device that holds nothing:
+  int64_t stretch_bytes_ = 0;
+  std::unordered_map<void*, int64_t> places_;  // there, where a block would lie in it
   MemoryUse use_[kMemoryTags];
   MemoryUse total_;
   int64_t driver_allocations_ = 0;

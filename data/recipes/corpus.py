@@ -201,19 +201,36 @@ def write_ids(path, ids):
         np.save(f, np.concatenate(ids))
 
 
-def make_ids(sides, options, folder):
-    """-> counts of each corpus: the split's two sides, its held-out side by class, and what stands apart."""
+def make_tokenizer(train, options):
+    """-> tokenizer, ids of the end of a document and of padding: a BPE of the documents, or one of elsewhere."""
     import tokens  # pylint: disable=import-outside-toplevel
-    train = shuffled(text for texts in sides.train.values() for text in texts)
+    if options.tokenizer:
+        try:
+            tokenizer = tokens.made_elsewhere(options.tokenizer)
+        except Exception as why:  # pylint: disable=broad-exception-caught
+            raise RecipeError(f"{options.tokenizer}: no tokenizer.json that can be read: {why}") from None
+        marks = [tokenizer.token_to_id(options.eos), tokenizer.token_to_id(options.pad or options.eos)]
+        if None in marks:
+            raise RecipeError(f"{options.tokenizer}: has no token {[options.eos, options.pad][marks.index(None)]!r}; "
+                              "--eos and --pad name two of its own")
+        return tokenizer, *marks
     tokenizer = tokens.trained(train, options.vocabulary, int(options.bpe_sample * 1e6))
     if tokenizer.get_vocab_size() != options.vocabulary:
         raise RecipeError(f"the documents give a BPE of {tokenizer.get_vocab_size()} entries only, not {options.vocabulary}: "
                           "more text is needed, or a smaller --vocabulary")
+    return tokenizer, tokens.EOS, tokens.PAD
+
+
+def make_ids(sides, options, folder):
+    """-> counts of each corpus: the split's two sides, its held-out side by class, and what stands apart."""
+    import tokens  # pylint: disable=import-outside-toplevel
+    train = shuffled(text for texts in sides.train.values() for text in texts)
+    tokenizer, eos, pad = make_tokenizer(train, options)
     with pk.replaced(folder / "tokenizer.json") as new:
         tokenizer.save(str(new))
     canonical = tokens.canonical_map(tokenizer)
     write_ids(folder / "canonical.npy", [canonical])
-    say(f"a BPE of {len(canonical)} entries, {canonical.max() + 1} canonical ids")
+    say(f"a tokenizer of {len(canonical)} entries, {canonical.max() + 1} canonical ids")
 
     wanted = [("train", train, options.train_ids)]
     wanted.append(("held_out", shuffled(text for texts in sides.held_out.values() for text in texts), options.held_out_ids))
@@ -227,7 +244,7 @@ def make_ids(sides, options, folder):
             if name in ("train", "held_out"):
                 raise RecipeError(f"no document is left for {name}: more text is needed, or another --held-out")
             continue
-        ids = tokens.encoded(tokenizer, texts, limit)
+        ids = tokens.encoded(tokenizer, texts, limit, eos)
         texts = texts[:len(ids)]
         write_ids(folder / f"{name}.npy", ids)
         made[name] = {"tokens": sum(map(len, ids)), "documents": len(ids), "text_bytes": sum(len(t.encode()) for t in texts),
@@ -238,7 +255,7 @@ def make_ids(sides, options, folder):
                 by_group[group_of[d.digest(text)]] += len(array)
             made[name]["tokens_by_class"] = by_group
         say(f"{name}: {made[name]['tokens']} tokens, {made[name]['documents']} documents, {made[name]['text_bytes']} bytes")
-    return made, {"vocabulary": len(canonical), "canonical": int(canonical.max()) + 1, "eos": tokens.EOS, "pad": tokens.PAD,
+    return made, {"vocabulary": len(canonical), "canonical": int(canonical.max()) + 1, "eos": eos, "pad": pad,
                   "tokenizer_sha256": pk.sha256(folder / "tokenizer.json"),
                   "canonical_sha256": pk.sha256(folder / "canonical.npy")}
 
@@ -346,6 +363,9 @@ def arguments():
                    help="a held-out document is left out if more than this share of its 13-word sequences is in training text")
     p.add_argument("--vocabulary", type=int, default=32768, help="entries of the BPE, at most 65536 (32768)")
     p.add_argument("--bpe-sample", type=float, default=100.0, help="million characters that the BPE is trained on (100)")
+    p.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json of elsewhere, plain or .xz, in place of a BPE; with --eos")
+    p.add_argument("--eos", metavar="TOKEN", help="its token that ends a document")
+    p.add_argument("--pad", metavar="TOKEN", help="its token that pads; --eos where it has none")
     p.add_argument("--train-ids", type=int, default=0, help="stop training documents after so many ids; 0 takes all")
     p.add_argument("--held-out-ids", type=int, default=0, help="the same for held-out documents")
     p.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that read packages")
@@ -356,6 +376,8 @@ def arguments():
         p.error("--output is needed")
     if not 300 <= a.vocabulary <= 65536:
         p.error("--vocabulary: at least 300, and ids are written as u16: at most 65536")
+    if bool(a.tokenizer) != bool(a.eos):
+        p.error("--tokenizer and --eos go together")
     if not (0.0 < a.held_out < 1.0 and 0.0 <= a.found_again <= 1.0):
         p.error("--held-out must be between 0 and 1, --found-again from 0 to 1")
     return a

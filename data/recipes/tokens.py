@@ -1,4 +1,6 @@
 """A byte-level BPE of the documents, its canonical map, and the documents' ids, by PyPI's `tokenizers`."""
+import lzma
+
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -38,13 +40,20 @@ def canonical_map(tokenizer):
     return np.array(out, dtype=np.int32)
 
 
-def encoded(tokenizer, documents, limit=0):
+def made_elsewhere(path):
+    """The tokenizer of a tokenizer.json, plain or .xz."""
+    with (lzma.open if path.endswith(".xz") else open)(path, "rt", encoding="utf-8") as f:
+        return Tokenizer.from_str(f.read())
+
+
+def encoded(tokenizer, documents, limit=0, eos=EOS):
     """-> one array of ids for each document, its end with it; whole documents until `limit` ids are there (0: all)."""
     out, size = [], 0
+    kind = np.uint16 if tokenizer.get_vocab_size() <= 65536 else np.uint32
     for begin in range(0, len(documents), 256):
         for encoding in tokenizer.encode_batch_fast(documents[begin:begin + 256], add_special_tokens=False):
             if limit and size >= limit:
                 return out
-            out.append(np.array(encoding.ids + [EOS], dtype=np.uint16))
+            out.append(np.array(encoding.ids + [eos], dtype=kind))
             size += len(out[-1])
     return out

@@ -112,6 +112,25 @@ class OwnText(unittest.TestCase):
         self.assertEqual(counts["held_out"]["documents"], 1)
         self.assertFalse((self.folder / "few" / "train").exists())
 
+    def test_a_tokenizer_of_elsewhere_gives_the_ids_that_it_gives(self):
+        self.assertEqual(self.build("own").returncode, 0)
+        file = self.folder / "own" / "ids" / "tokenizer.json"
+        packed = self.folder / "elsewhere.json.xz"
+        packed.write_bytes(lzma.compress(file.read_bytes()))
+        got = self.build("other", "--tokenizer", packed, "--eos", "<eos>", "--pad", "<pad>")
+        self.assertEqual(got.returncode, 0, got.stderr)
+        for name in ("train.npy", "held_out.npy", "canonical.npy"):
+            self.assertEqual((self.folder / "other" / "ids" / name).read_bytes(), (self.folder / "own" / "ids" / name).read_bytes())
+        manifest = json.loads((self.folder / "other" / "manifest.json").read_text())
+        self.assertEqual((manifest["vocabulary"]["eos"], manifest["vocabulary"]["pad"]), (tokens.EOS, tokens.PAD))
+
+        got = self.build("none", "--tokenizer", packed, "--eos", "<end>")
+        self.assertEqual(got.returncode, 1)
+        self.assertRegex(got.stderr, "has no token '<end>'; --eos and --pad name two of its own")
+        got = self.build("none", "--tokenizer", self.file, "--eos", "<eos>")
+        self.assertRegex(got.stderr, "no tokenizer.json that can be read")
+        self.assertEqual(self.build("none", "--tokenizer", packed).returncode, 2)
+
     def test_too_little_text_is_told_and_leaves_no_manifest(self):
         got = self.build("large", "--vocabulary", 60000)
         self.assertEqual(got.returncode, 1)

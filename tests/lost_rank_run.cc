@@ -1,12 +1,13 @@
 // lost_rank_run CONFIG KIND RANK PHASE STEP [key=value]...: `mneme train CONFIG`, but one rank is
-// killed, stopped or fails (KIND: kill, stop, fatal) in the midst of a step or of saving it (PHASE:
-// training, saving); lost_rank_test.sh looks at what comes of it.
+// killed, stopped or fails (KIND: kill, stop, fatal, cuda) in the midst of a step or of saving it
+// (PHASE: training, saving); lost_rank_test.sh looks at what comes of it.
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,13 +15,45 @@
 #include "configs/load.h"
 #include "engine/trainer.h"
 #include "kernels/core/check.h"
+#include "kernels/core/tensor.h"
+#include "kernels/kernels.h"
 #include "parallel/world.h"
 
 namespace mneme {
 namespace {
 
+// Writes far outside of all device memory. From then on no call of this process to its GPU
+// succeeds, whichever thread makes it.
+class StrayWrite {
+ public:
+  explicit StrayWrite(int rank)
+      : device_{Device::Kind::kGpu, GpuDriver()->count(&why_) > 1 ? rank : 0},
+        allocator_(device_),
+        stream_(device_, allocator_),
+        ids_(Tensor::Empty(stream_, DType::kI64, {1})),
+        row_(Tensor::Zeros(stream_, DType::kF32, {1, 1})),
+        table_(Tensor::Zeros(stream_, DType::kF32, {1, 1})) {
+    const int64_t far = int64_t{1} << 42;
+    Upload(stream_, &far, ids_.bytes(), ids_);
+    stream_.Synchronize();
+  }
+  void operator()() {
+    GpuKernels()->put_rows(stream_, row_, ids_, table_);
+    stream_.Synchronize();
+  }
+
+ private:
+  std::string why_;
+  Device device_;
+  Allocator allocator_;
+  Stream stream_;
+  Tensor ids_, row_, table_;
+};
+
 // Waits for the moment, says when it came, and does it.
 void Disturb(World& world, const std::string& kind, const std::string& phase, int64_t step) {
+  std::optional<StrayWrite> stray;
+  if (kind == "cuda") stray.emplace(world.rank());
   const auto wanted = static_cast<int64_t>(phase == "saving" ? Phase::kSaving : Phase::kTraining);
   for (PulseNote note{}; note[kPhase] != wanted || note[kStep] != step;) {
     std::this_thread::yield();
@@ -32,10 +65,15 @@ void Disturb(World& world, const std::string& kind, const std::string& phase, in
   if (kind == "kill") kill(getpid(), SIGKILL);
   if (kind == "stop") kill(getpid(), SIGSTOP);
   if (kind == "fatal") Fatal("a_driver.cc", 1, "forced error");
+  if (kind == "cuda") (*stray)();
 }
 
 int Main(int argc, char** argv) {
   if (argc < 6) return 2;
+  if (std::string(argv[2]) == "cuda" && GpuDriver() == nullptr) {
+    std::fprintf(stderr, "lost_rank_run: this program was built without CUDA\n");
+    return 2;
+  }
   absl::StatusOr<std::unique_ptr<World>> world = MpiWorld::Start(&argc, &argv);
   if (!world.ok()) return 2;
   const std::vector<std::string> overrides(argv + 6, argv + argc);

@@ -38,9 +38,11 @@ struct TrainConfig {
   int64_t seed = 0;
   int64_t log_every = 10;
   int64_t checkpoint_every = 0;
+  bool checkpoint_last = true;
   int64_t keep_last = 2;
   int64_t milestone_every = 0;
   bool tensorboard = false;
+  bool time_parts = false;
   int64_t collective_timeout = 600;
   SkipConfig skip;
 
@@ -62,10 +64,16 @@ struct TrainConfig {
     v("seed", seed, "of the initial weights");
     v("log_every", log_every, "steps between lines on the console; metrics.jsonl has every step");
     v("checkpoint_every", checkpoint_every, "steps between checkpoints; 0 saves at the end only");
+    v("checkpoint_last", checkpoint_last,
+      "a checkpoint behind the last step; false for a run that is only timed");
     v("keep_last", keep_last, "checkpoints kept; 0 keeps all");
     v("milestone_every", milestone_every,
       "checkpoints at multiples of this are never deleted; 0 is off");
     v("tensorboard", tensorboard, "also write TensorBoard events under tb/");
+    v("time_parts", time_parts,
+      "metrics say where the time of a step goes, by part of the model; on a GPU such a step is "
+      "not "
+      "recorded (train.cuda_graph)");
     v("collective_timeout", collective_timeout,
       "seconds without progress of any rank, while one waits for others, after which the job ends "
       "with exit 5; 0 waits forever");

@@ -174,8 +174,11 @@ void Optimizer::UpdateRouters(Context& context, Tensor& imbalance) {
 
 void Optimizer::Step(Context& context, const Tensor& plan, Tensor& sums, Tensor& report) {
   Stream& stream = context.stream;
-  ReduceGradients(stream, context.mesh, store_);
-  for (RowExchange* table : stack_.tables()) table->ReduceGradients(stream);
+  const InPart rest(context.parts, Part::kClip);
+  context.In(Part::kReduce, [&] { ReduceGradients(stream, context.mesh, store_); });
+  context.In(Part::kTables, [&] {
+    for (RowExchange* table : stack_.tables()) table->ReduceGradients(stream);
+  });
   AddSquares(context, sums);
   context.mesh.world->AllReduce(stream, sums, Reduce::kSum);
   Tensor decided = report.Flat(0, kReportScalars);
@@ -184,15 +187,17 @@ void Optimizer::Step(Context& context, const Tensor& plan, Tensor& sums, Tensor&
   for (RegionState& state : state_) {
     if (state.region->owned.size() == 0) continue;
     if (state.muon) {
-      UpdateMuon(context, state);
+      context.In(Part::kMuon, [&] { UpdateMuon(context, state); });
     } else {
-      UpdateAdamW(context, state);
+      context.In(Part::kAdamW, [&] { UpdateAdamW(context, state); });
     }
   }
-  for (RowExchange* table : stack_.tables()) table->Update(stream, table_step_);
+  context.In(Part::kTables, [&] {
+    for (RowExchange* table : stack_.tables()) table->Update(stream, table_step_);
+  });
   Tensor imbalance = report.Flat(kReportImbalance, kReportImbalance + 1);
   UpdateRouters(context, imbalance);
-  GatherRead(stream, context.mesh, store_);
+  context.In(Part::kGather, [&] { GatherRead(stream, context.mesh, store_); });
   store_.ZeroGradients(stream);
 }
 

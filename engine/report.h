@@ -25,6 +25,8 @@ struct StepReport {
   bool skipped = false;
   // By rank: seconds of the step before outside of collectives. Empty on one rank, and at first.
   std::vector<double> rank_seconds;
+  // Of this rank, by Part (kernels/core/part_clock.h). Empty unless they are timed.
+  std::vector<double> part_seconds;
   std::vector<std::pair<std::string, double>>
       more;  // "balance_loss", "time/forward", "rows/unique", ...
 };

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <iterator>
+#include <numeric>
 #include <string>
 
 #include "engine/learning_rate.h"
@@ -92,6 +93,8 @@ Stepper::Stepper(World& world, Context& context, const RunConfig& config, const 
   Put(stream, config.model.moe.sequence_balance / static_cast<double>(stage.plan.sequences),
       balance_scale_);
   optimizer.SetHistory(context, position.updates, position.recent_losses);
+  if (config.train.time_parts) clock_ = std::make_unique<PartClock>(stream);
+  context_.parts = clock_.get();
 }
 
 void Stepper::Read(int64_t sample) {
@@ -143,7 +146,7 @@ void Stepper::ForwardBackward() {
 
 bool Stepper::Records() const {
   const Mesh& mesh = context_.mesh;
-  return Graph::Supported(context_.stream) && config_.train.cuda_graph &&
+  return Graph::Supported(context_.stream) && config_.train.cuda_graph && clock_ == nullptr &&
          mesh.expert->size() == 1 && mesh.memory->size() == 1 &&
          (mesh.world->size() == 1 || mesh.world->queues());
 }
@@ -192,6 +195,23 @@ void Stepper::AddTraffic(StepReport& report) {
   report.more.emplace_back("rows/materialised", sums[4]);
 }
 
+void Stepper::AddTimes(StepReport& report) const {
+  double forward_backward = forward_backward_seconds_, update = update_seconds_;
+  if (clock_ != nullptr) {
+    report.part_seconds.assign(part_seconds_.begin(), part_seconds_.end());
+    const auto border = part_seconds_.begin() + kFirstOfUpdate;
+    forward_backward = std::accumulate(part_seconds_.begin(), border, 0.0);
+    update = std::accumulate(border, part_seconds_.end(), 0.0);
+    for (size_t part = 0; part < kParts; ++part)
+      report.more.emplace_back(std::string("time/") + Name(static_cast<Part>(part)),
+                               part_seconds_[part]);
+  } else if (!context_.stream.device().is_cpu()) {
+    return;
+  }
+  report.more.emplace_back("time/forward_backward", forward_backward);
+  report.more.emplace_back("time/update", update);
+}
+
 StepReport Stepper::Report(const RunPosition& position, const std::vector<double>& told) const {
   StepReport report;
   report.step = position.step;
@@ -219,6 +239,7 @@ StepReport Stepper::Step(RunPosition& position) {
       LearningRate(stage_.config.schedule, stage_.peak_rate, position.stage_step + 1, stage_.steps);
   const int64_t counted = Prepare(position, rate);
   const Clock::time_point filled = Clock::now();
+  if (clock_ != nullptr) clock_->Begin();
   Run();
   // The next step's samples, while the GPU computes; on a CPU there is no such while.
   const bool last = position.stage_step + 1 == stage_.steps;
@@ -233,7 +254,9 @@ StepReport Stepper::Step(RunPosition& position) {
                            {Collective::kAllReduce, Axis::kWorld, report_.bytes()});
     Download(context_.stream, report_, told.data(), report_.bytes());
   }
+  if (clock_ != nullptr) part_seconds_ = clock_->End();
   const Clock::time_point updated = Clock::now();
+  update_seconds_ = Seconds(filled, updated) - forward_backward_seconds_;
 
   ++position.step;
   ++position.stage_step;
@@ -262,11 +285,7 @@ StepReport Stepper::Step(RunPosition& position) {
   report.more.emplace_back("counted_targets", static_cast<double>(counted));
   AddTraffic(report);
   report.more.emplace_back("time/data", Seconds(begin, filled));
-  // On a GPU ops are only queued; their times are a profiler's to tell.
-  if (context_.stream.device().is_cpu()) {
-    report.more.emplace_back("time/forward_backward", forward_backward_seconds_);
-    report.more.emplace_back("time/update", Seconds(filled, updated) - forward_backward_seconds_);
-  }
+  AddTimes(report);
   return report;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "configs/run.h"
@@ -10,6 +11,7 @@
 #include "engine/report.h"
 #include "engine/stage.h"
 #include "kernels/core/graph.h"
+#include "kernels/core/part_clock.h"
 #include "models/context.h"
 #include "models/stack.h"
 #include "parallel/world.h"
@@ -45,6 +47,9 @@ class Stepper {
  public:
   Stepper(World& world, Context& context, const RunConfig& config, const Stage& stage, Stack& stack,
           Optimizer& optimizer, const RunPosition& position);
+  ~Stepper() { context_.parts = nullptr; }
+  Stepper(const Stepper&) = delete;
+  Stepper& operator=(const Stepper&) = delete;
 
   // Does the update at `position` and moves it on; the position counts a skipped update as a step.
   // Loss = Σ cross-entropy over the counted targets of the global batch / their number. Collective;
@@ -64,6 +69,7 @@ class Stepper {
   void ForwardBackward();
   StepReport Report(const RunPosition& position, const std::vector<double>& told) const;
   void AddTraffic(StepReport& report);
+  void AddTimes(StepReport& report) const;
 
   World& world_;
   Context& context_;
@@ -80,9 +86,12 @@ class Stepper {
   int64_t read_counted_ = 0;                         // targets of them that count here
   Graph recorded_;
   int64_t steps_run_ = 0;
-  int64_t work_nanoseconds_ = -1;          // of this rank's last step, collectives left out
-  std::vector<double> rank_seconds_;       // the same of all ranks, by rank
-  double forward_backward_seconds_ = 0.0;  // of the last step; where ops run at once
+  int64_t work_nanoseconds_ = -1;     // of this rank's last step, collectives left out
+  std::vector<double> rank_seconds_;  // the same of all ranks, by rank
+  // Of the last step. On a GPU ops are only queued: what they take is known where parts are timed.
+  double forward_backward_seconds_ = 0.0, update_seconds_ = 0.0;
+  std::unique_ptr<PartClock> clock_;  // where parts are timed
+  PartClock::Seconds part_seconds_{};
 };
 
 }  // namespace mneme

@@ -75,11 +75,14 @@ StepTime PredictStepTime(const Rehearsal& rehearsal, const DeviceRates& rates, i
   return time;
 }
 
+absl::StatusOr<DeviceRates> RatesOf(const Device& device) {
+  return MatchDeviceRates(device.is_cpu() ? "cpu" : DriverOf(device).info(device.index).name);
+}
+
 std::vector<double> PredictStageSeconds(const RunConfig& config, const Layout& layout,
                                         int64_t vocabulary, const Device& device, int64_t shrink) {
   std::vector<double> seconds;
-  const std::string name = device.is_cpu() ? "cpu" : DriverOf(device).info(device.index).name;
-  const absl::StatusOr<DeviceRates> rates = MatchDeviceRates(name);
+  const absl::StatusOr<DeviceRates> rates = RatesOf(device);
   if (!rates.ok()) return seconds;
   for (const StageConfig& stage : config.stages) {
     const Rehearsal rehearsal = Rehearse(config, stage, layout, vocabulary, device, shrink);

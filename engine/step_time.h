@@ -22,6 +22,9 @@ struct StepTime {
 // `threads`: of a rank on a CPU; a GPU is one.
 StepTime PredictStepTime(const Rehearsal& rehearsal, const DeviceRates& rates, int threads);
 
+// The shipped rates of a device of this machine; NotFound.
+absl::StatusOr<DeviceRates> RatesOf(const Device& device);
+
 // Of each stage of a run on this device, at its shipped rates; empty where none are shipped for it.
 // `shrink`: of micro-batches (WantedMicroBatch).
 std::vector<double> PredictStageSeconds(const RunConfig& config, const Layout& layout,

@@ -18,6 +18,7 @@
 #include "engine/evaluate.h"
 #include "engine/footprint.h"
 #include "engine/machine.h"
+#include "engine/measured_time.h"
 #include "engine/memory_fit.h"
 #include "engine/optimizer.h"
 #include "engine/rank_table.h"
@@ -87,6 +88,7 @@ class Trainer {
   Footprint footprint_;
   Savings savings_;                        // of what nobody chose
   std::vector<double> predicted_seconds_;  // of a step, by stage; empty without rates
+  double peak_flops_ = 0.0;                // of all ranks; 0: unknown
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
@@ -101,7 +103,7 @@ class Trainer {
   bool made_folder_ = false;  // rank 0
   double last_loss_ = 0.0;
   double seconds_ = 0.0;
-  std::vector<double> step_seconds_;  // of the stage at hand
+  MeasuredTime times_;  // of the stage at hand
   int64_t tokens_here_ = 0;
   int64_t steps_here_ = 0;
 };
@@ -180,6 +182,8 @@ absl::Status Trainer::Build() {
   config_.model.vocab_size = *vocabulary;
   RETURN_IF_ERROR(world_.Agree(FitDevice(device, *layout)));
   RETURN_IF_ERROR(CheckMicroBatches(device));
+  if (const auto rates = RatesOf(device); rates.ok())
+    peak_flops_ = rates->peak_flops * static_cast<double>(world_.size());
   if (first())
     predicted_seconds_ = PredictStageSeconds(WithSavings(config_, savings_), *layout, *vocabulary,
                                              device, savings_.shrink);
@@ -212,9 +216,7 @@ void Trainer::TellRanks() {
   if (world_.size() == 1) return;
   const RankTable table = MeasureRanks(world_, *machine_);
   Say(RankTableText(table));
-  const Device device = machine_->stream.device();
-  const absl::StatusOr<DeviceRates> rates =
-      MatchDeviceRates(device.is_cpu() ? "cpu" : DriverOf(device).info(device.index).name);
+  const absl::StatusOr<DeviceRates> rates = RatesOf(machine_->stream.device());
   if (!rates.ok()) return;
   const std::string slow = SlowAxesText(table, rates->link, "the file of " + rates->name);
   if (!slow.empty()) Say(slow);
@@ -361,7 +363,11 @@ TrainResult Trainer::Stopped() {
 
 absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
   Context& context = machine_->context;
-  step_seconds_.clear();
+  times_ = {};
+  const double stage_tokens = static_cast<double>(stage.plan.sequences * stage.length());
+  const StepWork work = {stage_tokens,
+                         stage_tokens * Count(config_.model).flops_per_token(stage.length()),
+                         peak_flops_};
   model_->stack->SetPositions(context, stage.length(), stage.config.yarn);
   Stepper stepper(world_, context, config_, stage, *model_->stack, *optimizer_, position_);
   const int64_t every = config_.train.checkpoint_every;
@@ -377,7 +383,8 @@ absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
     report.more.emplace_back("memory/taken_bytes",
                              static_cast<double>(machine_->allocator.taken()));
     seconds_ += report.seconds;
-    step_seconds_.push_back(report.seconds);
+    times_.Add(report);
+    if (work.peak > 0.0) report.more.emplace_back("mfu", PeakShare(work, report.seconds));
     tokens_here_ += stage.plan.sequences * stage.length();
     ++steps_here_;
     last_loss_ = report.loss;
@@ -391,6 +398,7 @@ absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
     }
     if (every > 0 && position_.step % every == 0) RETURN_IF_ERROR(SaveNow());
   }
+  if (const std::string text = times_.Text(work); !text.empty()) Say(text);
   return std::optional<TrainResult>();
 }
 
@@ -411,7 +419,7 @@ absl::StatusOr<TrainResult> Trainer::RunStages() {
 }
 
 absl::StatusOr<TrainResult> Trainer::Finish() {
-  RETURN_IF_ERROR(SaveNow());
+  if (config_.train.checkpoint_last) RETURN_IF_ERROR(SaveNow());
   world_.pulse().SetPhase(Phase::kEnding);
   const Stage& stage = stages_.back();
   if (scored_step_ != position_.step && !stage.sets.empty()) {
@@ -447,11 +455,8 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
 void Trainer::AddMeasured(RunResult& result) const {
   result.peak_memory = world_.Max(machine_->allocator.total().peak);
   result.predicted_memory = footprint_.total();
-  if (predicted_seconds_.empty() || step_seconds_.empty()) return;
-  std::vector<double> seconds = step_seconds_;
-  const auto middle = seconds.begin() + static_cast<int64_t>(seconds.size() / 2);
-  std::nth_element(seconds.begin(), middle, seconds.end());
-  result.step_seconds = *middle;
+  if (predicted_seconds_.empty() || times_.empty()) return;
+  result.step_seconds = times_.median();
   result.predicted_seconds = predicted_seconds_.back();
 }
 

@@ -51,8 +51,10 @@ ResidualStreams Block::Forward(Context& c, const Pass& pass, const ResidualStrea
   ResidualStreams y = x;
   if (engram.has_value() && rows != nullptr) {
     if (saved != nullptr) saved->engram.emplace();
-    y = engram->Forward(c, pass, x.Settle(c), rows->Wait(c.stream),
-                        saved ? &*saved->engram : nullptr, gates);
+    const Tensor settled = x.Settle(c);
+    FetchedRows fetched = c.In(Part::kExchange, [&] { return rows->Wait(c.stream); });
+    y = engram->Forward(c, pass, settled, std::move(fetched), saved ? &*saved->engram : nullptr,
+                        gates);
   }
   y = attention.Forward(c, pass, y, saved ? &saved->attention : nullptr);
   if (dense.has_value()) return dense->Forward(c, pass, y, saved ? &saved->dense : nullptr);

@@ -1,6 +1,7 @@
 // All that a layer may touch.
 #pragma once
 
+#include "kernels/core/part_clock.h"
 #include "kernels/kernels.h"
 #include "parallel/mesh.h"
 
@@ -11,7 +12,14 @@ struct Context {
   Stream& stream;
   Mesh& mesh;
   DType dtype = DType::kF32;
+  PartClock* parts = nullptr;  // where the time goes, if someone asks
 
+  // What `work` queues belongs to `part`.
+  template <class F>
+  auto In(Part part, F&& work) {
+    const InPart in(parts, part);
+    return work();
+  }
   // Activations in the run's dtype.
   Tensor Empty(Shape shape) { return Tensor::Empty(stream, dtype, shape); }
   // Statistics, scores and mixes, which stay accurate (docs/numerics.md).

@@ -72,10 +72,12 @@ RowQuery Engram::Query(const MicroBatch& batch) const {
 }
 
 void Engram::Announce(Context& c, const MicroBatch& batch) const {
+  const InPart part(c.parts, Part::kExchange);
   rows->Announce(c.stream, Query(batch));
 }
 
 Pending<FetchedRows> Engram::Fetch(Context& c, const MicroBatch& batch) const {
+  const InPart part(c.parts, Part::kExchange);
   return rows->Fetch(c.stream, Query(batch), c.dtype);
 }
 
@@ -122,6 +124,7 @@ Tensor Engram::ForwardConv(Context& c, const Pass& pass, const Tensor& addend, S
 
 Tensor Engram::Forward(Context& c, const Pass& pass, const Tensor& x, FetchedRows fetched,
                        Saved* saved, Tensor* gates) const {
+  const InPart part(c.parts, Part::kMemory);
   Saved note;
   note.fetched = std::move(fetched);
   ForwardGate(c, x, note);
@@ -166,12 +169,16 @@ Tensor Engram::BackwardGate(Context& c, const Tensor& du, const Tensor& addend,
                              saved.rk, saved.s, saved.alpha, dh, dkv, dw_h, dw_k);
   const int64_t heads = static_cast<int64_t>(hash.primes.size());
   const Tensor de = kv.Backward(c, dkv, saved.e);
-  rows->PushGradient(c.stream, saved.fetched,
-                     de.Reshape({de.dim(0) * heads, config.d_mem / heads}));
+  {
+    const InPart part(c.parts, Part::kExchange);
+    rows->PushGradient(c.stream, saved.fetched,
+                       de.Reshape({de.dim(0) * heads, config.d_mem / heads}));
+  }
   return gated() ? dh : Tensor();
 }
 
 Tensor Engram::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
+  const InPart part(c.parts, Part::kMemory);
   const int64_t tokens = dy.dim(0);
   const int64_t width = dy.dim(2);
   Tensor dvalue = dy;

@@ -62,6 +62,7 @@ HyperMixes HyperMixes::Declare(ParameterStore& store, const std::string& prefix,
 
 Tensor ResidualStreams::Settle(Context& c) const {
   if (!y.defined()) return x;
+  const InPart part(c.parts, Part::kStreams);
   Tensor out = c.Empty(x.shape());
   c.kernels.hyper_leave(c.stream, x, res, post, y, out);
   return out;
@@ -123,6 +124,7 @@ Readout Readout::Declare(ParameterStore& store, const ModelConfig& model) {
 }
 
 Tensor Readout::Forward(Context& c, const Tensor& x, Saved* saved) const {
+  const InPart part(c.parts, Part::kStreams);
   const int64_t tokens = x.dim(0);
   const int64_t n = x.dim(1);
   if (n == 1) return x.Reshape({tokens, x.dim(2)});
@@ -140,6 +142,7 @@ Tensor Readout::Forward(Context& c, const Tensor& x, Saved* saved) const {
 }
 
 Tensor Readout::Backward(Context& c, const Tensor& dh, Saved saved) const {
+  const InPart part(c.parts, Part::kStreams);
   const int64_t n = options.streams;
   const Shape shape = {dh.dim(0), n, dh.dim(1)};
   if (n == 1) return dh.Reshape(shape);

@@ -86,6 +86,7 @@ struct HyperConnected {
 
   ResidualStreams Forward(Context& c, const Pass& pass, const ResidualStreams& streams,
                           Saved* saved) const {
+    const InPart part(c.parts, Part::kStreams);
     Tensor x = streams.x;
     if (!mixes.has_value()) {
       const Tensor in = x.Reshape({x.dim(0), x.dim(1) * x.dim(2)});
@@ -109,6 +110,7 @@ struct HyperConnected {
   }
 
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dout, Saved saved) const {
+    const InPart part(c.parts, Part::kStreams);
     if (!mixes.has_value()) {
       const Shape flat = {dout.dim(0), dout.dim(1) * dout.dim(2)};
       const Tensor dy = dout.Reshape(flat);

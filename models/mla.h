@@ -12,6 +12,7 @@
 namespace mneme {
 
 struct Mla {
+  static constexpr Part kPart = Part::kAttention;
   // H heads, L = kv_lora_rank, A = q_lora_rank, N = qk_nope, R = qk_rope, U = v_head.
   struct Saved {
     Tensor x;                   // [T, D]

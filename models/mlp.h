@@ -9,6 +9,7 @@
 namespace mneme {
 
 struct Mlp {
+  static constexpr Part kPart = Part::kFeedForward;
   struct Saved {
     Tensor x;        // [T, D]
     Tensor gate_up;  // [T, 2F]

@@ -129,7 +129,7 @@ ExpertExchange::SourceGrad Moe::BackwardExperts(Context& c, Saved& saved,
   // The first piece is computed again while dy is away.
   ExpertsSaved local = std::exchange(saved.local, {});
   if (!local.gate_up.defined()) ForwardPieceAgain(c, routed, pieces[0], local);
-  const Tensor dy = returning.Wait(c.stream);
+  const Tensor dy = c.In(Part::kExchange, [&] { return returning.Wait(c.stream); });
   ExpertExchange::SourceGrad grad;
   grad.dx = c.Empty(routed.x.shape());
   grad.dweights = c.EmptyAccurate(routed.weights.shape());
@@ -153,16 +153,19 @@ Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor&
   Saved note;
   note.x = x;
   ForwardRoute(c, pass, note, saved != nullptr);
-  auto leaving = exchange->Dispatch(c.stream, x, note.experts, note.weights);
+  auto leaving = c.In(Part::kExchange,
+                      [&] { return exchange->Dispatch(c.stream, x, note.experts, note.weights); });
   // The shared expert computes while tokens are away.
   Tensor base = skip;
   if (shared.has_value()) {
     base = shared->down.Forward(c, shared->ForwardHidden(c, x, &note.shared), skip);
   }
-  note.routed = leaving.Wait(c.stream);
+  note.routed = c.In(Part::kExchange, [&] { return leaving.Wait(c.stream); });
   const Tensor y_here =
       ForwardExperts(c, note.routed, exchange->AddedHere(base), x.dim(0), note.local);
-  Tensor y = exchange->Combine(c.stream, note.routed, y_here, base, x.dim(0)).Wait(c.stream);
+  Tensor y = c.In(Part::kExchange, [&] {
+    return exchange->Combine(c.stream, note.routed, y_here, base, x.dim(0)).Wait(c.stream);
+  });
   if (saved == nullptr) return y;
   // The shared expert's input is x, which whoever holds this note may drop.
   note.shared.x = Tensor();
@@ -176,7 +179,8 @@ Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor&
 
 Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
                      Saved saved) const {
-  auto returning = exchange->CombineGrad(c.stream, saved.routed, dy);
+  auto returning =
+      c.In(Part::kExchange, [&] { return exchange->CombineGrad(c.stream, saved.routed, dy); });
   Tensor dshared;
   if (shared.has_value()) {
     if (recompute) shared->ForwardHidden(c, saved.x, &saved.shared);
@@ -184,9 +188,10 @@ Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, const Tenso
     saved.shared = {};
   }
   const auto here = BackwardExperts(c, saved, std::move(returning));
-  auto source =
-      exchange->DispatchGrad(c.stream, saved.routed, here.dx, here.dweights, saved.experts)
-          .Wait(c.stream);
+  auto source = c.In(Part::kExchange, [&] {
+    return exchange->DispatchGrad(c.stream, saved.routed, here.dx, here.dweights, saved.experts)
+        .Wait(c.stream);
+  });
   Tensor dx = std::move(source.dx);
   if (shared.has_value()) shared->gate_up.AddBackward(c, dshared, saved.x, dx);
   BackwardRoute(c, pass, source.dweights, saved, dx);

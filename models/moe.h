@@ -25,6 +25,7 @@ struct RouterState {
 // over the expert axis; recomputation repeats no exchange and counts no load twice. The sum
 // over the routed experts is added to what the shared one made, and to the skip.
 struct Moe {
+  static constexpr Part kPart = Part::kFeedForward;
   struct Saved {
     Tensor x;             // [T, D]
     Tensor scores;        // [T, E]

@@ -55,6 +55,7 @@ struct PreNormed {
 
   Tensor Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
                  Saved* saved) const {
+    const InPart part(c.parts, Inner::kPart);
     if (saved == nullptr) return inner.Forward(c, pass, norm.Forward(c, x, nullptr), skip, nullptr);
     saved->x = x;
     Tensor y = inner.Forward(c, pass, norm.Forward(c, x, &saved->norm), skip, &saved->inner);
@@ -64,6 +65,7 @@ struct PreNormed {
 
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, const Tensor& skip,
                   Saved saved) const {
+    const InPart part(c.parts, Inner::kPart);
     if (recompute_norm) saved.inner.x = norm.Forward(c, saved.x, nullptr);
     const Tensor dn = inner.Backward(c, pass, dy, {}, std::move(saved.inner));
     return norm.Backward(c, dn, saved.x, skip, saved.norm);

@@ -61,6 +61,19 @@ ResidualStreams Block::Forward(Context& c, const Pass& pass, const ResidualStrea
   return experts->Forward(c, pass, y, saved ? &saved->experts : nullptr);
 }
 
+void Block::DropStreams(Saved& saved, bool first) const {
+  if (!first) saved.attention.x = Tensor();
+  saved.dense.x = Tensor();
+  saved.experts.x = Tensor();
+}
+
+ResidualStreams Block::RemakeStreams(Context& c, const ResidualStreams& streams,
+                                     Saved& saved) const {
+  const ResidualStreams y = attention.Remake(c, streams, saved.attention);
+  if (dense.has_value()) return dense->Remake(c, y, saved.dense);
+  return experts->Remake(c, y, saved.experts);
+}
+
 Tensor Block::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const {
   Tensor dx = dense.has_value() ? dense->Backward(c, pass, dy, std::move(saved.dense))
                                 : experts->Backward(c, pass, dy, std::move(saved.experts));

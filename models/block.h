@@ -49,6 +49,14 @@ struct Block {
   ResidualStreams Forward(Context& c, const Pass& pass, const ResidualStreams& x,
                           Pending<FetchedRows>* rows, Saved* saved, Tensor* gates) const;
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
+
+  // Under the recomputation of mHC streams need not be kept where those of a block before are: y of
+  // every sub-layer is, and from there it is one pass over them. Drops them, but, where `first`,
+  // those of the first sub-layer.
+  void DropStreams(Saved& saved, bool first) const;
+  // Makes them again before Backward, from what the block before handed on (with `first`: from what
+  // is kept). Returns what this one did.
+  ResidualStreams RemakeStreams(Context& c, const ResidualStreams& streams, Saved& saved) const;
 };
 
 }  // namespace mneme

@@ -82,7 +82,8 @@ struct HyperConnected {
 
   Inner inner;
   std::optional<HyperMixes> mixes;  // none with one stream
-  bool recompute = false;           // the mixes and the inner layer's input are made again
+  // The mixes and the inner layer's input are made again, and so may be the streams.
+  bool recompute = false;
 
   ResidualStreams Forward(Context& c, const Pass& pass, const ResidualStreams& streams,
                           Saved* saved) const {
@@ -109,6 +110,19 @@ struct HyperConnected {
     return out;
   }
 
+  bool remakes() const { return recompute && mixes.has_value(); }
+  // Where it remakes, before Backward: what it does not keep, from what came in as in Forward.
+  // Returns what it handed on.
+  ResidualStreams Remake(Context& c, const ResidualStreams& streams, Saved& saved) const {
+    const InPart part(c.parts, Part::kStreams);
+    saved.inner.x = mixes->Enter(c, streams, saved.x, saved.mixes);
+    ResidualStreams out = saved.x;
+    out.res = saved.mixes.res;
+    out.post = saved.mixes.post;
+    out.y = saved.y;
+    return out;
+  }
+
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dout, Saved saved) const {
     const InPart part(c.parts, Part::kStreams);
     if (!mixes.has_value()) {
@@ -116,7 +130,7 @@ struct HyperConnected {
       const Tensor dy = dout.Reshape(flat);
       return inner.Backward(c, pass, dy, dy, std::move(saved.inner)).Reshape(dout.shape());
     }
-    if (recompute) saved.inner.x = mixes->Enter(c, saved.x, saved.x, saved.mixes);
+    if (recompute && !saved.inner.x.defined()) Remake(c, saved.x, saved);
     const auto grad = mixes->BackwardLeave(c, dout, saved.x, saved.mixes, saved.y);
     saved.y = Tensor();
     const Tensor dh = inner.Backward(c, pass, grad.dy, {}, std::move(saved.inner));

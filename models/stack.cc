@@ -12,6 +12,11 @@
 namespace mneme {
 namespace {
 
+// Blocks whose streams are made again at once: of 30 blocks with four streams those of eight are
+// kept then, and on the way back those of four stand beside them, which together is about the
+// least.
+constexpr size_t kBlocksOfStreams = 4;
+
 using PendingRows = std::vector<std::optional<Pending<FetchedRows>>>;
 
 RowTableSpec TableSpec(const Context& c, const EngramConfig& engram, const NgramHash& hash,
@@ -102,6 +107,12 @@ struct Stack::State {
                  std::vector<Tensor>* gates);
   void Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved);
   Pass MakePass(const MicroBatch& batch) const;
+
+  // Whether the streams before block b are kept although they could be made again: of every so many
+  // blocks, and behind a memory.
+  bool KeepsStreams(size_t b) const;
+  // Where block b is the last before such a one: the streams of all since the last such one.
+  void RemakeStreams(Context& c, size_t b, Saved& saved) const;
 };
 
 absl::StatusOr<std::vector<std::optional<Engram>>> Stack::State::DeclareEngrams(
@@ -184,10 +195,27 @@ Tensor Stack::State::Forward(Context& c, const Pass& pass, bool memory_off, Save
     }
     x = blocks[b].Forward(c, pass, x, rows[b].has_value() ? &*rows[b] : nullptr,
                           saved ? &saved->blocks[b] : nullptr, gate);
+    if (saved != nullptr && blocks[b].attention.remakes())
+      blocks[b].DropStreams(saved->blocks[b], KeepsStreams(b));
   }
   const Tensor read = readout.Forward(c, x.Settle(c), saved ? &saved->readout : nullptr);
   if (saved != nullptr) saved->read = read;
   return norm.Forward(c, read, saved ? &saved->norm : nullptr);
+}
+
+bool Stack::State::KeepsStreams(size_t b) const {
+  size_t since = 0;  // a memory, or the first block
+  while (since < b && !blocks[b - since].engram.has_value()) ++since;
+  return since % kBlocksOfStreams == 0;
+}
+
+void Stack::State::RemakeStreams(Context& c, size_t b, Saved& saved) const {
+  if (b + 1 < blocks.size() && !KeepsStreams(b + 1)) return;
+  size_t first = b;
+  while (!KeepsStreams(first)) --first;
+  ResidualStreams streams = saved.blocks[first].attention.x;
+  for (; first <= b; ++first)
+    streams = blocks[first].RemakeStreams(c, streams, saved.blocks[first]);
 }
 
 void Stack::State::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) {
@@ -195,6 +223,7 @@ void Stack::State::Backward(Context& c, const Pass& pass, const Tensor& dy, Save
   saved.read = Tensor();
   dx = readout.Backward(c, dx, std::move(saved.readout));
   for (size_t b = blocks.size(); b-- > 0;) {
+    if (blocks[b].attention.remakes()) RemakeStreams(c, b, saved);
     dx = blocks[b].Backward(c, pass, dx, std::move(saved.blocks[b]));
     saved.blocks.pop_back();
   }

@@ -16,14 +16,16 @@ constexpr int64_t kFewestTokensGpu = 8192;
 // Floating-point operations in the time of a byte, to add the two up; rates of devices differ, but
 // all ranks must count alike.
 constexpr double kOperationsOfAByte = 250.0;
+constexpr double kBytesOfASentByte = 12.0;
 
 bool Chooses(const TrainConfig& train) {
   return train.recompute == std::vector<std::string>{"auto"};
 }
 
-std::vector<std::string> PartsOf(const ModelConfig& model) {
+std::vector<std::string> PartsOf(const ModelConfig& model, const Layout& layout) {
   std::vector<std::string> parts = {"attention", "ffn"};
   if (model.mhc.streams > 1) parts.push_back("mhc");
+  if (model.moe.experts > 0 && layout.expert > 1) parts.push_back("exchange");
   return parts;
 }
 
@@ -36,6 +38,7 @@ double WorkOf(const RunConfig& config, const Savings& savings, const Layout& lay
     const Rehearsal rehearsal = Rehearse(saving, stage, layout, vocabulary, device, savings.shrink);
     for (const WorkDone& done : rehearsal.forward_backward)
       work += done.bytes + done.flops / kOperationsOfAByte;
+    work += kBytesOfASentByte * static_cast<double>(rehearsal.sent.experts);
   }
   return work;
 }
@@ -77,7 +80,7 @@ std::vector<Savings> WaysToSave(const RunConfig& config, const Layout& layout, i
     ways.push_back({shrink *= 2, ways.front().recompute});
   if (!chooses) return ways;
 
-  const std::vector<std::string> parts = PartsOf(config.model);
+  const std::vector<std::string> parts = PartsOf(config.model, layout);
   std::vector<std::pair<double, Savings>> again;
   for (unsigned set = 1; set < 1u << parts.size(); ++set) {
     Savings savings{shrink, {}};

@@ -36,6 +36,7 @@ Block Block::Declare(Context& c, ParameterStore& store, int64_t index, const Mod
   if (model.is_moe_block(index)) {
     PreNormed<Moe> moe{norm, Moe::Declare(c, store, prefix + ".moe", model, recompute.ffn, *router),
                        recompute.ffn};
+    moe.inner.sends_again = recompute.exchange;
     block.experts = Connect(store, ffn, model, recompute, std::move(moe));
   } else {
     PreNormed<Mlp> mlp{norm, Mlp::Declare(store, prefix + ".mlp", model.hidden, model.dense_width,

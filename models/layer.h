@@ -36,6 +36,7 @@ struct RecomputePlan {
   bool attention = false;
   bool ffn = false;
   bool mhc = false;
+  bool exchange = false;  // tokens travel to their experts once more
 };
 
 // Where `on`, keeps only the input and runs the inner forward again on the way back: the same

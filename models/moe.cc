@@ -173,6 +173,7 @@ Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor&
     note.local.gate_up = Tensor();
     note.shared = {};
   }
+  if (sends_again) note.routed.x = Tensor();
   *saved = std::move(note);
   return y;
 }
@@ -181,12 +182,19 @@ Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, const Tenso
                      Saved saved) const {
   auto returning =
       c.In(Part::kExchange, [&] { return exchange->CombineGrad(c.stream, saved.routed, dy); });
+  Pending<Tensor> coming_again;
+  if (sends_again) {
+    coming_again =
+        c.In(Part::kExchange, [&] { return exchange->SendAgain(c.stream, saved.routed, saved.x); });
+  }
   Tensor dshared;
   if (shared.has_value()) {
     if (recompute) shared->ForwardHidden(c, saved.x, &saved.shared);
     dshared = shared->BackwardHidden(c, dy, saved.shared);
     saved.shared = {};
   }
+  if (sends_again)
+    saved.routed.x = c.In(Part::kExchange, [&] { return coming_again.Wait(c.stream); });
   const auto here = BackwardExperts(c, saved, std::move(returning));
   auto source = c.In(Part::kExchange, [&] {
     return exchange->DispatchGrad(c.stream, saved.routed, here.dx, here.dweights, saved.experts)

@@ -22,8 +22,9 @@ struct RouterState {
 };
 
 // Tokens leave for the ranks of their experts while the shared expert computes here. Collective
-// over the expert axis; recomputation repeats no exchange and counts no load twice. The sum
-// over the routed experts is added to what the shared one made, and to the skip.
+// over the expert axis; recomputation repeats no exchange but what `sends_again` says, and counts
+// no load twice. The sum over the routed experts is added to what the shared one made, and to the
+// skip.
 struct Moe {
   static constexpr Part kPart = Part::kFeedForward;
   struct Saved {
@@ -32,7 +33,7 @@ struct Moe {
     Tensor experts;       // i32 [T, K]
     Tensor weights;       // [T, K]
     Tensor balance;       // [rows, E]; undefined without the balance loss
-    RoutedTokens routed;  // what came over the wire
+    RoutedTokens routed;  // what came over the wire; its x is dropped where it is sent again
     ExpertsSaved local;   // its gate_up is dropped under `recompute`; empty with several pieces
     Mlp::Saved shared;    // empty under `recompute`
 
@@ -55,6 +56,7 @@ struct Moe {
   std::shared_ptr<ExpertExchange> exchange;
   RouterState* state = nullptr;  // owned by the stack
   bool recompute = false;
+  bool sends_again = false;  // what came over the wire is not kept but sent once more
 
   // Pieces prefix.router, .shared.{gate,up,down}, .experts.E.{gate,up,down}; the experts of this
   // rank only. `state` is made by the caller (MakeRouterState) and outlives the layer.

@@ -150,12 +150,12 @@ Pending<Tensor> ExpertExchange::Combine(Stream& stream, const RoutedTokens& rout
   return Pending<Tensor>(AddUp(stream, routed, back, addend, tokens));
 }
 
-Pending<Tensor> ExpertExchange::CombineGrad(Stream& stream, const RoutedTokens& routed,
-                                            const Tensor& dy) {
-  if (axis_.size() == 1) return Pending<Tensor>(dy);
-  Tensor sent =
-      Tensor::Empty(stream, dy.dtype(), {routed.sent.elements(), dy.dim(1)}, MemoryTag::kExchange);
-  kernels_.gather_rows(stream, dy, routed.sent, sent);
+Pending<Tensor> ExpertExchange::ToExperts(Stream& stream, const RoutedTokens& routed,
+                                          const Tensor& vectors) {
+  if (axis_.size() == 1) return Pending<Tensor>(vectors);
+  Tensor sent = Tensor::Empty(stream, vectors.dtype(), {routed.sent.elements(), vectors.dim(1)},
+                              MemoryTag::kExchange);
+  kernels_.gather_rows(stream, vectors, routed.sent, sent);
   return Pending<Tensor>(CarryToExperts(stream, axis_, sent, routed.send, routed.recv));
 }
 

@@ -52,8 +52,14 @@ class ExpertExchange {
   // y [R, D] of the owners back to [T, D] at the sources, + addend [T, D] where it is defined.
   Pending<Tensor> Combine(Stream& stream, const RoutedTokens& routed, const Tensor& y,
                           const Tensor& addend, int64_t tokens);
+  // x [T, D] of the tokens once more, along the routes of `routed`: its x [R, D].
+  Pending<Tensor> SendAgain(Stream& stream, const RoutedTokens& routed, const Tensor& x) {
+    return ToExperts(stream, routed, x);
+  }
   // Gradients: dy [T, D] -> [R, D]; then dx [R, D], dweights [R, K] -> dx [T, D], dweights [T, K].
-  Pending<Tensor> CombineGrad(Stream& stream, const RoutedTokens& routed, const Tensor& dy);
+  Pending<Tensor> CombineGrad(Stream& stream, const RoutedTokens& routed, const Tensor& dy) {
+    return ToExperts(stream, routed, dy);
+  }
   struct SourceGrad {
     Tensor dx;        // [T, D]
     Tensor dweights;  // [T, K]
@@ -62,6 +68,8 @@ class ExpertExchange {
                                    const Tensor& dweights, const Tensor& experts);
 
  private:
+  // Vectors of tokens [T, D] to the owners of their experts [R, D].
+  Pending<Tensor> ToExperts(Stream& stream, const RoutedTokens& routed, const Tensor& vectors);
   struct Dealt;
   RoutedTokens Send(Stream& stream, Dealt dealt);
   // back [S, D] of owners -> [tokens, D]: those of one token added in rank order, then the addend.

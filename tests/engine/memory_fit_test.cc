@@ -77,6 +77,11 @@ TEST_F(MemoryFit, NamesEverySetOfPartsOnceAndAllOfThemLast) {
   sets.clear();
   for (const Savings& way : Ways(plain)) sets.insert(way.recompute);
   EXPECT_EQ(sets.size(), 4u) << "one stream has no mixes to make again";
+
+  const Layout spread = *MakeLayout(Run({"parallel.expert=2"}).parallel, 2);
+  sets.clear();
+  for (const Savings& way : WaysToSave(plain, spread, kVocabulary, {})) sets.insert(way.recompute);
+  EXPECT_EQ(sets.size(), 8u) << "what other ranks sent can be sent again";
 }
 
 // What somebody chose stays.

@@ -132,6 +132,30 @@ TEST(Presets, SpeedRuns) {
   EXPECT_EQ(engram.d_mem / (2 * engram.heads), 80);
 }
 
+TEST(Presets, WholeModelsAreTimedAlike) {
+  const RunConfig engram = MustLoad("runs/speed_engram_27b.yaml");
+  EXPECT_EQ(engram.train.batch_sequences * engram.train.sequence_length, 524'288);
+  EXPECT_EQ(engram.train.micro_batch * engram.train.sequence_length, 8'192);
+  EXPECT_EQ(engram.optim.matrices, "muon");
+  EXPECT_EQ(engram.parallel.memory, 0) << "all ranks";
+  RunConfig moe = MustLoad("runs/speed_moe_27b.yaml");
+  EXPECT_TRUE(moe.model.engram.blocks.empty());
+  EXPECT_EQ(moe.model.moe.experts, 72);
+  moe.run = engram.run;
+  moe.model.moe.experts = engram.model.moe.experts;
+  moe.model.engram = engram.model.engram;
+  moe.parallel.memory = engram.parallel.memory;
+  EXPECT_TRUE(CompareConfigs(engram, moe).empty());
+
+  const RunConfig context = MustLoad("runs/speed_long_engram_27b.yaml");
+  const StageConfig& papers = MustLoad("runs/long_context.yaml").stages[0];
+  ASSERT_EQ(context.stages.size(), 1u);
+  EXPECT_EQ(context.stages[0].sequence_length * context.stages[0].batch_sequences, 524'288);
+  EXPECT_EQ(context.stages[0].lr, papers.lr);
+  EXPECT_EQ(context.stages[0].yarn.scale, papers.yarn.scale);
+  EXPECT_EQ(context.stages[0].yarn.mscale, papers.yarn.mscale);
+}
+
 TEST(Presets, LongContextIsThePapers) {
   const RunConfig c = MustLoad("runs/long_context.yaml");
   ASSERT_EQ(c.stages.size(), 1u);

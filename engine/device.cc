@@ -143,6 +143,10 @@ absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config) {
   return *mine;
 }
 
+int64_t CommunicatorBytes(const Device& device, int ranks) {
+  return device.is_cpu() || ranks == 1 ? 0 : int64_t{3} << 29;
+}
+
 std::string DescribeDevice(const Device& device) {
   if (device.is_cpu()) return "cpu";
   const GpuInfo info = GpuDriver()->info(device.index);

@@ -37,10 +37,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Of a GPU, taken after its memory was looked at: code and scratch of libraries; what NCCL keeps
-// for its groups.
-constexpr int64_t kLibraries = int64_t{256} << 20;
-constexpr int64_t kCommunicators = int64_t{1} << 30;
+// Of a GPU, taken after its memory was looked at: code and scratch of libraries.
+constexpr int64_t kLibraries = int64_t{512} << 20;
 
 // A run from its folder to its result. Every method but the constructor is collective and returns
 // the same status on every rank.
@@ -152,7 +150,7 @@ absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
     available = AvailableMemory();
   } else {
     available = GpuDriver()->info(device.index).free_bytes - kLibraries -
-                (world_.size() > 1 ? kCommunicators : 0);
+                CommunicatorBytes(device, world_.size());
   }
   const auto way = static_cast<size_t>(
       world_.Max(FirstWayThatFits(config_, layout, vocabulary, device, ranks, available)));

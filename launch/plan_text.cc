@@ -81,7 +81,8 @@ std::string MemoryText(const RunConfig& config, const Forecast& f) {
   const double gigabytes = 1e-9 * static_cast<double>(f.footprint.state());
   out += Line("state", FormatBytes(f.footprint.state()),
               (gigabytes < 1.0 ? "" : Format("%.1f GB: ", gigabytes)) + "what stays between steps");
-  const auto reserved = static_cast<int64_t>(f.device.reserved);
+  const int64_t reserved =
+      f.device.reserved > 0.0 ? static_cast<int64_t>(f.device.memory) - f.available : 0;
   std::string note;
   if (f.available >= 0) note = "of " + FormatBytes(f.available) + " of " + f.device.name;
   if (f.available >= 0 && reserved > 0)

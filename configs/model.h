@@ -152,7 +152,7 @@ struct TableConfig {
   double beta2 = 0.95;
   double eps = 1e-20;
   std::string adam = "dense";
-  std::string store = "lazy";
+  std::string store = "auto";
   bool in_clip_norm = true;
 
   template <class V>
@@ -169,9 +169,15 @@ struct TableConfig {
       "step only",
       {"dense", "touched"});
     v("store", store,
-      "resident: all rows in memory from the start; lazy: a row appears at its first update",
-      {"resident", "lazy"});
+      "resident: all rows in memory from the start; lazy: a row appears at its first update, on "
+      "CPUs; auto: resident on GPUs and for decay, else lazy",
+      {"auto", "resident", "lazy"});
     v("in_clip_norm", in_clip_norm, "table gradients count in the global norm");
+  }
+
+  // Whether all rows are in memory from the start: what `store` comes to.
+  bool resident(bool on_cpu) const {
+    return store == "resident" || (store == "auto" && (!on_cpu || weight_decay > 0.0));
   }
 };
 

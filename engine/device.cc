@@ -95,10 +95,9 @@ std::vector<Unmet> WhatIsUnmet(const RunConfig& config, const Device& device) {
   }
   const ModelConfig& model = config.model;
   const bool engram = !model.engram.blocks.empty();
-  if (!device.is_cpu() && engram && model.engram.table.store != "resident") {
-    unmet.push_back({"model.engram.table.store: " + model.engram.table.store +
-                         " has no GPU half; use resident, or device=cpu",
-                     "model.engram.table.store=resident"});
+  if (!device.is_cpu() && engram && !model.engram.table.resident(/*on_cpu=*/false)) {
+    unmet.push_back({"model.engram.table.store: lazy has no GPU half; use auto, or device=cpu",
+                     "model.engram.table.store=auto"});
   }
   const char* name = device.is_cpu() ? "CPU" : "GPU";
   const auto check = [&](const std::string& key, int64_t value, int64_t most) {

@@ -81,7 +81,7 @@ Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_
   f.optimizer = of(MemoryTag::kOptimizer);
   f.tables = of(MemoryTag::kTables);
   const EngramConfig& engram = config.model.engram;
-  f.tables_grow = !engram.blocks.empty() && engram.table.store != "resident" && device.is_cpu();
+  f.tables_grow = !engram.blocks.empty() && !engram.table.resident(device.is_cpu());
   f.activations = of(MemoryTag::kActivations);
   f.exchange = of(MemoryTag::kExchange);
   f.workspace = of(MemoryTag::kWorkspace);

@@ -180,9 +180,9 @@ void Forecaster::Limits() {
     if (options_.mend) forecast_.mend = SmallestChange();
   }
   const EngramConfig& engram = config_.model.engram;
-  if (!device_.is_cpu() && !engram.blocks.empty() && engram.table.store != "resident") {
-    forecast_.warnings.push_back("model.engram.table.store: " + engram.table.store +
-                                 " has no GPU half in this version; planned as resident");
+  if (!device_.is_cpu() && !engram.blocks.empty() && !engram.table.resident(/*on_cpu=*/false)) {
+    forecast_.warnings.push_back(
+        "model.engram.table.store: lazy has no GPU half in this version; planned as resident");
   }
   if (footprint.tables_grow && device_.is_cpu()) {
     const double rows =

@@ -53,8 +53,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(World& world, const std::
   // elsewhere: its checkpoint holds the masters. Tables that a GPU cannot hold stay on the CPU.
   const std::string precision = loaded->config.train.precision;
   const EngramConfig& engram = loaded->config.model.engram;
-  const bool resident = engram.blocks.empty() || engram.table.store == "resident";
-  loaded->config.device = resident ? "auto" : "cpu";
+  const bool lazy = !engram.blocks.empty() && engram.table.store == "lazy";
+  loaded->config.device = lazy ? "cpu" : "auto";
   if (precision == "bf16") loaded->config.train.precision = "f32";
   ASSIGN_OR_RETURN(const Device device, ChooseDevice(world, loaded->config));
   if (!device.is_cpu()) loaded->config.train.precision = precision;

@@ -73,7 +73,6 @@ fi
 ranks=${RANKS:-2}
 if gpu_present && gpu_build; then
   ranks=${RANKS:-1}
-  settings=(model.engram.table.store=resident "${settings[@]}")  # the store that a GPU has
 fi
 step 4 "train on $ranks ranks (about 4 minutes on two cores; interrupted, it goes on where it stopped)"
 code=0

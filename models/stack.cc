@@ -127,7 +127,7 @@ absl::StatusOr<std::vector<std::optional<Engram>>> Stack::State::DeclareEngrams(
     const std::string prefix = "blocks." + std::to_string(e.blocks[i]) + ".engram";
     auto rows =
         MakeRowExchange(c.stream, c.kernels, c.mesh, TableSpec(c, e, hashes[i], prefix, seed),
-                        /*resident=*/e.table.store == "resident");
+                        /*resident=*/e.table.resident(c.stream.device().is_cpu()));
     RETURN_IF_ERROR(rows.status());
     std::shared_ptr<RowExchange> exchange = *std::move(rows);
     tables.push_back(exchange.get());

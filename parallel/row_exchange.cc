@@ -273,7 +273,7 @@ absl::StatusOr<std::unique_ptr<RowExchange>> MakeRowExchange(Stream& stream, con
     return absl::UnimplementedError(
         spec.name +
         ": on GPUs a table lives in their memory, and a lazy store is not there yet; set "
-        "model.engram.table.store: resident, or set device: cpu");
+        "model.engram.table.store: auto, or set device: cpu");
   }
   Comm& replicas = *mesh.memory_replicas;
   auto store = DeviceStore::Make(stream, kernels, std::move(spec), replicas.rank() == 0,

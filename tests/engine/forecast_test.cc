@@ -81,10 +81,10 @@ TEST(Forecast, ASmallModelFitsAndItsTimesAddUp) {
 
 // What a device's ops do not do breaks before memory does; the words mend all of it.
 TEST(Forecast, TheLimitsOfADevicesOpsAreNamedAndMended) {
-  const std::vector<std::string> asked = {"train.precision=f64",   "model.mhc.streams=9",
-                                          "model.moe.experts=600", "model.moe.top_k=40",
-                                          "train.micro_batch=4",   "train.batch_sequences=1032",
-                                          "train.steps=1",         "model.vocab_size=258"};
+  const std::vector<std::string> asked = {
+      "train.precision=f64", "model.mhc.streams=9",  "model.moe.experts=600",
+      "model.moe.top_k=40",  "train.micro_batch=4",  "train.batch_sequences=1032",
+      "train.steps=1",       "model.vocab_size=258", "model.engram.table.store=lazy"};
   const Forecast forecast = MustForecast(MustLoad("runs/tiny.yaml", asked), 1, "h100");
   EXPECT_THAT(forecast.breaks, HasSubstr("train.precision"));
   EXPECT_EQ(forecast.mend,

@@ -220,7 +220,8 @@ const BadInput kCases[] = {
      {},
      {"64 bits"}},
     {"lazy_decay",
-     "model: {engram: {blocks: [1], d_mem: 16, vocab_size: 99, table: {weight_decay: 0.1, store: lazy}}}\n",
+     "model: {engram: {blocks: [1], d_mem: 16, vocab_size: 99, table: {weight_decay: 0.1, store: "
+     "lazy}}}\n",
      {},
      {"is 0.1, but store: lazy"}},
     {"odd_rotary", "model: {mla: {qk_rope: 7}}\n", {}, {"model.mla.qk_rope: is 7", "6 or 8"}},

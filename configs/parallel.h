@@ -10,6 +10,7 @@ struct ParallelConfig {
   int64_t expert = 1;
   int64_t memory = 1;
   double expert_room = 1.5;
+  bool overlap = true;
   bool share_device = false;
 
   template <class V>
@@ -23,6 +24,9 @@ struct ParallelConfig {
       "most (token, expert) pairs that a rank of a spread expert axis computes at once, as a "
       "multiple of an equal share (at least 1); more are computed in pieces, and once more on the "
       "way back");
+    v("overlap", overlap,
+      "exchange with other ranks while this one computes; false waits for each exchange where it "
+      "starts: the same numbers, for comparison");
     v("share_device", share_device, "allow two ranks on one GPU");
   }
 };

@@ -44,6 +44,7 @@ Optimizer::Optimizer(Context& context, const OptimConfig& optim, const ModelConf
       model_(model),
       store_(store),
       stack_(stack),
+      reduction_(context.mesh, store),
       decision_(DecisionOf(optim, model.engram.table, skip)) {
   Stream& stream = context.stream;
   history_ =
@@ -158,12 +159,19 @@ void Optimizer::UpdateMuon(Context& context, RegionState& state) {
   }
 }
 
+SideJob Optimizer::SumLoads(Context& context) {
+  Comm& world = *context.mesh.world;
+  if (world.size() == 1 || stack_.routers().empty()) return {};
+  return SideJob::Run(context.stream, {}, [&](Stream& side) {
+    for (RouterState& router : stack_.routers()) world.AllReduce(side, router.load, Reduce::kSum);
+  });
+}
+
 void Optimizer::UpdateRouters(Context& context, Tensor& imbalance) {
   Stream& stream = context.stream;
   const Tensor apply = step_.Flat(kStepApply, kStepApply + 1);
   Zero(stream, imbalance);
   for (RouterState& router : stack_.routers()) {
-    context.mesh.world->AllReduce(stream, router.load, Reduce::kSum);
     if (model_.moe.bias_update != 0.0) {
       context.kernels.bias_update(stream, router.load, model_.moe.bias_update, apply, router.bias);
     }
@@ -175,30 +183,36 @@ void Optimizer::UpdateRouters(Context& context, Tensor& imbalance) {
 void Optimizer::Step(Context& context, const Tensor& plan, Tensor& sums, Tensor& report) {
   Stream& stream = context.stream;
   const InPart rest(context.parts, Part::kClip);
-  context.In(Part::kReduce, [&] { ReduceGradients(stream, context.mesh, store_); });
   context.In(Part::kTables, [&] {
     for (RowExchange* table : stack_.tables()) table->ReduceGradients(stream);
   });
+  context.In(Part::kReduce, [&] { reduction_.Finish(stream); });
   AddSquares(context, sums);
-  context.mesh.world->AllReduce(stream, sums, Reduce::kSum);
+  if (context.mesh.world->size() > 1) {
+    SideJob::Run(stream, {sums}, [&](Stream& side) {
+      context.mesh.world->AllReduce(side, sums, Reduce::kSum);
+    }).Join();
+  }
+  SideJob loads = SumLoads(context);
   Tensor decided = report.Flat(0, kReportScalars);
   context.kernels.step_decision(stream, decision_, plan, sums, history_, step_, table_step_,
                                 decided);
+  // A region's new values travel while the next one is updated.
+  std::vector<SideJob> gathers;
   for (RegionState& state : state_) {
-    if (state.region->owned.size() == 0) continue;
-    if (state.muon) {
-      context.In(Part::kMuon, [&] { UpdateMuon(context, state); });
-    } else {
-      context.In(Part::kAdamW, [&] { UpdateAdamW(context, state); });
-    }
+    const bool owns = state.region->owned.size() > 0;
+    if (owns && state.muon) context.In(Part::kMuon, [&] { UpdateMuon(context, state); });
+    if (owns && !state.muon) context.In(Part::kAdamW, [&] { UpdateAdamW(context, state); });
+    gathers.push_back(GatherRead(stream, context.mesh, *state.region));
   }
   context.In(Part::kTables, [&] {
     for (RowExchange* table : stack_.tables()) table->Update(stream, table_step_);
   });
+  loads.Join();
   Tensor imbalance = report.Flat(kReportImbalance, kReportImbalance + 1);
   UpdateRouters(context, imbalance);
-  context.In(Part::kGather, [&] { GatherRead(stream, context.mesh, store_); });
   store_.ZeroGradients(stream);
+  context.In(Part::kGather, [&] { gathers.clear(); });
 }
 
 }  // namespace mneme

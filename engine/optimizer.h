@@ -11,6 +11,7 @@
 #include "models/context.h"
 #include "models/stack.h"
 #include "parallel/parameter.h"
+#include "parallel/reduce.h"
 
 namespace mneme {
 
@@ -37,6 +38,14 @@ class Optimizer {
   // count them), losses of the last ones, oldest first, at most skip.window.
   void SetHistory(Context& context, int64_t updates, const std::vector<double>& recent_losses);
 
+  // For the last micro-batch of a step: what it says is final sets out to be summed while the rest
+  // of backward computes.
+  GradientsFinal Listen(Context& context) {
+    return [this, &context](absl::Span<Parameter* const> parameters) {
+      reduction_.Final(context.stream, parameters);
+    };
+  }
+
   // After backward: reduces gradients, takes norms, decides, updates, gathers weights, moves router
   // biases, zeroes gradients and loads. Where it skips, nothing moves. plan f64 [kPlanScalars];
   // sums f64 [kSumScalars], of which the losses are this rank's; report f64 [kStepReportScalars] is
@@ -50,6 +59,8 @@ class Optimizer {
   void AddSquares(Context& context, Tensor& sums);
   void UpdateAdamW(Context& context, RegionState& state);
   void UpdateMuon(Context& context, RegionState& state);
+  // Loads of all ranks on their way, for UpdateRouters.
+  SideJob SumLoads(Context& context);
   // Assigns the worst load imbalance, f64 [1].
   void UpdateRouters(Context& context, Tensor& imbalance);
 
@@ -57,6 +68,7 @@ class Optimizer {
   ModelConfig model_;
   ParameterStore& store_;
   Stack& stack_;
+  GradientReduction reduction_;
   std::vector<RegionState> state_;
   StepDecisionOptions decision_;
   Tensor history_;     // f64 [kHistoryRing + window]

@@ -8,6 +8,7 @@
 #include "engine/machine.h"
 #include "engine/optimizer.h"
 #include "kernels/core/check.h"
+#include "kernels/core/side.h"
 #include "models/count.h"
 #include "parallel/dry.h"
 
@@ -75,7 +76,8 @@ class DryRun {
     stack_->Announce(context_, batch(0));
     for (int64_t i = 0; i < batches; ++i) {
       if (i + 1 < batches) stack_->Announce(context_, batch(i + 1));
-      stack_->TrainStep(context_, batch(i), scale_of[0], scale_of[1], losses, scale_of[2]);
+      stack_->TrainStep(context_, batch(i), scale_of[0], scale_of[1], losses, scale_of[2],
+                        i + 1 == batches ? optimizer_->Listen(context_) : GradientsFinal());
       if (i == 0) SkipOn(plan.accumulation - batches);
     }
     Take(scale, out.forward_backward);
@@ -118,10 +120,13 @@ class DryRun {
     return Tensor::Empty(stream_, dtype, {n}, MemoryTag::kOther);
   }
 
-  void Mark() { LedgerOf(stream_) = {}; }
+  void Mark() { LedgerOf(stream_) = LedgerOf(stream_.side().stream()) = {}; }
   // The work since the last mark.
   void Take(double scale, std::array<WorkDone, kWorks>& out) {
     out = LedgerOf(stream_).done;
+    if (Stream& side = stream_.side().stream(); &side != &stream_) {
+      for (size_t i = 0; i < out.size(); ++i) out[i].Add(LedgerOf(side).done[i]);
+    }
     for (WorkDone& work : out) {
       work.calls = static_cast<int64_t>(scale * Real(work.calls));
       work.flops *= scale;

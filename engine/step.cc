@@ -137,8 +137,9 @@ void Stepper::ForwardBackward() {
   for (int64_t i = 0; i < stage_.plan.accumulation; ++i) {
     if (i + 1 < stage_.plan.accumulation) stack_.Announce(context_, staging_.Batch(i + 1));
     Zero(stream, balance_sum_);
-    stack_.TrainStep(context_, staging_.Batch(i), loss_scale_, balance_scale_, losses,
-                     balance_sum_);
+    const bool last = i + 1 == stage_.plan.accumulation;
+    stack_.TrainStep(context_, staging_.Batch(i), loss_scale_, balance_scale_, losses, balance_sum_,
+                     last ? optimizer_.Listen(context_) : GradientsFinal());
     context_.kernels.sum(stream, balance_sum_, balance);
     world_.pulse().Progress();
   }
@@ -159,9 +160,11 @@ void Stepper::Run() {
   }
   const auto queue = [&] {
     const Clock::time_point begin = Clock::now();
+    if (world_.size() > 1) stream.side().StartClock();
     ForwardBackward();
     forward_backward_seconds_ = Seconds(begin, Clock::now());
     optimizer_.Step(context_, plan_, sums_, report_);
+    if (world_.size() > 1) stream.side().StopClock();
   };
   const int64_t asked = stream.allocator().driver_allocations();
   const bool records = Records();
@@ -275,16 +278,20 @@ StepReport Stepper::Step(RunPosition& position) {
   }
   report.learning_rate = rate;
   report.seconds = Seconds(begin, updated);
+  const bool at_once = context_.stream.device().is_cpu();
+  const double waited = world_.pulse().seconds_in_calls() - in_calls;
   if (world_.size() > 1) {
     report.rank_seconds = rank_seconds_;
-    const double work = report.seconds - (world_.pulse().seconds_in_calls() - in_calls);
-    work_nanoseconds_ = std::max<int64_t>(0, static_cast<int64_t>(work * 1e9));
+    work_nanoseconds_ = std::max<int64_t>(0, static_cast<int64_t>((report.seconds - waited) * 1e9));
   }
   report.tokens_per_second =
       static_cast<double>(stage_.plan.sequences * stage_.length()) / report.seconds;
   report.more.emplace_back("counted_targets", static_cast<double>(counted));
   AddTraffic(report);
   report.more.emplace_back("time/data", Seconds(begin, filled));
+  // What of the exchange was not hidden behind work, on this rank.
+  if (world_.size() > 1)
+    report.more.emplace_back("time/exposed", at_once ? waited : context_.stream.side().waited());
   AddTimes(report);
   return report;
 }

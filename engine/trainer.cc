@@ -191,6 +191,7 @@ absl::Status Trainer::Build() {
   }
 
   machine_ = std::make_unique<Machine>(world_, *layout, PrecisionOf(config_), device);
+  if (world_.size() > 1) machine_->stream.side().SetOverlap(config_.parallel.overlap);
   TellRanks();
   ASSIGN_OR_RETURN(model_,
                    BuildModel(world_, *machine_, WithSavings(config_, savings_), meta_.vocabulary));

@@ -33,20 +33,24 @@ Tensor Linear::Forward(Context& c, const Tensor& x, const Tensor& addend) const 
   return y;
 }
 
-void Linear::Gradients(Context& c, const Tensor& dy, const Tensor& x, const Tensor& addend,
-                       Tensor& dx) const {
-  c.kernels.matmul(c.stream, dy, Trans::kNo, weight->value, Trans::kNo, addend, dx);
-  c.kernels.matmul(c.stream, dy, Trans::kYes, x, Trans::kNo, weight->grad, weight->grad);
-}
-
 Tensor Linear::Backward(Context& c, const Tensor& dy, const Tensor& x, const Tensor& addend) const {
   Tensor dx = c.Empty({x.dim(0), x.dim(1)});
-  Gradients(c, dy, x, addend, dx);
+  c.kernels.matmul(c.stream, dy, Trans::kNo, weight->value, Trans::kNo, addend, dx);
+  AddWeightGradient(c, dy, x);
   return dx;
 }
 
 void Linear::AddBackward(Context& c, const Tensor& dy, const Tensor& x, Tensor& dx) const {
-  Gradients(c, dy, x, dx, dx);
+  AddInputGradient(c, dy, dx);
+  AddWeightGradient(c, dy, x);
+}
+
+void Linear::AddInputGradient(Context& c, const Tensor& dy, Tensor& dx) const {
+  c.kernels.matmul(c.stream, dy, Trans::kNo, weight->value, Trans::kNo, dx, dx);
+}
+
+void Linear::AddWeightGradient(Context& c, const Tensor& dy, const Tensor& x) const {
+  c.kernels.matmul(c.stream, dy, Trans::kYes, x, Trans::kNo, weight->grad, weight->grad);
 }
 
 }  // namespace mneme

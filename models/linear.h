@@ -27,11 +27,9 @@ struct Linear {
   Tensor Backward(Context& c, const Tensor& dy, const Tensor& x, const Tensor& addend = {}) const;
   // The same, added to dx in place.
   void AddBackward(Context& c, const Tensor& dy, const Tensor& x, Tensor& dx) const;
-
- private:
-  // dw += dyᵀ · x; dx = dy · w + addend.
-  void Gradients(Context& c, const Tensor& dy, const Tensor& x, const Tensor& addend,
-                 Tensor& dx) const;
+  // Its two halves: dx += dy · w; dw += dyᵀ · x.
+  void AddInputGradient(Context& c, const Tensor& dy, Tensor& dx) const;
+  void AddWeightGradient(Context& c, const Tensor& dy, const Tensor& x) const;
 };
 
 }  // namespace mneme

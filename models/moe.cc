@@ -155,17 +155,19 @@ Tensor Moe::Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor&
   ForwardRoute(c, pass, note, saved != nullptr);
   auto leaving = c.In(Part::kExchange,
                       [&] { return exchange->Dispatch(c.stream, x, note.experts, note.weights); });
-  // The shared expert computes while tokens are away.
-  Tensor base = skip;
-  if (shared.has_value()) {
-    base = shared->down.Forward(c, shared->ForwardHidden(c, x, &note.shared), skip);
-  }
+  if (shared.has_value()) shared->ForwardHidden(c, x, &note.shared);
+  const auto beside = [&] {
+    return shared.has_value() ? shared->down.Forward(c, note.shared.h, skip) : skip;
+  };
   note.routed = c.In(Part::kExchange, [&] { return leaving.Wait(c.stream); });
+  const bool added = exchange->AddsHere();
   const Tensor y_here =
-      ForwardExperts(c, note.routed, exchange->AddedHere(base), x.dim(0), note.local);
-  Tensor y = c.In(Part::kExchange, [&] {
-    return exchange->Combine(c.stream, note.routed, y_here, base, x.dim(0)).Wait(c.stream);
-  });
+      ForwardExperts(c, note.routed, added ? beside() : Tensor(), x.dim(0), note.local);
+  auto returning = c.In(Part::kExchange,
+                        [&] { return exchange->Combine(c.stream, note.routed, y_here, x.dim(0)); });
+  const Tensor base = added ? Tensor() : beside();
+  Tensor y = c.In(Part::kExchange, [&] { return returning.Wait(c.stream); });
+  if (base.defined()) c.kernels.add(c.stream, base, y);
   if (saved == nullptr) return y;
   // The shared expert's input is x, which whoever holds this note may drop.
   note.shared.x = Tensor();
@@ -196,12 +198,13 @@ Tensor Moe::Backward(Context& c, const Pass& pass, const Tensor& dy, const Tenso
   if (sends_again)
     saved.routed.x = c.In(Part::kExchange, [&] { return coming_again.Wait(c.stream); });
   const auto here = BackwardExperts(c, saved, std::move(returning));
-  auto source = c.In(Part::kExchange, [&] {
-    return exchange->DispatchGrad(c.stream, saved.routed, here.dx, here.dweights, saved.experts)
-        .Wait(c.stream);
+  auto leaving = c.In(Part::kExchange, [&] {
+    return exchange->DispatchGrad(c.stream, saved.routed, here.dx, here.dweights, saved.experts);
   });
+  if (shared.has_value()) shared->gate_up.AddWeightGradient(c, dshared, saved.x);
+  auto source = c.In(Part::kExchange, [&] { return leaving.Wait(c.stream); });
   Tensor dx = std::move(source.dx);
-  if (shared.has_value()) shared->gate_up.AddBackward(c, dshared, saved.x, dx);
+  if (shared.has_value()) shared->gate_up.AddInputGradient(c, dshared, dx);
   BackwardRoute(c, pass, source.dweights, saved, dx);
   if (skip.defined()) c.kernels.add(c.stream, skip, dx);
   return dx;

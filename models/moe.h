@@ -21,7 +21,8 @@ struct RouterState {
   Tensor load;       // i64 [E] tokens chosen in this step, this rank
 };
 
-// Tokens leave for the ranks of their experts while the shared expert computes here. Collective
+// What the shared expert has to do is done while tokens travel: its first half on their way to the
+// ranks of their experts, its second on their way back; backward the other way round. Collective
 // over the expert axis; recomputation repeats no exchange but what `sends_again` says, and counts
 // no load twice. The sum over the routed experts is added to what the shared one made, and to the
 // skip.

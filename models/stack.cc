@@ -63,6 +63,12 @@ Tensor Reduced(Context& c, const Tensor& dx) {
   return sum;
 }
 
+// Those declared since there were `before`, behind others.
+void AppendDeclared(const ParameterStore& store, size_t before, std::vector<Parameter*>& to) {
+  for (size_t i = before; i < store.parameters().size(); ++i)
+    to.push_back(store.parameters()[i].get());
+}
+
 absl::Status CheckWidths(const ModelConfig& model) {
   const EngramConfig& e = model.engram;
   const int64_t heads = static_cast<int64_t>(e.orders.size()) * e.heads;
@@ -94,6 +100,11 @@ struct Stack::State {
   Rotary rotary;
   std::vector<RouterState> routers;  // never grows after Make: layers point into it
   std::vector<RowExchange*> tables;
+  // Who declared which parameters; the head's are none where it is tied.
+  struct {
+    std::vector<Parameter*> embedding, last, head;  // last: read-out and norm
+    std::vector<std::vector<Parameter*>> blocks;
+  } of;
 
   absl::Status Declare(Context& c, const Vocabulary& vocabulary, const RecomputePlan& recompute,
                        uint64_t seed, ParameterStore& store);
@@ -105,7 +116,8 @@ struct Stack::State {
   // Embedding to last norm: [T, D].
   Tensor Forward(Context& c, const Pass& pass, bool memory_off, Saved* saved,
                  std::vector<Tensor>* gates);
-  void Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved);
+  void Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved,
+                const GradientsFinal& final);
   Pass MakePass(const MicroBatch& batch) const;
 
   // Whether the streams before block b are kept although they could be made again: of every so many
@@ -131,8 +143,11 @@ absl::StatusOr<std::vector<std::optional<Engram>>> Stack::State::DeclareEngrams(
     RETURN_IF_ERROR(rows.status());
     std::shared_ptr<RowExchange> exchange = *std::move(rows);
     tables.push_back(exchange.get());
-    engrams[static_cast<size_t>(e.blocks[i])] =
+    const auto block = static_cast<size_t>(e.blocks[i]);
+    const size_t before = store.parameters().size();
+    engrams[block] =
         Engram::Declare(store, prefix, config, hashes[i], canonical, std::move(exchange));
+    AppendDeclared(store, before, of.blocks[block]);
   }
   return engrams;
 }
@@ -141,10 +156,16 @@ absl::Status Stack::State::Declare(Context& c, const Vocabulary& vocabulary,
                                    const RecomputePlan& recompute, uint64_t seed,
                                    ParameterStore& store) {
   RETURN_IF_ERROR(CheckWidths(config));
+  of.blocks.resize(static_cast<size_t>(config.layers));
   auto engrams = DeclareEngrams(c, vocabulary, seed, store);
   RETURN_IF_ERROR(engrams.status());
+  size_t before = store.parameters().size();
+  const auto declared = [&](std::vector<Parameter*>& by) {
+    AppendDeclared(store, std::exchange(before, store.parameters().size()), by);
+  };
   embedding =
       Embedding::Declare(store, "embedding", config.vocab_size, config.hidden, config.init_std);
+  declared(of.embedding);
   routers.reserve(static_cast<size_t>(config.layers));
   for (int64_t b = 0; b < config.layers; ++b) {
     RouterState* router = nullptr;
@@ -154,13 +175,16 @@ absl::Status Stack::State::Declare(Context& c, const Vocabulary& vocabulary,
     }
     blocks.push_back(Block::Declare(c, store, b, config, recompute,
                                     std::move((*engrams)[static_cast<size_t>(b)]), router));
+    declared(of.blocks[static_cast<size_t>(b)]);
   }
   readout = Readout::Declare(store, config);
   norm = Norm::Declare(store, "norm", 1, config.hidden, config.norm_eps);
+  declared(of.last);
   head = config.tie_embeddings
              ? embedding.table
              : Embedding::Declare(store, "head", config.vocab_size, config.hidden, config.init_std)
                    .table;
+  declared(of.head);
   return absl::OkStatus();
 }
 
@@ -218,16 +242,24 @@ void Stack::State::RemakeStreams(Context& c, size_t b, Saved& saved) const {
     streams = blocks[first].RemakeStreams(c, streams, saved.blocks[first]);
 }
 
-void Stack::State::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) {
+void Stack::State::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved,
+                            const GradientsFinal& final) {
+  const auto done = [&](const std::vector<Parameter*>& parameters) {
+    if (final != nullptr) final(parameters);
+  };
+  done(of.head);  // of it there is no more to do after the loss
   Tensor dx = norm.Backward(c, dy, saved.read, {}, saved.norm);
   saved.read = Tensor();
   dx = readout.Backward(c, dx, std::move(saved.readout));
+  done(of.last);
   for (size_t b = blocks.size(); b-- > 0;) {
     if (blocks[b].attention.remakes()) RemakeStreams(c, b, saved);
     dx = blocks[b].Backward(c, pass, dx, std::move(saved.blocks[b]));
     saved.blocks.pop_back();
+    done(of.blocks[b]);
   }
   embedding.Backward(c, Reduced(c, dx), pass.batch.tokens);
+  done(of.embedding);
 }
 
 Stack::Stack() : state_(std::make_unique<State>()) {}
@@ -255,7 +287,8 @@ void Stack::Announce(Context& context, const MicroBatch& batch) {
 }
 
 void Stack::TrainStep(Context& context, const MicroBatch& batch, const Tensor& loss_scale,
-                      const Tensor& balance_scale, Tensor& loss_sum, Tensor& balance_sum) {
+                      const Tensor& balance_scale, Tensor& loss_sum, Tensor& balance_sum,
+                      const GradientsFinal& final) {
   Pass pass = state_->MakePass(batch);
   pass.balance_scale = balance_scale;
   pass.balance_sum = balance_sum;
@@ -266,7 +299,7 @@ void Stack::TrainStep(Context& context, const MicroBatch& batch, const Tensor& l
   context.kernels.head_loss(context.stream, y, state_->head->value, batch.targets, loss_scale,
                             losses, dy, state_->head->grad);
   context.kernels.sum(context.stream, losses, loss_sum);
-  state_->Backward(context, pass, dy, std::move(saved));
+  state_->Backward(context, pass, dy, std::move(saved), final);
 }
 
 Scores Stack::Score(Context& context, const MicroBatch& batch, bool memory_off, bool with_gates) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "configs/model.h"
 #include "models/context.h"
 #include "models/layer.h"
@@ -25,6 +26,9 @@ struct Vocabulary {
   int64_t canonical_size = 0;  // V'
   int64_t pad = 0;             // canonical id before the first token
 };
+
+// Told of parameters to whose gradients a backward pass has queued the last of its work.
+using GradientsFinal = std::function<void(absl::Span<Parameter* const>)>;
 
 // Position-wise losses and, on request, gates of one forward pass without gradient.
 struct Scores {
@@ -53,9 +57,11 @@ class Stack {
   // One micro-batch: loss and gradients. loss_scale [1] = 1 / counted targets of the global batch;
   // balance_scale [1] = weight / sequences of the global batch. Adds Σ losses to loss_sum (f64
   // [1]) and the scaled balance loss to balance_sum (accurate [1]); adds into gradients, router
-  // loads and table gradients. Collective over the mesh's axes.
+  // loads and table gradients. Collective over the mesh's axes. `final`, if any, hears of every
+  // parameter once, part by part on the way back.
   void TrainStep(Context& context, const MicroBatch& batch, const Tensor& loss_scale,
-                 const Tensor& balance_scale, Tensor& loss_sum, Tensor& balance_sum);
+                 const Tensor& balance_scale, Tensor& loss_sum, Tensor& balance_sum,
+                 const GradientsFinal& final = {});
 
   // Forward only; changes no state. Collective. memory_off: Engram's output is taken as zero
   // (arXiv 2601.07372).

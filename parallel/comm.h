@@ -1,9 +1,10 @@
 // One ordered group of ranks and its collectives.
 //
 // Calls return once queued on the stream (on the CPU: once done). Every member calls the same
-// collectives in the same order. On CPUs the transport only moves bytes: sums of floats are made by
-// our own code in rank order, so that threads and MPI give the same bits. Between GPUs NCCL makes
-// the sums (nccl_comm.h).
+// collectives in the same order; between GPUs that is an order of queues, so the calls of a step go
+// to the side of its stream (kernels/core/side.h), and others come when all its jobs are joined. On
+// CPUs the transport only moves bytes: sums of floats are made by our own code in rank order, so
+// that threads and MPI give the same bits. Between GPUs NCCL makes the sums (nccl_comm.h).
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "kernels/core/side.h"
 #include "kernels/core/stream.h"
 #include "kernels/core/tensor.h"
 #include "parallel/transport.h"
@@ -77,6 +79,8 @@ class Pending {
  public:
   Pending() = default;
   explicit Pending(T value) : value_(std::move(value)) {}
+  // What `job` brings.
+  Pending(SideJob job, T value) : job_(std::move(job)), value_(std::move(value)) {}
   // `rest` queues what is left to do, once the host knows what it has to know for that.
   static Pending After(std::function<T(Stream&)> rest) {
     Pending pending;
@@ -84,9 +88,14 @@ class Pending {
     return pending;
   }
   // Makes `stream` wait for the result and hands it over. Once.
-  T Wait(Stream& stream) { return rest_ ? rest_(stream) : std::move(value_); }
+  T Wait(Stream& stream) {
+    if (rest_) return std::exchange(rest_, nullptr)(stream);
+    job_.Join();
+    return std::move(value_);
+  }
 
  private:
+  SideJob job_;
   T value_{};
   std::function<T(Stream&)> rest_;
 };

@@ -31,30 +31,32 @@ std::vector<Tensor> Regular(Stream& stream, const Kernels& kernels, std::vector<
   return {all};
 }
 
-// The parts of every replica, on all: in order of replicas, then of micro-batches, as one rank that
-// does all their work has them.
-std::vector<Tensor> OfAllReplicas(Stream& stream, Comm& replicas,
-                                  const std::vector<Tensor>& parts) {
+// A part of every replica, on all, in order of replicas.
+Tensor OfAll(Stream& stream, Comm& replicas, const Tensor& part) {
   const auto n = static_cast<size_t>(replicas.size());
-  std::vector<Tensor> all(n * parts.size());
-  for (size_t p = 0; p < parts.size(); ++p) {
-    const Tensor& part = parts[p];
-    const int64_t rows = part.dim(0);
-    const int64_t total = rows * replicas.size();
-    const Shape shape = part.shape().rank() == 1 ? Shape{total} : Shape{total, part.dim(1)};
-    const Tensor gathered = Tensor::Empty(stream, part.dtype(), shape, MemoryTag::kExchange);
-    Tensor flat = gathered.Reshape({gathered.elements()});
-    replicas.AllGather(stream, part.Reshape({part.elements()}),
-                       std::vector<int64_t>(n, part.elements()), flat);
-    for (size_t r = 0; r < n; ++r) {
-      const int64_t begin = rows * static_cast<int64_t>(r);
-      all[r * parts.size() + p] = gathered.Rows(begin, begin + rows);
+  const int64_t rows = part.dim(0) * replicas.size();
+  const Shape shape = part.shape().rank() == 1 ? Shape{rows} : Shape{rows, part.dim(1)};
+  const Tensor all = Tensor::Empty(stream, part.dtype(), shape, MemoryTag::kExchange);
+  Tensor flat = all.Reshape({all.elements()});
+  replicas.AllGather(stream, part.Reshape({part.elements()}),
+                     std::vector<int64_t>(n, part.elements()), flat);
+  return all;
+}
+
+// Such parts in order of replicas, then of micro-batches, as one rank that does all their work has
+// them.
+std::vector<Tensor> ByReplica(const std::vector<Tensor>& parts, int replicas) {
+  std::vector<Tensor> all;
+  for (int64_t r = 0; r < replicas; ++r) {
+    for (const Tensor& part : parts) {
+      const int64_t rows = part.dim(0) / replicas;
+      all.push_back(part.Rows(r * rows, (r + 1) * rows));
     }
   }
   return all;
 }
 
-// The same where the parts differ: of each replica one, all of them in one, in order of replicas.
+// OfAll where the parts differ: of each replica one, all of them in one, in order of replicas.
 // counts: rows of each.
 std::vector<Tensor> OfAllCounted(Stream& stream, Comm& replicas, const std::vector<Tensor>& parts,
                                  const std::vector<int64_t>& counts, DType dtype, int64_t width) {
@@ -75,6 +77,13 @@ std::vector<Tensor> OfAllCounted(Stream& stream, Comm& replicas, const std::vect
 void DeviceGradient::Add(Stream& stream, const Tensor& ids, const Tensor& grads) {
   const int64_t width = store_.spec().width;
   CHECK_EQ(grads.elements(), ids.elements() * width);
+  if (equal() && replicas_.size() > 1) {
+    gathering_ = SideJob::Run(stream, {ids, grads}, [&](Stream& side) {
+      ids_.push_back(OfAll(side, replicas_, ids));
+      grads_.push_back(OfAll(side, replicas_, grads));
+    });
+    return;
+  }
   Settle(stream);
   ids_.push_back(ids);
   grads_.push_back(grads);
@@ -115,9 +124,10 @@ void DeviceGradient::Settle(Stream& stream) {
 void DeviceGradient::Reduce(Stream& stream, Tensor& seen) {
   const RowTableSpec& spec = store_.spec();
   Settle(stream);
+  gathering_.Join();
   if (equal()) {
-    ids_ = Regular(stream, kernels_, std::move(ids_), kMostParts);
-    grads_ = Regular(stream, kernels_, std::move(grads_), kMostParts);
+    ids_ = Regular(stream, kernels_, ByReplica(ids_, replicas_.size()), kMostParts);
+    grads_ = Regular(stream, kernels_, ByReplica(grads_, replicas_.size()), kMostParts);
   } else if (ids_.size() > 1) {
     BeginMerge(stream);
     Settle(stream);
@@ -125,10 +135,7 @@ void DeviceGradient::Reduce(Stream& stream, Tensor& seen) {
   if (replicas_.size() > 1) {
     const DType dtype = grads_.empty() ? spec.dtype : grads_[0].dtype();
     request_bytes_ = SizeOf(DType::kI64) + spec.width * SizeOf(dtype);
-    if (equal()) {
-      ids_ = Regular(stream, kernels_, OfAllReplicas(stream, replicas_, ids_), kMostParts);
-      grads_ = Regular(stream, kernels_, OfAllReplicas(stream, replicas_, grads_), kMostParts);
-    } else {
+    if (!equal()) {
       const int64_t own = ids_.empty() ? 0 : ids_[0].dim(0);
       const std::vector<int64_t> counts = replicas_.ExchangeCounts(
           std::vector<int64_t>(static_cast<size_t>(replicas_.size()), own));

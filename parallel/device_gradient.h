@@ -1,7 +1,8 @@
 // What a step leaves for the rows of a device's table: gradients stay in the tensors in which they
 // came until the step ends, are grouped by row once, and summed for the norm and in the update.
 //
-// Replicas of a table give each other all that came, before it is grouped. Each then has every
+// Replicas of a table give each other all that came, before it is grouped: equal parts as they
+// come, beside the stream. Each then has every
 // request of the step and makes the same update with the same bits: no row and no moment travels,
 // at the price of moments on every replica.
 #pragma once
@@ -60,6 +61,7 @@ class DeviceGradient {
   int64_t fresh_ = 0;   // rows of the others
   Tensor unique_, inverse_;
   Arrival distinct_;           // i64 [1]; unique_ is defined while it is on its way
+  SideJob gathering_;          // the last of ids_, grads_ where equal parts come of all replicas
   std::vector<Tensor> ids_;    // of this step, until they are grouped
   std::vector<Tensor> grads_;  // [n, W] likewise, until the update
   RowGroups groups_;           // between Reduce and Update

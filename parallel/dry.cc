@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -140,8 +141,11 @@ class DryExchange : public DryTable {
   // What is kept between a micro-batch's announcement and its rows.
   void Announce(Stream& stream, const RowQuery& query) override {
     if (!on_device_) return;
-    announced_.push_back({Exchange(stream, DType::kI32, {query.requests()}),
-                          Exchange(stream, DType::kI64, {query.requests()})});
+    Announced& next = announced_.emplace_back();
+    next.job = SideJob::Run(stream, {}, [&](Stream& side) {
+      next.inverse = Exchange(side, DType::kI32, {query.requests()});
+      next.unique = Exchange(side, DType::kI64, {query.requests()});
+    });
   }
 
   Pending<FetchedRows> Fetch(Stream& stream, const RowQuery& query, DType dtype) override {
@@ -149,46 +153,37 @@ class DryExchange : public DryTable {
     Tensor asked;
     if (!on_device_) asked = Exchange(stream, DType::kI64, {query.requests()});
     tokens_ += query.tokens.elements();
-    FetchedRows fetched;
-    const int64_t n = query.requests();
     hash_ = query.hash;
     vocabulary_ = query.canonical.elements();
-    const auto asked_by = [&](int64_t tokens) {
-      return Distinct(hash_, vocabulary_, static_cast<double>(tokens));
-    };
-    const int64_t distinct = asked_by(query.tokens.elements());
-    step_distinct_ = asked_by(tokens_);
+    auto coming = std::make_shared<Coming>();
     if (on_device_) {
-      fetched.inverse = announced_.front().inverse;
-      fetched.ids = announced_.front().unique.Rows(0, distinct);
+      coming->asked = std::move(announced_.front());
       announced_.pop_front();
-    } else {
-      fetched.inverse = Exchange(stream, DType::kI32, {n});
-      fetched.ids = Exchange(stream, DType::kI64, {n}).Rows(0, distinct);
     }
-    fetched.asked = fetched.ids;
-    if (mesh_.memory->size() > 1) fetched.asked = Exchange(stream, DType::kI64, {distinct});
-    const DType carried = on_device_ ? dtype : spec_.dtype;
-    Tensor found = Exchange(stream, carried, {distinct, spec_.width});
-    if (mesh_.memory->size() > 1) found = Exchange(stream, carried, {distinct, spec_.width});
-    fetched.rows = Tensor::Empty(stream, dtype, {n, spec_.width});
-    LedgerOf(stream).Add(Work::kTables, 0,
-                         static_cast<double>(fetched.rows.bytes() + 3 * found.bytes()));
-    return Pending<FetchedRows>(std::move(fetched));
+    coming->brought =
+        SideJob::Run(stream, {}, [&](Stream& side) { BringRows(side, query, dtype, *coming); });
+    return Pending<FetchedRows>::After([this, coming](Stream&) {
+      coming->brought.Join();
+      coming->asked.job.Join();
+      gradients_.Join();
+      return std::move(coming->fetched);
+    });
   }
 
   void PushGradient(Stream& stream, const FetchedRows& fetched, const Tensor& drows) override {
     const int64_t distinct = fetched.ids.elements();
-    Tensor summed = Exchange(stream, spec_.dtype, {distinct, spec_.width});
-    if (mesh_.memory->size() > 1) summed = Exchange(stream, spec_.dtype, {distinct, spec_.width});
-    if (on_device_) {
-      AddPart(stream, fetched.asked, summed);
-    } else {
-      sums_.Grow(step_distinct_);
-      Account();
-    }
+    gradients_ = SideJob::Run(stream, {drows}, [&](Stream& side) {
+      Tensor summed = Exchange(side, spec_.dtype, {distinct, spec_.width});
+      if (mesh_.memory->size() > 1) summed = Exchange(side, spec_.dtype, {distinct, spec_.width});
+      if (on_device_) {
+        AddPart(side, fetched.asked, summed);
+      } else {
+        sums_.Grow(step_distinct_);
+        Account();
+      }
+      LedgerOf(side).Add(Work::kTables, 0, static_cast<double>(drows.bytes() + 4 * summed.bytes()));
+    });
     ++pushed_;
-    LedgerOf(stream).Add(Work::kTables, 0, static_cast<double>(drows.bytes() + 4 * summed.bytes()));
   }
 
   // They leave the sums of all, and beside these so much that the last one starts their summing
@@ -212,7 +207,10 @@ class DryExchange : public DryTable {
 
   // Sums of one micro-batch stand in order; those of several are put in order.
   void ReduceGradients(Stream& stream) override {
-    if (on_device_) return Group(stream);
+    if (on_device_) {
+      gradients_ = SideJob::Run(stream, {}, [&](Stream& side) { Group(side); });
+      return;
+    }
     const int64_t n = step_distinct_;
     const auto make = [&](DType dtype, Shape shape) {
       return Tensor::Empty(stream, dtype, shape, MemoryTag::kGradients);
@@ -225,9 +223,10 @@ class DryExchange : public DryTable {
     const Tensor theirs = Exchange(stream, spec_.dtype, {n, spec_.width});
   }
 
-  void SumSquares(Stream&, Tensor&) override {}
+  void SumSquares(Stream&, Tensor&) override { gradients_.Join(); }
 
   void Update(Stream& stream, const Tensor&) override {
+    gradients_.Join();
     const double rows = static_cast<double>(step_distinct_ * row_bytes());
     LedgerOf(stream).Add(Work::kTables, 0, 7.0 * rows);
     ids_ = grads_ = Tensor();
@@ -247,7 +246,34 @@ class DryExchange : public DryTable {
  private:
   struct Announced {
     Tensor inverse, unique;
+    SideJob job;
   };
+  struct Coming {
+    FetchedRows fetched;
+    Announced asked;
+    SideJob brought;
+  };
+
+  void BringRows(Stream& side, const RowQuery& query, DType dtype, Coming& coming) {
+    FetchedRows& fetched = coming.fetched;
+    const int64_t n = query.requests();
+    const auto asked_by = [&](int64_t tokens) {
+      return Distinct(hash_, vocabulary_, static_cast<double>(tokens));
+    };
+    const int64_t distinct = asked_by(query.tokens.elements());
+    step_distinct_ = asked_by(tokens_);
+    fetched.inverse = on_device_ ? coming.asked.inverse : Exchange(side, DType::kI32, {n});
+    const Tensor unique = on_device_ ? coming.asked.unique : Exchange(side, DType::kI64, {n});
+    fetched.ids = unique.Rows(0, distinct);
+    fetched.asked = fetched.ids;
+    if (mesh_.memory->size() > 1) fetched.asked = Exchange(side, DType::kI64, {distinct});
+    const DType carried = on_device_ ? dtype : spec_.dtype;
+    Tensor found = Exchange(side, carried, {distinct, spec_.width});
+    if (mesh_.memory->size() > 1) found = Exchange(side, carried, {distinct, spec_.width});
+    fetched.rows = Tensor::Empty(side, dtype, {n, spec_.width});
+    LedgerOf(side).Add(Work::kTables, 0,
+                       static_cast<double>(fetched.rows.bytes() + 3 * found.bytes()));
+  }
 
   // Rows that came in one, or their sums: ids and gradients.
   struct Summed {
@@ -343,6 +369,7 @@ class DryExchange : public DryTable {
   int64_t tokens_ = 0;         // of this step
   int64_t step_distinct_ = 0;  // rows of this step's gradient
   int64_t pushed_ = 0;         // micro-batches of this step
+  SideJob gradients_;          // what was last done with them
   Tensor ids_, grads_;
   RowStore* none_ = nullptr;
 };

@@ -61,6 +61,7 @@ struct ExpertExchange::Dealt {
   Tensor x;                       // of all tokens
   Tensor sent, experts, weights;  // as deal_tokens leaves them
   Arrival counts;                 // i64 [2 members, 2] rows and pairs: for each, from each
+  SideJob job;
 };
 
 Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
@@ -92,14 +93,16 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
   kernels_.deal_tokens(stream, experts, weights, starts_, dealt->sent, dealt->experts,
                        dealt->weights, leaving);
   const std::vector<int64_t> one_each(static_cast<size_t>(members), 1);
-  axis_.AllToAll(stream, leaving, one_each, coming, one_each);
-  dealt->counts = Arrival(stream, counts);
-  return Pending<RoutedTokens>::After(
-      [this, dealt](Stream& later) { return Send(later, std::move(*dealt)); });
+  dealt->job = SideJob::Begin(stream, {x, dealt->sent, dealt->experts, dealt->weights, counts},
+                              [&](Stream& side) {
+                                axis_.AllToAll(side, leaving, one_each, coming, one_each);
+                                dealt->counts = Arrival(side, counts);
+                              });
+  return Pending<RoutedTokens>::After([this, dealt](Stream&) { return Send(*dealt); });
 }
 
 // The rows of dealt tokens to their owners.
-RoutedTokens ExpertExchange::Send(Stream& stream, Dealt dealt) {
+RoutedTokens ExpertExchange::Send(Dealt& dealt) {
   RoutedTokens routed;
   const std::vector<int64_t> counts = ReadCounts(axis_, dealt.counts, 2);
   for (size_t i = 0; i < counts.size(); i += 2) {
@@ -107,56 +110,69 @@ RoutedTokens ExpertExchange::Send(Stream& stream, Dealt dealt) {
     (leaves ? routed.send : routed.recv).push_back(counts[i]);
     if (!leaves) routed.pairs.push_back(counts[i + 1]);
   }
+  routed.sent = dealt.sent.Rows(0, Total(routed.send));
+  dealt.job.Finish([&](Stream& side) { CarryRows(side, dealt, routed); });
+  dealt.job.Join();
+  return routed;
+}
+
+void ExpertExchange::CarryRows(Stream& side, const Dealt& dealt, RoutedTokens& routed) {
   const int64_t leaving = Total(routed.send);
   const int64_t coming = Total(routed.recv);
   const auto room = [&](const Tensor& like, int64_t rows) {
-    return Tensor::Empty(stream, like.dtype(), {rows, like.dim(1)}, MemoryTag::kExchange);
+    return Tensor::Empty(side, like.dtype(), {rows, like.dim(1)}, MemoryTag::kExchange);
   };
-  routed.sent = dealt.sent.Rows(0, leaving);
   Tensor rows = room(dealt.x, leaving);
-  kernels_.gather_rows(stream, dealt.x, routed.sent, rows);
+  kernels_.gather_rows(side, dealt.x, routed.sent, rows);
   const Tensor in[] = {rows, dealt.experts.Rows(0, leaving), dealt.weights.Rows(0, leaving)};
   Tensor out[] = {room(dealt.x, coming), room(dealt.experts, coming), room(dealt.weights, coming)};
-  axis_.AllToAllOf(stream, in, routed.send, out, routed.recv);
+  axis_.AllToAllOf(side, in, routed.send, out, routed.recv);
   if (coming == 0) {
-    for (Tensor& x : out) x = OneRow(stream, x);
+    for (Tensor& x : out) x = OneRow(side, x);
     const std::vector<int32_t> nobody(static_cast<size_t>(out[1].elements()), -1);
-    Upload(stream, nobody.data(), out[1].bytes(), out[1]);
+    Upload(side, nobody.data(), out[1].bytes(), out[1]);
   }
   routed.x = out[0];
   routed.experts = out[1];
   routed.weights = out[2];
-  return routed;
 }
 
 // back [S, D] from the owners, in the order in which tokens were sent there.
-Tensor ExpertExchange::AddUp(Stream& stream, const RoutedTokens& routed, const Tensor& back,
-                             const Tensor& addend, int64_t tokens) {
+Tensor ExpertExchange::AddUp(Stream& stream, const Tensor& sent, const Tensor& back,
+                             int64_t tokens) {
   Tensor out = Tensor::Zeros(stream, Accurate(back.dtype()), {tokens, back.dim(1)});
-  kernels_.scatter_add_rows(stream, back, routed.sent, out);
+  kernels_.scatter_add_rows(stream, back, sent, out);
   if (out.dtype() != back.dtype()) {
     const Tensor sum = out;
     out = Tensor::Empty(stream, back.dtype(), sum.shape());
     kernels_.cast(stream, sum, out);
   }
-  if (addend.defined()) kernels_.add(stream, addend, out);
   return out;
 }
 
 Pending<Tensor> ExpertExchange::Combine(Stream& stream, const RoutedTokens& routed, const Tensor& y,
-                                        const Tensor& addend, int64_t tokens) {
+                                        int64_t tokens) {
   if (axis_.size() == 1) return Pending<Tensor>(y);
-  const Tensor back = Carry(stream, axis_, y, routed.recv, routed.send);
-  return Pending<Tensor>(AddUp(stream, routed, back, addend, tokens));
+  Tensor back;
+  auto job = std::make_shared<SideJob>(SideJob::Run(
+      stream, {y}, [&](Stream& side) { back = Carry(side, axis_, y, routed.recv, routed.send); }));
+  return Pending<Tensor>::After([this, job, back, sent = routed.sent, tokens](Stream& later) {
+    job->Join();
+    return AddUp(later, sent, back, tokens);
+  });
 }
 
 Pending<Tensor> ExpertExchange::ToExperts(Stream& stream, const RoutedTokens& routed,
                                           const Tensor& vectors) {
   if (axis_.size() == 1) return Pending<Tensor>(vectors);
-  Tensor sent = Tensor::Empty(stream, vectors.dtype(), {routed.sent.elements(), vectors.dim(1)},
-                              MemoryTag::kExchange);
-  kernels_.gather_rows(stream, vectors, routed.sent, sent);
-  return Pending<Tensor>(CarryToExperts(stream, axis_, sent, routed.send, routed.recv));
+  Tensor there;
+  SideJob job = SideJob::Run(stream, {vectors, routed.sent}, [&](Stream& side) {
+    Tensor rows = Tensor::Empty(side, vectors.dtype(), {routed.sent.elements(), vectors.dim(1)},
+                                MemoryTag::kExchange);
+    kernels_.gather_rows(side, vectors, routed.sent, rows);
+    there = CarryToExperts(side, axis_, rows, routed.send, routed.recv);
+  });
+  return Pending<Tensor>(std::move(job), there);
 }
 
 Pending<ExpertExchange::SourceGrad> ExpertExchange::DispatchGrad(Stream& stream,
@@ -167,17 +183,23 @@ Pending<ExpertExchange::SourceGrad> ExpertExchange::DispatchGrad(Stream& stream,
   if (axis_.size() == 1) return Pending<SourceGrad>({dx, dweights});
   // A weight's gradient comes from the one owner of its expert; the others send zeros.
   const int64_t rows = Total(routed.recv);
-  const auto room = [&](const Tensor& like) {
-    return Tensor::Empty(stream, like.dtype(), {Total(routed.send), like.dim(1)},
-                         MemoryTag::kExchange);
-  };
-  const Tensor in[] = {dx.Rows(0, rows), dweights.Rows(0, rows)};
-  Tensor out[] = {room(dx), room(dweights)};
-  axis_.AllToAllOf(stream, in, routed.recv, out, routed.send);
-  SourceGrad grad;
-  grad.dx = AddUp(stream, routed, out[0], {}, experts.dim(0));
-  grad.dweights = AddUp(stream, routed, out[1], {}, experts.dim(0));
-  return Pending<SourceGrad>(std::move(grad));
+  SourceGrad back;
+  auto job = std::make_shared<SideJob>(SideJob::Run(stream, {dx, dweights}, [&](Stream& side) {
+    const auto room = [&](const Tensor& like) {
+      return Tensor::Empty(side, like.dtype(), {Total(routed.send), like.dim(1)},
+                           MemoryTag::kExchange);
+    };
+    const Tensor in[] = {dx.Rows(0, rows), dweights.Rows(0, rows)};
+    Tensor out[] = {room(dx), room(dweights)};
+    axis_.AllToAllOf(side, in, routed.recv, out, routed.send);
+    back = {out[0], out[1]};
+  }));
+  return Pending<SourceGrad>::After(
+      [this, job, back, sent = routed.sent, tokens = experts.dim(0)](Stream& later) {
+        job->Join();
+        return SourceGrad{AddUp(later, sent, back.dx, tokens),
+                          AddUp(later, sent, back.dweights, tokens)};
+      });
 }
 
 }  // namespace mneme

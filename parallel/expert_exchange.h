@@ -6,8 +6,10 @@
 // nothing is copied.
 //
 // Tokens are dealt where they are (kernels/ops/deal.h). The host need know one thing: how many rows
-// go where. With a larger axis those counts set out for it in Dispatch, and Wait waits for them:
-// what is queued in between keeps a GPU busy meanwhile.
+// go where. With a larger axis those counts set out for it in Dispatch, and Wait waits for them.
+//
+// All that travels does so beside the stream (kernels/core/side.h): what a layer queues between a
+// call and its Wait is computed meanwhile. It should be short between Dispatch and Wait.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -46,12 +48,12 @@ class ExpertExchange {
   // x [T, D], experts i32 [T, K] global, weights [T, K].
   Pending<RoutedTokens> Dispatch(Stream& stream, const Tensor& x, const Tensor& experts,
                                  const Tensor& weights);
-  // The part of Combine's addend that the experts of this rank add to their y: all of it where
-  // nobody else has experts, else none.
-  Tensor AddedHere(const Tensor& addend) const { return axis_.size() == 1 ? addend : Tensor(); }
-  // y [R, D] of the owners back to [T, D] at the sources, + addend [T, D] where it is defined.
+  // Whether what is added to the experts' sum is added by them, to their y: where nobody else has
+  // experts. Else it is added to what Combine brings.
+  bool AddsHere() const { return axis_.size() == 1; }
+  // y [R, D] of the owners back to [T, D] at the sources.
   Pending<Tensor> Combine(Stream& stream, const RoutedTokens& routed, const Tensor& y,
-                          const Tensor& addend, int64_t tokens);
+                          int64_t tokens);
   // x [T, D] of the tokens once more, along the routes of `routed`: its x [R, D].
   Pending<Tensor> SendAgain(Stream& stream, const RoutedTokens& routed, const Tensor& x) {
     return ToExperts(stream, routed, x);
@@ -71,10 +73,11 @@ class ExpertExchange {
   // Vectors of tokens [T, D] to the owners of their experts [R, D].
   Pending<Tensor> ToExperts(Stream& stream, const RoutedTokens& routed, const Tensor& vectors);
   struct Dealt;
-  RoutedTokens Send(Stream& stream, Dealt dealt);
-  // back [S, D] of owners -> [tokens, D]: those of one token added in rank order, then the addend.
-  Tensor AddUp(Stream& stream, const RoutedTokens& routed, const Tensor& back, const Tensor& addend,
-               int64_t tokens);
+  RoutedTokens Send(Dealt& dealt);
+  void CarryRows(Stream& side, const Dealt& dealt, RoutedTokens& routed);
+  // back [S, D] of owners -> [tokens, D]: those of one token added in rank order. sent: as in
+  // RoutedTokens.
+  Tensor AddUp(Stream& stream, const Tensor& sent, const Tensor& back, int64_t tokens);
 
   Comm& axis_;
   const Kernels& kernels_;

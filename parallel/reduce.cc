@@ -1,7 +1,10 @@
 #include "parallel/reduce.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
+
+#include "kernels/core/check.h"
 
 namespace mneme {
 namespace {
@@ -32,18 +35,28 @@ std::vector<Range> AccurateStretches(const Region& region) {
   return stretches;
 }
 
-// What each member owns of `range` to all.
-void Gather(Stream& stream, Comm& replicas, const Region& region, Range range, Tensor& whole) {
+// What of a range of a region each member owns.
+struct Owned {
   std::vector<int64_t> counts;
   Range mine;
+};
+
+Owned OwnedOf(const Comm& replicas, const Region& region, Range range) {
+  Owned owned;
   int64_t begin = 0;
   for (size_t r = 0; r < region.counts.size(); ++r) {
     const int64_t first = std::clamp(begin, range.begin, range.end);
     begin += region.counts[r];
     const int64_t last = std::clamp(begin, range.begin, range.end);
-    counts.push_back(last - first);
-    if (static_cast<int>(r) == replicas.rank()) mine = {first, last};
+    owned.counts.push_back(last - first);
+    if (static_cast<int>(r) == replicas.rank()) owned.mine = {first, last};
   }
+  return owned;
+}
+
+// What each member owns of `range` to all.
+void Gather(Stream& stream, Comm& replicas, const Region& region, Range range, Tensor& whole) {
+  const auto [counts, mine] = OwnedOf(replicas, region, range);
   Tensor all = whole.Flat(range.begin, range.end);
   replicas.AllGather(stream, whole.Flat(mine.begin, mine.end), counts, all);
 }
@@ -54,13 +67,65 @@ void GatherWhole(Stream& stream, Comm& replicas, const Region& region, Tensor& w
 
 }  // namespace
 
-void ReduceGradients(Stream& stream, Mesh& mesh, ParameterStore& store) {
-  for (Region* region : store.regions()) {
-    Comm& replicas = ReplicasOf(mesh, *region);
-    if (replicas.size() == 1 || region->grad.elements() == 0) continue;
-    Tensor owned = region->grad.Flat(region->owned.begin, region->owned.end);
-    replicas.ReduceScatter(stream, region->grad, region->counts, owned);
+std::vector<GradientBucket> BucketsOf(Region& region, int64_t bytes) {
+  std::vector<GradientBucket> buckets;
+  int64_t end = region.grad.elements();
+  GradientBucket bucket;
+  for (size_t i = region.parameters.size(); i-- > 0;) {
+    Parameter* parameter = region.parameters[i];
+    bucket.parameters.push_back(parameter);
+    const int64_t begin = parameter->region_offset;
+    if (i > 0 && (end - begin) * SizeOf(region.grad.dtype()) < bytes) continue;
+    bucket.region = &region;
+    bucket.range = {begin, end};
+    buckets.push_back(std::exchange(bucket, {}));
+    end = begin;
   }
+  return buckets;
+}
+
+GradientReduction::GradientReduction(Mesh& mesh, ParameterStore& store, int64_t bucket_bytes)
+    : mesh_(mesh) {
+  for (Region* region : store.regions()) {
+    if (ReplicasOf(mesh, *region).size() == 1) continue;
+    for (GradientBucket& bucket : BucketsOf(*region, bucket_bytes)) {
+      for (const Parameter* parameter : bucket.parameters) bucket_of_[parameter] = buckets_.size();
+      const size_t parameters = bucket.parameters.size();
+      buckets_.push_back({std::move(bucket), parameters});
+    }
+  }
+}
+
+void GradientReduction::Final(Stream& stream, absl::Span<Parameter* const> parameters) {
+  for (const Parameter* parameter : parameters) {
+    const auto place = bucket_of_.find(parameter);
+    if (place == bucket_of_.end()) continue;
+    Bucket& bucket = buckets_[place->second];
+    CHECK_GT(bucket.awaited, size_t{0});
+    if (--bucket.awaited == 0) SetOut(stream, bucket);
+  }
+}
+
+void GradientReduction::Finish(Stream& stream) {
+  for (Bucket& bucket : buckets_) {
+    if (!bucket.gone) SetOut(stream, bucket);
+    bucket.awaited = bucket.what.parameters.size();
+    bucket.gone = false;
+  }
+  // The last first: there is no waiting for the others then.
+  while (!jobs_.empty()) jobs_.pop_back();
+}
+
+void GradientReduction::SetOut(Stream& stream, Bucket& bucket) {
+  Region& region = *bucket.what.region;
+  Comm& replicas = ReplicasOf(mesh_, region);
+  const Range range = bucket.what.range;
+  jobs_.push_back(SideJob::Run(stream, {}, [&](Stream& side) {
+    const auto [counts, mine] = OwnedOf(replicas, region, range);
+    Tensor sum = region.grad.Flat(mine.begin, mine.end);
+    replicas.ReduceScatter(side, region.grad.Flat(range.begin, range.end), counts, sum);
+  }));
+  bucket.gone = true;
 }
 
 void GatherValues(Stream& stream, Mesh& mesh, ParameterStore& store) {
@@ -72,19 +137,16 @@ void GatherValues(Stream& stream, Mesh& mesh, ParameterStore& store) {
   }
 }
 
-void GatherRead(Stream& stream, Mesh& mesh, ParameterStore& store) {
-  for (Region* region : store.regions()) {
-    Comm& replicas = ReplicasOf(mesh, *region);
-    if (replicas.size() == 1 || region->value.elements() == 0) continue;
-    if (!region->copy.defined()) {
-      GatherWhole(stream, replicas, *region, region->value);
-      continue;
+SideJob GatherRead(Stream& stream, Mesh& mesh, Region& region) {
+  Comm& replicas = ReplicasOf(mesh, region);
+  if (replicas.size() == 1 || region.value.elements() == 0) return {};
+  return SideJob::Run(stream, {}, [&](Stream& side) {
+    if (!region.copy.defined()) return GatherWhole(side, replicas, region, region.value);
+    GatherWhole(side, replicas, region, region.copy);
+    for (const Range& stretch : AccurateStretches(region)) {
+      Gather(side, replicas, region, stretch, region.value);
     }
-    GatherWhole(stream, replicas, *region, region->copy);
-    for (const Range& stretch : AccurateStretches(*region)) {
-      Gather(stream, replicas, *region, stretch, region->value);
-    }
-  }
+  });
 }
 
 }  // namespace mneme

@@ -162,6 +162,22 @@ TEST_F(GpuParity, TwoRunsOfOneLayoutHaveTheSameBits) {
   }
 }
 
+// Exchanges beside the computing, or each in its turn: the same bits, recorded steps or not.
+TEST_F(GpuParity, OverlapChangesNoBit) {
+  for (const int axis : {1, Ranks() % 2 == 0 ? 2 : 1, Ranks()}) {
+    for (const char* recorded : {"true", "false"}) {
+      const std::string name = std::to_string(axis) + recorded;
+      const std::vector<std::string> keys = {"train.precision=bf16", Axis(axis), MemoryAxis(axis),
+                                             std::string("train.cuda_graph=") + recorded};
+      std::vector<std::string> in_turn = keys;
+      in_turn.push_back("parallel.overlap=false");
+      const auto beside = Together("beside_" + name, keys);
+      EXPECT_EQ(Together("in_turn_" + name, in_turn), beside) << name;
+      EXPECT_EQ(State("in_turn_" + name), State("beside_" + name)) << name;
+    }
+  }
+}
+
 // n GPUs, then one GPU or one CPU, and the other way round.
 TEST_F(GpuParity, CheckpointsPassBetweenLayoutsAndDevices) {
   const std::vector<double> whole = Alone("whole", {"device=cpu"});

@@ -44,6 +44,12 @@ void Receive(void*, void* sent, void* host, int64_t bytes) {
   if (bytes > 0) std::memcpy(host, sent, static_cast<size_t>(bytes));
   std::free(sent);
 }
+// What was given is done.
+void* Mark(void*) { return nullptr; }
+void Await(void*, void*) {}
+void* Stamp(void*, void*) { return nullptr; }
+double Seconds(void*, void*) { return 0.0; }
+void ReleaseStamp(void*) {}
 int Count(std::string* why) {
   *why = "this program was built without a GPU";
   return 0;
@@ -56,6 +62,7 @@ const Driver& CpuDriver() {
       .allocate = Allocate,
       .release = std::free,
       .open_queue = OpenQueue,
+      .open_side = OpenQueue,
       .close_queue = CloseQueue,
       .synchronize = Synchronize,
       .zero = Zero,
@@ -63,6 +70,11 @@ const Driver& CpuDriver() {
       .download = Download,
       .send = Send,
       .receive = Receive,
+      .mark = Mark,
+      .await = Await,
+      .stamp = Stamp,
+      .seconds = Seconds,
+      .release_stamp = ReleaseStamp,
       .begin_record = nullptr,
       .end_record = nullptr,
       .replay = nullptr,

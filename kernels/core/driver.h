@@ -26,6 +26,9 @@ struct Driver {
   void (*release)(void* block);
   // A queue with the library handles that ops on it need. On the CPU: nullptr.
   void* (*open_queue)(int device);
+  // A queue for the exchanges of another one's work (kernels/core/side.h): where both have
+  // something to do it goes first. Closed as the others are.
+  void* (*open_side)(int device);
   void (*close_queue)(void* queue);
   void (*synchronize)(void* queue);
   void (*zero)(void* queue, void* to, int64_t bytes);
@@ -38,6 +41,16 @@ struct Driver {
   static constexpr int64_t kMostSent = 4096;
   void* (*send)(void* queue, const void* from, int64_t bytes);
   void (*receive)(void* queue, void* sent, void* host, int64_t bytes);
+
+  // What a queue was given so far; and another queue of the device goes on when that is done. Once
+  // for each mark.
+  void* (*mark)(void* queue);
+  void (*await)(void* queue, void* mark);
+  // The time at which the queue gets here: a new stamp, or `stamp` again. Seconds from one to
+  // another, when both were reached. A recording stamps anew each time that it is replayed.
+  void* (*stamp)(void* queue, void* stamp);
+  double (*seconds)(void* from, void* to);
+  void (*release_stamp)(void* stamp);
 
   // Recorded work (kernels/core/graph.h); null where the device cannot record.
   void (*begin_record)(void* queue);

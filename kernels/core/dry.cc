@@ -50,6 +50,12 @@ void* Send(void*, const void* from, int64_t bytes) {
 void Receive(void*, void* sent, void* host, int64_t bytes) {
   CpuDriver().receive(nullptr, sent, host, bytes);
 }
+// What was given is done.
+void* Mark(void*) { return nullptr; }
+void Await(void*, void*) {}
+void* Stamp(void*, void*) { return nullptr; }
+double Seconds(void*, void*) { return 0.0; }
+void ReleaseStamp(void*) {}
 int Count(std::string*) { return 1; }
 GpuInfo Info(int) {
   GpuInfo info;
@@ -77,6 +83,7 @@ const Driver& DryDriver() {
       .allocate = Allocate,
       .release = Release,
       .open_queue = OpenQueue,
+      .open_side = OpenQueue,
       .close_queue = CloseQueue,
       .synchronize = Synchronize,
       .zero = Zero,
@@ -84,6 +91,11 @@ const Driver& DryDriver() {
       .download = Download,
       .send = Send,
       .receive = Receive,
+      .mark = Mark,
+      .await = Await,
+      .stamp = Stamp,
+      .seconds = Seconds,
+      .release_stamp = ReleaseStamp,
       .begin_record = nullptr,
       .end_record = nullptr,
       .replay = nullptr,

@@ -32,16 +32,19 @@ struct WorkDone {
   int64_t calls = 0;
   double flops = 0.0;
   double bytes = 0.0;  // read and written by the op, each tensor once
+
+  void Add(const WorkDone& more) {
+    calls += more.calls;
+    flops += more.flops;
+    bytes += more.bytes;
+  }
 };
 
 struct Ledger {
   std::array<WorkDone, kWorks> done;
 
   void Add(Work work, double flops, double bytes) {
-    WorkDone& d = done[static_cast<size_t>(work)];
-    ++d.calls;
-    d.flops += flops;
-    d.bytes += bytes;
+    done[static_cast<size_t>(work)].Add({1, flops, bytes});
   }
 };
 

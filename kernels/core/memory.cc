@@ -28,6 +28,7 @@ const char* Name(MemoryTag tag) {
 Allocator::Allocator(Device device) : device_(device), driver_(DriverOf(device)) {}
 
 Allocator::~Allocator() {
+  for (const Freed& freed : resting_) GiveBackLocked(freed);
   for (auto& [size, blocks] : free_) {
     for (void* block : blocks) driver_.release(block);
   }
@@ -134,12 +135,52 @@ void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
   return block;
 }
 
-void Allocator::Free(void* block, int64_t bytes, MemoryTag tag) {
-  const int64_t size = BlockSize(bytes);
+void Allocator::Free(void* block, int64_t bytes, MemoryTag tag, bool of_side) {
   std::lock_guard<std::mutex> lock(mutex_);
+  const bool open = open_jobs_ > 0;
+  const int64_t job = of_side ? closed_jobs_ + (open ? 1 : 0) : 0;
+  const Freed freed = {block, bytes, tag, job};
+  if (open || job > joined_jobs_) {
+    resting_.push_back(freed);
+  } else {
+    GiveBackLocked(freed);
+  }
+}
+
+void Allocator::OpenSide() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ++open_jobs_;
+}
+
+int64_t Allocator::CloseSide() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  CHECK_GT(open_jobs_, int64_t{0});
+  --open_jobs_;
+  ++closed_jobs_;
+  WakeLocked();
+  return closed_jobs_;
+}
+
+void Allocator::JoinSide(int64_t number) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  joined_jobs_ = std::max(joined_jobs_, number);
+  WakeLocked();
+}
+
+void Allocator::GiveBackLocked(const Freed& freed) {
+  const auto [block, bytes, tag, job] = freed;
   if (ranges_ != nullptr && bytes > kSmall && GiveReserved(block, bytes, tag)) return;
+  const int64_t size = BlockSize(bytes);
   AccountLocked(-size, tag);
   free_[size].push_back(block);
+}
+
+void Allocator::WakeLocked() {
+  if (open_jobs_ > 0) return;
+  const auto woken = std::stable_partition(resting_.begin(), resting_.end(),
+                                           [&](const Freed& f) { return f.job > joined_jobs_; });
+  std::for_each(woken, resting_.end(), [&](const Freed& f) { GiveBackLocked(f); });
+  resting_.erase(woken, resting_.end());
 }
 
 void Allocator::Account(int64_t bytes_delta, MemoryTag tag) {

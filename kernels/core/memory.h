@@ -40,9 +40,9 @@ struct MemoryUse {
 // the second step no request reaches the driver; the same sequence of requests gets the same
 // addresses. What comes and goes on a GPU in large blocks of many sizes is better taken from one
 // stretch (Reserve), where freed neighbours join. Blocks are 64-byte aligned (256 on a GPU). On a
-// GPU a block that is freed may be handed out while work that uses it is still queued: all users of
-// a pool queue on one stream. Thread-safe (a tensor may die on another thread). Out of memory
-// prints Report() and exits 1.
+// GPU a freed block may be handed out while queued work uses it: users of a pool share a stream,
+// and what its side uses rests until it is joined (kernels/core/side.h). Thread-safe (a tensor may
+// die on another thread). Out of memory prints Report() and exits 1.
 class Allocator {
  public:
   explicit Allocator(Device device);
@@ -59,7 +59,16 @@ class Allocator {
 
   // REQUIRES: bytes >= 0. The block is not initialised.
   void* Allocate(int64_t bytes, MemoryTag tag);
-  void Free(void* block, int64_t bytes, MemoryTag tag);
+  // of_side: the block was taken for work on the side.
+  void Free(void* block, int64_t bytes, MemoryTag tag, bool of_side = false);
+
+  // Jobs of the side, told by it. While one is open, so from where it waits for the stream to its
+  // last request, nothing that is freed is handed out. Jobs are numbered in the order in which they
+  // close; a block of the side that is freed rests until the stream has joined what is closed then.
+  // What rests counts as live.
+  void OpenSide();
+  int64_t CloseSide();
+  void JoinSide(int64_t number);
 
   // Records memory that lives outside the pool (a growing row store), so that the report is whole.
   void Account(int64_t bytes_delta, MemoryTag tag);
@@ -74,9 +83,19 @@ class Allocator {
   const Device& device() const { return device_; }
 
  private:
+  struct Freed {
+    void* block;
+    int64_t bytes;
+    MemoryTag tag;
+    int64_t job;  // of the side, that is joined before; 0: none
+  };
+
   static int64_t BlockSize(int64_t bytes);
   void* TakeReserved(int64_t bytes, MemoryTag tag);
   bool GiveReserved(void* block, int64_t bytes, MemoryTag tag);
+  void GiveBackLocked(const Freed& freed);
+  // Gives back what waited for no more than is there now.
+  void WakeLocked();
   void AccountLocked(int64_t bytes_delta, MemoryTag tag);
 
   const Device device_;
@@ -87,6 +106,10 @@ class Allocator {
   char* stretch_ = nullptr;         // null on a device that holds nothing:
   int64_t stretch_bytes_ = 0;
   std::unordered_map<void*, int64_t> places_;  // there, where a block would lie in it
+  std::vector<Freed> resting_;
+  int64_t open_jobs_ = 0;
+  int64_t closed_jobs_ = 0;
+  int64_t joined_jobs_ = 0;
   MemoryUse use_[kMemoryTags];
   MemoryUse total_;
   int64_t driver_allocations_ = 0;

@@ -1,22 +1,24 @@
 // A queue of work on a device. Every op takes one; nothing is ordered by anything else.
 #pragma once
 
+#include <memory>
+
 #include "kernels/core/device.h"
 #include "kernels/core/driver.h"
 #include "kernels/core/memory.h"
 
 namespace mneme {
 
+class Side;
+
 // On the CPU a stream runs each op at once, on the calling thread (and its OpenMP team); on a GPU
 // an op returns when its kernels are queued. Owned by the machine (engine/machine.h); not copied.
 class Stream {
  public:
-  Stream(Device device, Allocator& allocator)
-      : device_(device),
-        driver_(DriverOf(device)),
-        allocator_(allocator),
-        queue_(driver_.open_queue(device.index)) {}
-  ~Stream() { driver_.close_queue(queue_); }
+  enum class Role { kMain, kSide };
+
+  Stream(Device device, Allocator& allocator, Role role = Role::kMain);
+  ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
@@ -27,11 +29,17 @@ class Stream {
   // Returns when all queued work is done.
   void Synchronize() { driver_.synchronize(queue_); }
 
+  // Exchanges beside it (kernels/core/side.h); made when it is first asked for.
+  Side& side();
+  bool is_side() const { return role_ == Role::kSide; }
+
  private:
   Device device_;
   const Driver& driver_;
   Allocator& allocator_;
+  const Role role_;
   void* queue_;
+  std::unique_ptr<Side> side_;
 };
 
 }  // namespace mneme

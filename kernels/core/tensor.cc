@@ -7,9 +7,14 @@ struct Tensor::Storage {
   void* block;
   int64_t bytes;
   MemoryTag tag;
-  Storage(Allocator& a, int64_t n, MemoryTag t)
-      : allocator(a), block(a.Allocate(n, t)), bytes(n), tag(t) {}
-  ~Storage() { allocator.Free(block, bytes, tag); }
+  bool of_side;
+  Storage(Stream& stream, int64_t n, MemoryTag t)
+      : allocator(stream.allocator()),
+        block(allocator.Allocate(n, t)),
+        bytes(n),
+        tag(t),
+        of_side(stream.is_side()) {}
+  ~Storage() { allocator.Free(block, bytes, tag, of_side); }
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 };
@@ -25,7 +30,7 @@ Tensor Tensor::Empty(Stream& stream, DType dtype, Shape shape, MemoryTag tag) {
   t.dtype_ = dtype;
   t.shape_ = shape;
   t.device_ = stream.device();
-  t.storage_ = std::make_shared<Storage>(stream.allocator(), t.bytes(), tag);
+  t.storage_ = std::make_shared<Storage>(stream, t.bytes(), tag);
   t.data_ = t.storage_->block;
   return t;
 }

@@ -28,19 +28,27 @@ void* Allocate(int device, int64_t bytes) {
 
 void Release(void* block) { Check(cudaFree(block)); }
 
-void* OpenQueue(int device) {
+// urgent: what it is given goes before the work of ordinary queues that wait for the device too.
+void* Open(int device, bool urgent) {
   auto* queue = new Queue;
   queue->device = device;
   Check(cudaSetDevice(device));
   Check(cudaDeviceGetAttribute(&queue->multiprocessors, cudaDevAttrMultiProcessorCount, device));
   Check(cudaDeviceGetAttribute(&queue->major, cudaDevAttrComputeCapabilityMajor, device));
   Check(cudaDeviceGetAttribute(&queue->minor, cudaDevAttrComputeCapabilityMinor, device));
-  Check(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking));
+  int least = 0;
+  int greatest = 0;
+  Check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+  Check(cudaStreamCreateWithPriority(&queue->stream, cudaStreamNonBlocking,
+                                     urgent ? greatest : least));
   Check(cudaMalloc(&queue->blas_workspace, kBlasWorkspace));
   queue->blas_workspace_bytes = kBlasWorkspace;
   CheckBlas(cublasLtCreate(&queue->blas));
   return queue;
 }
+
+void* OpenQueue(int device) { return Open(device, false); }
+void* OpenSide(int device) { return Open(device, true); }
 
 // Where bytes on their way to the host arrive.
 struct Message {
@@ -61,6 +69,7 @@ void CloseQueue(void* queue) {
   Queue& q = Of(queue);
   Check(cudaStreamSynchronize(q.stream));
   FreeMessages(q);
+  for (const cudaEvent_t mark : q.idle_marks) Check(cudaEventDestroy(mark));
   q.attention_plans.reset();
   q.matmul_plans.reset();
   CheckBlas(cublasLtDestroy(q.blas));
@@ -113,6 +122,52 @@ void Receive(void* queue, void* sent, void* host, int64_t bytes) {
   if (bytes > 0) std::memcpy(host, message->host, static_cast<size_t>(bytes));
   Of(queue).idle_messages.push_back(message);
 }
+
+// A mark goes over to the queue that has awaited it.
+void* Mark(void* queue) {
+  Queue& q = Of(queue);
+  cudaEvent_t mark = nullptr;
+  if (q.idle_marks.empty()) {
+    Check(cudaSetDevice(q.device));
+    Check(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
+  } else {
+    mark = q.idle_marks.back();
+    q.idle_marks.pop_back();
+  }
+  Check(cudaEventRecord(mark, q.stream));
+  return mark;
+}
+
+void Await(void* queue, void* mark) {
+  Queue& q = Of(queue);
+  const auto event = static_cast<cudaEvent_t>(mark);
+  Check(cudaStreamWaitEvent(q.stream, event, 0));
+  q.idle_marks.push_back(event);
+}
+
+void* Stamp(void* queue, void* stamp) {
+  Queue& q = Of(queue);
+  auto event = static_cast<cudaEvent_t>(stamp);
+  if (event == nullptr) {
+    Check(cudaSetDevice(q.device));
+    Check(cudaEventCreate(&event));
+  }
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  Check(cudaStreamIsCapturing(q.stream, &status));
+  const bool recording = status == cudaStreamCaptureStatusActive;
+  Check(cudaEventRecordWithFlags(event, q.stream,
+                                 recording ? cudaEventRecordExternal : cudaEventRecordDefault));
+  return event;
+}
+
+double Seconds(void* from, void* to) {
+  float milliseconds = 0.0F;
+  Check(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from),
+                             static_cast<cudaEvent_t>(to)));
+  return static_cast<double>(milliseconds) * 1e-3;
+}
+
+void ReleaseStamp(void* stamp) { Check(cudaEventDestroy(static_cast<cudaEvent_t>(stamp))); }
 
 void BeginRecord(void* queue) {
   Check(cudaStreamBeginCapture(Of(queue).stream, cudaStreamCaptureModeThreadLocal));
@@ -185,6 +240,7 @@ constexpr Driver kDriver = {
     .allocate = Allocate,
     .release = Release,
     .open_queue = OpenQueue,
+    .open_side = OpenSide,
     .close_queue = CloseQueue,
     .synchronize = Synchronize,
     .zero = Zero,
@@ -192,6 +248,11 @@ constexpr Driver kDriver = {
     .download = Download,
     .send = Send,
     .receive = Receive,
+    .mark = Mark,
+    .await = Await,
+    .stamp = Stamp,
+    .seconds = Seconds,
+    .release_stamp = ReleaseStamp,
     .begin_record = BeginRecord,
     .end_record = EndRecord,
     .replay = Replay,

@@ -23,6 +23,7 @@ struct Queue {
   void* blas_workspace = nullptr;  // device memory
   size_t blas_workspace_bytes = 0;
   std::vector<void*> idle_messages;       // driver.cu
+  std::vector<cudaEvent_t> idle_marks;    // driver.cu
   std::shared_ptr<void> matmul_plans;     // blas.cc
   std::shared_ptr<void> attention_plans;  // cudnn.cc
 

@@ -1,10 +1,12 @@
 // Memory, copies and recorded work of the GPU, below the ops. Only where the GPU is asked.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "kernels/core/graph.h"
+#include "kernels/core/side.h"
 #include "kernels/kernels.h"
 #include "tests/device_under_test.h"
 #include "tests/op_case.h"
@@ -73,6 +75,94 @@ TEST_F(GpuCoreTest, ARecordRunsAgainOnNewNumbers) {
     graph.Replay();
     EXPECT_EQ(Values(y), std::vector<double>(1000, start + 0.5));
     EXPECT_EQ(Values(x), std::vector<double>(1000, 2 * start + 0.5));
+  }
+}
+
+// Work on the side sees what the stream had done before it, the stream what was done there once it
+// has joined; both come from one pool, neither waits otherwise. In a recording too.
+TEST_F(GpuCoreTest, TheSideAndItsStreamKeepOffEachOther) {
+  const Kernels& k = *GpuKernels();
+  constexpr int64_t kMany = 30'000'000;
+  constexpr int kRounds = 40;
+  Allocator pool(GpuStream().device());
+  Stream stream(GpuStream().device(), pool);
+  Tensor sum = Tensor::Zeros(stream, DType::kF32, {kMany});
+  Tensor bad = Tensor::Zeros(stream, DType::kF32, {kMany});
+  const auto work = [&] {
+    k.fill(stream, 0.0, sum);
+    for (int i = 0; i < kRounds; ++i) {
+      Tensor lent = Tensor::Empty(stream, DType::kF32, {kMany});
+      k.fill(stream, i, lent);
+      Tensor made;
+      SideJob job = SideJob::Run(stream, {lent}, [&](Stream& side) {
+        Tensor scratch = Tensor::Empty(side, DType::kF32, {kMany});
+        k.copy(side, lent, scratch);
+        made = Tensor::Empty(side, DType::kF32, {kMany});
+        k.copy(side, scratch, made);
+      });
+      lent = Tensor();
+      for (int other = 0; other < 3; ++other) {  // would fall on what the side uses
+        Tensor taken = Tensor::Empty(stream, DType::kF32, {kMany});
+        k.fill(stream, -1e6, taken);
+      }
+      job.Join();
+      k.add(stream, made, sum);
+    }
+  };
+  const float want = kRounds * (kRounds - 1) / 2;
+  const auto expect_sum = [&] {
+    std::vector<float> got(kMany);
+    Download(stream, sum, got.data(), sum.bytes());
+    EXPECT_EQ(std::count(got.begin(), got.end(), want), kMany);
+  };
+  for (const bool overlap : {false, true, true}) {
+    stream.side().SetOverlap(overlap);
+    stream.side().StartClock();
+    work();
+    stream.side().StopClock();
+    expect_sum();
+    EXPECT_GT(stream.side().waited(), 0.0);
+  }
+  stream.side().StartClock();
+  Graph graph = Graph::Record(stream, work);
+  stream.side().StopClock();
+  for (int i = 0; i < 2; ++i) {
+    graph.Replay();
+    expect_sum();
+    EXPECT_GT(stream.side().waited(), 0.0);
+  }
+}
+
+// A job in two halves: the second does not wait for what the stream was given in between, and falls
+// on none of its memory.
+TEST_F(GpuCoreTest, AJobInTwoHalvesKeepsOffItsStream) {
+  const Kernels& k = *GpuKernels();
+  constexpr int64_t kMany = 30'000'000;
+  Allocator pool(GpuStream().device());
+  Stream stream(GpuStream().device(), pool);
+  Tensor lent = Tensor::Zeros(stream, DType::kF32, {kMany});
+  for (int i = 0; i < 10; ++i) {
+    k.fill(stream, i, lent);
+    SideJob job = SideJob::Begin(stream, {lent}, [&](Stream& side) {
+      Tensor scratch = Tensor::Empty(side, DType::kF32, {kMany});
+      k.fill(side, 7.0, scratch);
+    });
+    Tensor kept = Tensor::Empty(stream, DType::kF32, {kMany});
+    for (int other = 0; other < 4; ++other) {
+      Tensor taken = Tensor::Empty(stream, DType::kF32, {kMany});
+      k.fill(stream, other, taken);
+      k.copy(stream, taken, kept);
+    }
+    Tensor made;
+    job.Finish([&](Stream& side) {
+      made = Tensor::Empty(side, DType::kF32, {kMany});
+      k.copy(side, lent, made);
+    });
+    job.Join();
+    k.add(stream, made, kept);
+    std::vector<float> got(kMany);
+    Download(stream, kept, got.data(), kept.bytes());
+    ASSERT_EQ(std::count(got.begin(), got.end(), static_cast<float>(3 + i)), kMany);
   }
 }
 

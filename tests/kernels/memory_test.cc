@@ -57,6 +57,44 @@ TEST(AllocatorTest, TakenCountsFreedBlocks) {
   allocator.Account(-1000, MemoryTag::kTables);
 }
 
+// What the side of a stream uses is not handed out before the stream has joined it, and nothing at
+// all while a job of it is open.
+TEST(AllocatorTest, BlocksRestUntilTheSideIsJoined) {
+  constexpr int64_t kBytes = 1 << 20;
+  constexpr MemoryTag kTag = MemoryTag::kExchange;
+  Allocator allocator{Device{}};
+  const auto take = [&] { return allocator.Allocate(kBytes, kTag); };
+  const auto give = [&](void* block, bool of_side) {
+    allocator.Free(block, kBytes, kTag, of_side);
+  };
+  void* of_side = take();
+  void* of_stream = take();
+  allocator.OpenSide();
+  give(of_side, true);
+  give(of_stream, false);
+  void* third = take();
+  EXPECT_NE(third, of_side);
+  EXPECT_NE(third, of_stream);
+  EXPECT_EQ(allocator.use(kTag).live, 3 * kBytes) << "what rests is live";
+  const int64_t first_job = allocator.CloseSide();
+  EXPECT_EQ(take(), of_stream);
+  void* fourth = take();
+  EXPECT_NE(fourth, of_side);
+  // Joining a later job joins the ones before it.
+  allocator.OpenSide();
+  const int64_t second_job = allocator.CloseSide();
+  EXPECT_GT(second_job, first_job);
+  allocator.JoinSide(second_job);
+  EXPECT_EQ(take(), of_side);
+  allocator.JoinSide(first_job);
+  // Nothing is under way: what comes back can go.
+  give(of_side, true);
+  EXPECT_EQ(take(), of_side);
+  for (void* block : {of_side, of_stream, third, fourth}) give(block, false);
+  EXPECT_EQ(allocator.use(kTag).live, 0);
+  EXPECT_EQ(allocator.driver_allocations(), 4);
+}
+
 TEST(AllocatorTest, NothingIsLegal) {
   Allocator allocator{Device{}};
   void* block = allocator.Allocate(0, MemoryTag::kOther);

@@ -44,7 +44,7 @@ Outcome RunLayout(int world, int expert, int memory, int micro, const RecomputeP
       const int64_t begin = (w.rank() * micro + i) * part;
       loss += run.Step(host.Slice(rank.context, begin, begin + part), host);
     }
-    ReduceGradients(rank.stream, rank.mesh, rank.store);
+    GradientReduction(rank.mesh, rank.store).Finish(rank.stream);
     Pieces tables;
     run.CollectTableGradients(tables);
     const std::lock_guard<std::mutex> lock(mutex);

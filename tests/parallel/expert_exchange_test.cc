@@ -79,8 +79,9 @@ Result RunExperts(Comm& axis, std::vector<Batch> batches) {
     ExpertsSaved saved;
     Tensor y_here = Tensor::Empty(t.stream, DType::kF64, {rows, kWidth});
     kernels.experts(t.stream, routed.x, routed.experts, routed.weights, w_in, w_out,
-                    exchange.AddedHere(x), y_here, saved);
-    const Tensor y = exchange.Combine(t.stream, routed, y_here, x, b.tokens).Wait(t.stream);
+                    exchange.AddsHere() ? x : Tensor(), y_here, saved);
+    Tensor y = exchange.Combine(t.stream, routed, y_here, b.tokens).Wait(t.stream);
+    if (!exchange.AddsHere()) kernels.add(t.stream, x, y);
     const Tensor dy_here = exchange.CombineGrad(t.stream, routed, dy).Wait(t.stream);
     Tensor dx_here = Tensor::Empty(t.stream, DType::kF64, {rows, kWidth});
     Tensor dweights_here = Tensor::Empty(t.stream, DType::kF64, {rows, kChosen});

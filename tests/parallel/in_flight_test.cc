@@ -87,18 +87,29 @@ struct Returned {
   Tensor y, dx, dweights;
 };
 
-Returned ThereAndBack(Stream& stream, ExpertExchange& exchange, const Tokens& tokens) {
+// The stream has other work between the start of an exchange and the wait for it.
+Returned ThereAndBack(Stream& stream, ExpertExchange& exchange, const Tokens& tokens,
+                      Disorder& disorder) {
   const Tensor &x = tokens.x_there->tensor, &experts = tokens.experts_there->tensor;
   auto leaving = exchange.Dispatch(stream, x, experts, tokens.weights_there->tensor);
+  disorder.Strike();
   const RoutedTokens routed = leaving.Wait(stream);
   Tensor there = Tensor::Empty(stream, x.dtype(), routed.x.shape());
   RankKernels().copy(stream, routed.x, there);
   const Tensor& addend = tokens.addend_there->tensor;
-  if (exchange.AddedHere(addend).defined()) RankKernels().add(stream, addend, there);
   Returned returned;
-  returned.y = exchange.Combine(stream, routed, there, addend, tokens.n).Wait(stream);
-  const Tensor dy = exchange.CombineGrad(stream, routed, x).Wait(stream);
-  const auto grad = exchange.DispatchGrad(stream, routed, dy, routed.weights, experts).Wait(stream);
+  auto returning = exchange.Combine(stream, routed, there, tokens.n);
+  if (!exchange.AddsHere()) there = Tensor();  // where it is on its way it must stay
+  disorder.Strike();
+  returned.y = returning.Wait(stream);
+  RankKernels().add(stream, addend, returned.y);
+  auto dy_leaving = exchange.CombineGrad(stream, routed, x);
+  disorder.Strike();
+  Tensor dy = dy_leaving.Wait(stream);
+  auto grad_returning = exchange.DispatchGrad(stream, routed, dy, routed.weights, experts);
+  dy = Tensor();
+  disorder.Strike();
+  const auto grad = grad_returning.Wait(stream);
   returned.dx = grad.dx;
   returned.dweights = grad.dweights;
   return returned;
@@ -120,7 +131,8 @@ TEST(InFlight, TokensComeBackFromTheirExperts) {
     for (int i = 0; i < kRounds; ++i) tokens.push_back(std::make_unique<Tokens>(t, axis.rank(), i));
     std::vector<Returned> returned;
     for (int i = 0; i < kRounds; ++i) {
-      returned.push_back(ThereAndBack(t.stream, exchange, *tokens[static_cast<size_t>(i)]));
+      returned.push_back(
+          ThereAndBack(t.stream, exchange, *tokens[static_cast<size_t>(i)], disorder));
       disorder.Strike();
     }
     for (int i = 0; i < kRounds; ++i) {
@@ -206,10 +218,15 @@ std::vector<std::vector<float>> Train(Mesh& mesh, bool in_flight) {
     const bool first = b % kMicroBatches == 0, last = b % kMicroBatches == kMicroBatches - 1;
     if (in_flight && first) table->Announce(t.stream, texts.Query(b));
     if (in_flight && !last) table->Announce(t.stream, texts.Query(b + 1));
-    const FetchedRows fetched = table->Fetch(t.stream, texts.Query(b), DType::kF32).Wait(t.stream);
+    auto coming = table->Fetch(t.stream, texts.Query(b), DType::kF32);
+    pause();
+    const FetchedRows fetched = coming.Wait(t.stream);
     pause();
     rows.push_back(fetched.rows);
-    table->PushGradient(t.stream, fetched, fetched.rows);
+    Tensor gradient = Tensor::Empty(t.stream, DType::kF32, fetched.rows.shape());
+    RankKernels().copy(t.stream, fetched.rows, gradient);
+    table->PushGradient(t.stream, fetched, gradient);
+    gradient = Tensor();
     pause();
     if (!last) continue;
     table->ReduceGradients(t.stream);

@@ -177,7 +177,35 @@ TEST(RegionCut, CutsRowsNearEqualShares) {
   EXPECT_EQ(CutByElements({}, 0, 2), (std::vector<int64_t>{0, 0}));
 }
 
-// Gradients of all ranks end summed at the owner; values of the owner end on all.
+// A region is cut from its end, at parameters, and whole.
+TEST(Reduce, BucketsAreWholeNeighboursFromTheEnd) {
+  TestStream t;
+  ParameterStore store;
+  for (const int64_t rows : {5, 1, 2, 2, 9}) {
+    const std::string name = "m" + std::to_string(store.parameters().size());
+    store.Declare(name, {rows, 16}, View::kDense, UpdateKind::kMuon, {Matrix(name, rows, 16)});
+  }
+  store.Allocate(t.stream, DType::kF32, Layout{1, 1, 1}, 0);
+  Region& region = store.region(View::kDense, UpdateKind::kMuon);
+  const auto cut = [&](int64_t bytes) {
+    std::vector<std::vector<int64_t>> rows;
+    for (const GradientBucket& bucket : BucketsOf(region, bytes)) {
+      rows.push_back({bucket.range.begin / 16, bucket.range.end / 16,
+                      static_cast<int64_t>(bucket.parameters.size())});
+    }
+    return rows;
+  };
+  constexpr int64_t kRow = 16 * sizeof(float);
+  using Rows = std::vector<std::vector<int64_t>>;
+  EXPECT_EQ(cut(1), (Rows{{10, 19, 1}, {8, 10, 1}, {6, 8, 1}, {5, 6, 1}, {0, 5, 1}}));
+  EXPECT_EQ(cut(3 * kRow), (Rows{{10, 19, 1}, {6, 10, 2}, {0, 6, 2}}));
+  EXPECT_EQ(cut(6 * kRow), (Rows{{10, 19, 1}, {0, 10, 4}}));
+  EXPECT_EQ(cut(100 * kRow), (Rows{{0, 19, 5}}));
+  EXPECT_TRUE(BucketsOf(store.region(View::kExpert, UpdateKind::kMuon), 1).empty());
+}
+
+// Gradients of all ranks end summed at the owner, whether a bucket sets out when its last parameter
+// is final or at the end, step after step; values of the owner end on all.
 TEST(Reduce, SumsGradientsAtTheirOwnersAndBringsValuesBack) {
   OnWorlds([](World& world) {
     for (const Layout& layout : LayoutsOf(world.size())) {
@@ -186,23 +214,30 @@ TEST(Reduce, SumsGradientsAtTheirOwnersAndBringsValuesBack) {
       ParameterStore store;
       DeclareModel(store, layout, world.rank());
       store.Allocate(t.stream, DType::kF32, layout, world.rank());
-      for (Region* region : store.regions()) {
-        for (int64_t i = 0; i < region->grad.elements(); ++i) {
-          region->grad.data<float>()[i] = static_cast<float>((world.rank() + 1) * (i % 13));
-          region->value.data<float>()[i] = -1.0f;
+      GradientReduction reduction(mesh, store, /*bucket_bytes=*/200);
+      for (const bool told : {false, true, true}) {
+        for (Region* region : store.regions()) {
+          for (int64_t i = 0; i < region->grad.elements(); ++i) {
+            region->grad.data<float>()[i] = static_cast<float>((world.rank() + 1) * (i % 13));
+            region->value.data<float>()[i] = -1.0f;
+          }
         }
-      }
-      ReduceGradients(t.stream, mesh, store);
-      for (Region* region : store.regions()) {
-        const bool dense = region->view == View::kDense;
-        int64_t weight = 0;  // Σ (rank + 1) over those that hold the same parameters
-        for (int r = 0; r < world.size(); ++r) {
-          const bool like = layout.expert_coordinate(r) == layout.expert_coordinate(world.rank());
-          if (dense || like) weight += r + 1;
+        for (size_t i = store.parameters().size(); told && i-- > 1;) {  // of one nobody tells
+          Parameter* parameter = store.parameters()[i].get();
+          reduction.Final(t.stream, {&parameter, 1});
         }
-        for (int64_t i = region->owned.begin; i < region->owned.end; ++i) {
-          EXPECT_EQ(region->grad.data<float>()[i], static_cast<float>(weight * (i % 13)));
-          region->value.data<float>()[i] = static_cast<float>(i);
+        reduction.Finish(t.stream);
+        for (Region* region : store.regions()) {
+          const bool dense = region->view == View::kDense;
+          int64_t weight = 0;  // Σ (rank + 1) over those that hold the same parameters
+          for (int r = 0; r < world.size(); ++r) {
+            const bool like = layout.expert_coordinate(r) == layout.expert_coordinate(world.rank());
+            if (dense || like) weight += r + 1;
+          }
+          for (int64_t i = region->owned.begin; i < region->owned.end; ++i) {
+            ASSERT_EQ(region->grad.data<float>()[i], static_cast<float>(weight * (i % 13)));
+            region->value.data<float>()[i] = static_cast<float>(i);
+          }
         }
       }
       GatherValues(t.stream, mesh, store);
@@ -240,7 +275,7 @@ TEST(Reduce, BringsBackWhatIsRead) {
           region->copy.data<BFloat16>()[i] = BFloat16(region->value.data<float>()[i]);
         }
       }
-      GatherRead(t.stream, mesh, store);
+      for (Region* region : store.regions()) GatherRead(t.stream, mesh, *region).Join();
       for (const auto& parameter : store.parameters()) {
         for (int64_t i = 0; i < parameter->value.elements(); ++i) {
           const float want = value_at(parameter->region_offset + i);

@@ -148,7 +148,7 @@ TEST(Presets, WholeModelsAreTimedAlike) {
   EXPECT_TRUE(CompareConfigs(engram, moe).empty());
 
   const RunConfig context = MustLoad("runs/speed_long_engram_27b.yaml");
-  const StageConfig& papers = MustLoad("runs/long_context.yaml").stages[0];
+  const StageConfig papers = MustLoad("runs/long_context.yaml").stages[0];
   ASSERT_EQ(context.stages.size(), 1u);
   EXPECT_EQ(context.stages[0].sequence_length * context.stages[0].batch_sequences, 524'288);
   EXPECT_EQ(context.stages[0].lr, papers.lr);

@@ -10,16 +10,18 @@
 
 namespace mneme {
 
-// Ops of one kind take flops / `flops` + bytes / `bytes` seconds; 0: that side costs nothing. Of a
-// thread on a CPU.
+// Ops of one kind take flops / `flops` + bytes / `bytes` + exps / `exps` seconds; 0: that side
+// costs nothing. Of a thread on a CPU.
 struct WorkRate {
   double flops = 0.0;
   double bytes = 0.0;
+  double exps = 0.0;
 
   template <class V>
   void Visit(V& v) {
     v("flops", flops, "floating-point operations a second");
     v("bytes", bytes, "bytes read and written a second");
+    v("exps", exps, "exponentials a second, of attention");
   }
 };
 
@@ -54,7 +56,12 @@ struct DeviceRates {
   int64_t ranks_per_host = 1;
   double peak_flops = 0.0;
   double call_seconds = 0.0;
+  double launch_seconds = 0.0;
   double link = 0.0;
+  double link_sums = 0.0;
+  double link_values = 0.0;
+  double link_seconds = 0.0;
+  double beside = 1.0;
   double disk = 0.0;
   double price = 0.0;
   std::string measured;
@@ -70,7 +77,12 @@ struct DeviceRates {
     v("ranks_per_host", ranks_per_host, "devices of a host");
     v("peak_flops", peak_flops, "for the share of the peak; 0 leaves it out");
     v("call_seconds", call_seconds, "of an op beside its work");
+    v("launch_seconds", launch_seconds, "of the host for an op of a step that is not recorded");
     v("link", link, "bytes a second that a rank sends to others, all at once");
+    v("link_sums", link_sums, "the same while sums over ranks are made; 0: as link");
+    v("link_values", link_values, "the same of values that all ranks get; 0: as link");
+    v("link_seconds", link_seconds, "of a call between ranks beside its bytes");
+    v("beside", beside, "pace of computing beside a call between ranks; 1: as alone");
     v("disk", disk, "bytes a second of a checkpoint, of a host");
     v("price", price, "of a device and hour; 0: unknown");
     v("measured", measured, "which numbers were measured, where, and which are scaled");

@@ -223,7 +223,8 @@ absl::Status Forecaster::Stages() {
     stage.flops = forecast_.counts.flops_per_token(config.sequence_length) * Real(stage.batch);
     for (size_t i = 0; i < kWorks; ++i) {
       const WorkDone &a = rehearsal.forward_backward[i], &b = rehearsal.update[i];
-      stage.work[i] = {a.calls + b.calls, a.flops + b.flops, a.bytes + b.bytes};
+      stage.work[i] = a;
+      stage.work[i].Add(b);
     }
     stage.time = PredictStepTime(rehearsal, options_.device, threads);
     stage.seconds = Real(stage.steps) * stage.time.total();

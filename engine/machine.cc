@@ -21,6 +21,11 @@ Machine::Machine(World& world, const Layout& layout, DType dtype, Device device)
       mesh(MakeMesh(world, layout, device)),
       context{device.is_cpu() ? CpuKernels() : *GpuKernels(), stream, mesh, dtype} {}
 
+bool RecordsSteps(const RunConfig& config, const Layout& layout, const Device& device) {
+  return !device.is_cpu() && config.train.cuda_graph && !config.train.time_parts &&
+         layout.expert == 1 && layout.memory == 1;
+}
+
 DType PrecisionOf(const RunConfig& config) {
   if (config.train.precision == "bf16") return DType::kBf16;
   return config.train.precision == "f64" ? DType::kF64 : DType::kF32;

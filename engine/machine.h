@@ -38,6 +38,9 @@ struct Model {
 
 // Which parts train.recompute names; none where that is left to memory_fit.h.
 RecomputePlan RecomputeOf(const TrainConfig& train);
+// Whether a step is recorded once and replayed, as far as the run says: on a GPU, where the host
+// reads nothing of it and nobody asks where its time goes.
+bool RecordsSteps(const RunConfig& config, const Layout& layout, const Device& device);
 // The run's precision as a dtype.
 DType PrecisionOf(const RunConfig& config);
 // model.vocab_size, the data's where it is 0. Errors: fewer ids than the data has.

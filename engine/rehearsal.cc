@@ -49,6 +49,7 @@ class DryRun {
                                              store_, *stack_);
     stack_->SetPositions(context_, stage_.sequence_length, stage_.yarn);
     if (!stream_.device().is_cpu()) allocator_.Reserve(Allocator::kAnyLength);
+    if (mesh_.layout.world > 1) stream_.side().SetOverlap(config_.parallel.overlap);
     return absl::OkStatus();
   }
 
@@ -68,6 +69,8 @@ class DryRun {
     Tensor report = Other(DType::kF64, kStepReportScalars);
     Tensor losses = sums.Flat(kSumLosses, kSumLosses + 1);
     Mark();
+    out.timeline = {};
+    out.timeline.recorded = RecordsSteps(config_, mesh_.layout, stream_.device());
     const auto batch = [&](int64_t i) {
       const int64_t begin = i * plan.micro * length;
       const auto part = [&](int n) { return ids[n].Flat(begin, begin + plan.micro * length); };
@@ -78,16 +81,18 @@ class DryRun {
       if (i + 1 < batches) stack_->Announce(context_, batch(i + 1));
       stack_->TrainStep(context_, batch(i), scale_of[0], scale_of[1], losses, scale_of[2],
                         i + 1 == batches ? optimizer_->Listen(context_) : GradientsFinal());
+      LedgerOf(stream_).Give({.what = Queued::What::kLap});
       if (i == 0) SkipOn(plan.accumulation - batches);
     }
-    Take(scale, out.forward_backward);
+    Take(scale, out.forward_backward, out.timeline);
     const SentBytes before = sent_;
     sent_.experts = mesh_.expert->bytes_sent();
     sent_.rows = mesh_.memory->bytes_sent();
     out.sent.experts = static_cast<int64_t>(scale * Real(sent_.experts - before.experts));
     out.sent.rows = static_cast<int64_t>(scale * Real(sent_.rows - before.rows));
     optimizer_->Step(context_, step_plan, sums, report);
-    Take(1.0, out.update);
+    LedgerOf(stream_).Give({.what = Queued::What::kLap});
+    Take(1.0, out.update, out.timeline);
     sent_.gradients = mesh_.world->bytes_sent() + mesh_.expert_replicas->bytes_sent();
     out.sent.gradients = sent_.gradients - before.gradients;
   }
@@ -122,15 +127,21 @@ class DryRun {
 
   void Mark() { LedgerOf(stream_) = LedgerOf(stream_.side().stream()) = {}; }
   // The work since the last mark.
-  void Take(double scale, std::array<WorkDone, kWorks>& out) {
+  void Take(double scale, std::array<WorkDone, kWorks>& out, Timeline& timeline) {
+    const auto add = [](const std::vector<Queued>& queued, std::vector<Queued>& all) {
+      all.insert(all.end(), queued.begin(), queued.end());
+    };
     out = LedgerOf(stream_).done;
+    add(LedgerOf(stream_).queued, timeline.main);
     if (Stream& side = stream_.side().stream(); &side != &stream_) {
       for (size_t i = 0; i < out.size(); ++i) out[i].Add(LedgerOf(side).done[i]);
+      add(LedgerOf(side).queued, timeline.side);
     }
     for (WorkDone& work : out) {
       work.calls = static_cast<int64_t>(scale * Real(work.calls));
       work.flops *= scale;
       work.bytes *= scale;
+      work.exps *= scale;
     }
     Mark();
   }

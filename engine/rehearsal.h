@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "configs/run.h"
+#include "engine/timeline.h"
 #include "kernels/core/dry.h"
 #include "kernels/core/memory.h"
 #include "parallel/layout.h"
@@ -25,7 +26,9 @@ struct Rehearsal {
   int64_t peak = 0;                          // that sum
   int64_t taken = 0;     // with what lies free between blocks in use, or waits for their size
   int64_t reserved = 0;  // of that, in one stretch (Allocator::Reserve)
-  // What a rank computes.
+  // A lap ends each rehearsed micro-batch, and the step; others are like those before the last.
+  Timeline timeline;
+  // What a rank computes in all.
   std::array<WorkDone, kWorks> forward_backward{};
   std::array<WorkDone, kWorks> update{};
   SentBytes sent;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "engine/learning_rate.h"
+#include "engine/machine.h"
 
 namespace mneme {
 namespace {
@@ -147,8 +148,8 @@ void Stepper::ForwardBackward() {
 
 bool Stepper::Records() const {
   const Mesh& mesh = context_.mesh;
-  return Graph::Supported(context_.stream) && config_.train.cuda_graph && clock_ == nullptr &&
-         mesh.expert->size() == 1 && mesh.memory->size() == 1 &&
+  return Graph::Supported(context_.stream) &&
+         RecordsSteps(config_, mesh.layout, context_.stream.device()) &&
          (mesh.world->size() == 1 || mesh.world->queues());
 }
 

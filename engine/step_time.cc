@@ -11,49 +11,9 @@
 namespace mneme {
 namespace {
 
-const WorkRate& RateOf(const WorkRates& rates, Work work) {
-  switch (work) {
-    case Work::kMatmul:
-      return rates.matmul;
-    case Work::kExperts:
-      return rates.experts;
-    case Work::kAttention:
-      return rates.attention;
-    case Work::kAttentionGrad:
-      return rates.attention_grad;
-    case Work::kHead:
-      return rates.head;
-    case Work::kStreams:
-      return rates.streams;
-    case Work::kNorms:
-      return rates.norms;
-    case Work::kRouting:
-      return rates.routing;
-    case Work::kMemory:
-      return rates.memory;
-    case Work::kTables:
-      return rates.tables;
-    case Work::kOptimizer:
-      return rates.optimizer;
-    case Work::kOrthogonal:
-      return rates.orthogonal;
-  }
-  return rates.matmul;
-}
-
-double Quotient(double work, double rate) { return rate > 0.0 ? work / rate : 0.0; }
-
-// Adds the ops' own costs to `calls`.
-std::array<double, kWorks> Seconds(const std::array<WorkDone, kWorks>& done,
-                                   const DeviceRates& rates, int threads, double& calls) {
-  std::array<double, kWorks> seconds{};
-  for (size_t i = 0; i < kWorks; ++i) {
-    const WorkRate& rate = RateOf(rates.rates, static_cast<Work>(i));
-    seconds[i] = (Quotient(done[i].flops, rate.flops) + Quotient(done[i].bytes, rate.bytes)) /
-                 static_cast<double>(threads);
-    calls += static_cast<double>(done[i].calls) * rates.call_seconds;
-  }
-  return seconds;
+// part += factor (to - from)
+void Add(double factor, const Moment& from, const Moment& to, std::array<double, kWorks>& part) {
+  for (size_t i = 0; i < kWorks; ++i) part[i] += factor * (to.work[i] - from.work[i]);
 }
 
 }  // namespace
@@ -67,11 +27,22 @@ double StepTime::total() const { return Sum(forward_backward) + Sum(update) + ca
 StepTime PredictStepTime(const Rehearsal& rehearsal, const DeviceRates& rates, int threads) {
   threads = rates.kind == "cpu" ? std::max(1, threads) : 1;
   StepTime time;
-  time.forward_backward = Seconds(rehearsal.forward_backward, rates, threads, time.calls);
-  time.update = Seconds(rehearsal.update, rates, threads, time.calls);
-  const SentBytes& sent = rehearsal.sent;
-  time.exchange =
-      Quotient(static_cast<double>(sent.experts + sent.rows + sent.gradients), rates.link);
+  const std::vector<Moment> laps = Play(rehearsal.timeline, rates, threads);
+  if (laps.size() < 2) return time;
+  // Micro-batches that were not rehearsed are like those before the last one.
+  const size_t rehearsed = laps.size() - 1;
+  const Moment begin, &middle = laps[rehearsed > 1 ? rehearsed - 2 : 0];
+  const Moment &last = laps[rehearsed - 1], &end = laps[rehearsed];
+  const double more =
+      rehearsed > 1
+          ? static_cast<double>(rehearsal.micro_batches - static_cast<int64_t>(rehearsed)) /
+                static_cast<double>(rehearsed - 1)
+          : 0.0;
+  Add(1.0, begin, last, time.forward_backward);
+  Add(more, begin, middle, time.forward_backward);
+  Add(1.0, last, end, time.update);
+  time.calls = end.calls + more * middle.calls;
+  time.exchange = end.waiting() + more * middle.waiting();
   return time;
 }
 

@@ -13,7 +13,7 @@ struct StepTime {
   std::array<double, kWorks> forward_backward{};
   std::array<double, kWorks> update{};
   double calls = 0.0;     // what an op costs beside its work
-  double exchange = 0.0;  // with other ranks, nothing hidden behind work
+  double exchange = 0.0;  // what other ranks, and a host that queues op by op, add to that
 
   double total() const;
   static double Sum(const std::array<double, kWorks>& parts);

@@ -71,6 +71,11 @@ std::string ParametersText(const Forecast& f) {
   return out + Line("sparse", Count(c.sparse()), "unchosen experts and tables");
 }
 
+// What a device holds beside a rank's own.
+int64_t LibraryBytes(const Forecast& f) {
+  return f.device.reserved > 0.0 ? static_cast<int64_t>(f.device.memory) - f.available : 0;
+}
+
 std::string MemoryText(const RunConfig& config, const Forecast& f) {
   std::string out = "memory of the fullest of " + std::to_string(f.layout.world) +
                     " ranks (experts over " + std::to_string(f.layout.expert) + ", rows over " +
@@ -81,8 +86,7 @@ std::string MemoryText(const RunConfig& config, const Forecast& f) {
   const double gigabytes = 1e-9 * static_cast<double>(f.footprint.state());
   out += Line("state", FormatBytes(f.footprint.state()),
               (gigabytes < 1.0 ? "" : Format("%.1f GB: ", gigabytes)) + "what stays between steps");
-  const int64_t reserved =
-      f.device.reserved > 0.0 ? static_cast<int64_t>(f.device.memory) - f.available : 0;
+  const int64_t reserved = LibraryBytes(f);
   std::string note;
   if (f.available >= 0) note = "of " + FormatBytes(f.available) + " of " + f.device.name;
   if (f.available >= 0 && reserved > 0)
@@ -104,7 +108,7 @@ std::string StageText(const Forecast& f, const StageForecast& s) {
   out += Line("forward and backward", Span(StepTime::Sum(s.time.forward_backward)));
   out += Line("update", Span(StepTime::Sum(s.time.update)));
   if (s.time.calls > 0.0) out += Line("calls", Span(s.time.calls));
-  if (s.time.exchange > 0.0) out += Line("between ranks", Span(s.time.exchange), "not hidden");
+  if (s.time.exchange > 1e-9) out += Line("between ranks", Span(s.time.exchange), "not hidden");
   const double rate = static_cast<double>(s.batch) / s.time.total();
   std::string note = CountText(rate) + " tokens/s";
   if (f.device.peak_flops > 0.0) {
@@ -130,6 +134,7 @@ std::string StageJson(const StageForecast& s) {
     parts.Add(name, s.time.forward_backward[i] + s.time.update[i]);
     JsonObject work;
     work.Add("calls", s.work[i].calls).Add("flops", s.work[i].flops).Add("bytes", s.work[i].bytes);
+    if (s.work[i].exps > 0.0) work.Add("exps", s.work[i].exps);
     works.AddRaw(name, work.Text());
   }
   parts.Add("forward_backward", StepTime::Sum(s.time.forward_backward));
@@ -172,6 +177,7 @@ std::string PlanJson(const Forecast& f) {
   owners.emplace_back("state", f.footprint.state());
   owners.emplace_back("total", f.footprint.needs());
   owners.emplace_back("available", f.available);
+  owners.emplace_back("libraries", LibraryBytes(f));
   std::vector<std::string> stages, warnings, recompute;
   for (const StageForecast& stage : f.stages) stages.push_back(StageJson(stage));
   for (const std::string& warning : f.warnings) warnings.push_back(JsonString(warning));

@@ -9,8 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/core/arrival.h"
 #include "kernels/core/check.h"
 #include "kernels/core/dry.h"
+#include "parallel/carry.h"
 #include "parallel/device_gradient.h"
 #include "parallel/resident_size.h"
 
@@ -19,7 +21,12 @@ namespace {
 
 constexpr int64_t kStageBytes = 1 << 20;  // of a reduce-scatter (parallel/comm.cc)
 
-int64_t Total(absl::Span<const int64_t> counts) {
+// Kernels of making a device's ids unique: a sort of 64-bit numbers with what goes before and
+// after.
+constexpr int64_t kSortCalls = 24;
+constexpr double kSortPasses = 8;
+
+int64_t Sum(absl::Span<const int64_t> counts) {
   return std::accumulate(counts.begin(), counts.end(), int64_t{0});
 }
 
@@ -30,7 +37,9 @@ class DryComm : public Comm {
   int size() const override { return size_; }
   int64_t bytes_sent() const override { return bytes_sent_; }
 
-  void AllReduce(Stream&, Tensor& x, Reduce) override { Send(2 * x.bytes()); }
+  void AllReduce(Stream& stream, Tensor& x, Reduce) override {
+    Send(stream, Wire::kSums, 2 * ToOthers(x.bytes()));
+  }
 
   void ReduceScatter(Stream& stream, const Tensor& in, absl::Span<const int64_t> counts,
                      Tensor&) override {
@@ -39,24 +48,40 @@ class DryComm : public Comm {
     const int64_t stage = std::min(kStageBytes / item, longest);
     const Tensor staged =
         Tensor::Empty(stream, in.dtype(), {size_, size_ == 1 ? 0 : stage}, MemoryTag::kExchange);
-    Send(in.bytes());
+    Send(stream, Wire::kSums, ToOthers(in.bytes()));
   }
 
-  void AllGather(Stream&, const Tensor&, absl::Span<const int64_t>, Tensor& out) override {
-    Send(out.bytes());
+  void AllGather(Stream& stream, const Tensor&, absl::Span<const int64_t>, Tensor& out) override {
+    Send(stream, Wire::kValues, ToOthers(out.bytes()));
   }
 
-  // The others send here what this rank sends to them. Integers arrive, since the host reads them.
-  void AllToAll(Stream&, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
+  void AllToAll(Stream& stream, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
                 absl::Span<const int64_t> recv) override {
-    CHECK_EQ(in.dim(0), Total(send));
-    CHECK_EQ(out.dim(0), Total(recv));
-    if (in.dtype() == DType::kI32 || in.dtype() == DType::kI64)
-      std::memcpy(out.raw(), in.raw(), static_cast<size_t>(std::min(in.bytes(), out.bytes())));
-    Send(in.bytes());
+    AllToAllOf(stream, {&in, 1}, send, {&out, 1}, recv);
   }
 
-  void Broadcast(Stream&, Tensor& x, int) override { Send(x.bytes()); }
+  // The others send here what this rank sends to them. Counts and numbers of experts arrive, since
+  // the host reads them.
+  void AllToAllOf(Stream& stream, absl::Span<const Tensor> in, absl::Span<const int64_t> send,
+                  absl::Span<Tensor> out, absl::Span<const int64_t> recv) override {
+    int64_t leaving = 0;
+    for (size_t i = 0; i < in.size(); ++i) {
+      const Tensor& from = in[i];
+      CHECK_EQ(from.dim(0), Sum(send));
+      CHECK_EQ(out[i].dim(0), Sum(recv));
+      const bool counts = from.dtype() == DType::kI64 && from.bytes() <= Driver::kMostSent;
+      if (from.dtype() == DType::kI32 || counts)
+        std::memcpy(out[i].raw(), from.raw(),
+                    static_cast<size_t>(std::min(from.bytes(), out[i].bytes())));
+      const int64_t rows = from.dim(0);
+      leaving += rows > 0 ? from.bytes() / rows * (rows - send[0]) : 0;
+    }
+    Send(stream, Wire::kRows, leaving);
+  }
+
+  void Broadcast(Stream& stream, Tensor& x, int) override {
+    Send(stream, Wire::kValues, ToOthers(x.bytes()));
+  }
 
   std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send) override {
     return {send.begin(), send.end()};
@@ -65,7 +90,12 @@ class DryComm : public Comm {
   std::unique_ptr<Comm> Split(int, int, Axis) override { return std::make_unique<DryComm>(size_); }
 
  private:
-  void Send(int64_t bytes) { bytes_sent_ += bytes / size_ * (size_ - 1); }
+  int64_t ToOthers(int64_t bytes) const { return bytes / size_ * (size_ - 1); }
+  void Send(Stream& stream, Wire wire, int64_t bytes) {
+    if (size_ == 1) return;
+    bytes_sent_ += bytes;
+    LedgerOf(stream).Send(wire, static_cast<double>(bytes));
+  }
 
   int size_;
   int64_t bytes_sent_ = 0;
@@ -78,12 +108,12 @@ class DryExpertAxis : public DryComm {
   DryExpertAxis(int size, double load, int64_t most_rows)
       : DryComm(size), load_(load), most_rows_(most_rows) {}
 
-  void AllToAll(Stream& stream, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
-                absl::Span<const int64_t> recv) override {
-    DryComm::AllToAll(stream, in, send, out, recv);
-    if (in.dtype() != DType::kI64) return;
-    auto* counts = out.data<int64_t>();
-    for (int64_t i = 0; i < out.elements(); ++i) {
+  void AllToAllOf(Stream& stream, absl::Span<const Tensor> in, absl::Span<const int64_t> send,
+                  absl::Span<Tensor> out, absl::Span<const int64_t> recv) override {
+    DryComm::AllToAllOf(stream, in, send, out, recv);
+    if (in[0].dtype() != DType::kI64) return;
+    auto* counts = out[0].data<int64_t>();
+    for (int64_t i = 0; i < out[0].elements(); ++i) {
       counts[i] = static_cast<int64_t>(load_ * static_cast<double>(counts[i]));
       if (i % 2 == 0) counts[i] = std::min(counts[i], most_rows_);
     }
@@ -145,6 +175,12 @@ class DryExchange : public DryTable {
     next.job = SideJob::Run(stream, {}, [&](Stream& side) {
       next.inverse = Exchange(side, DType::kI32, {query.requests()});
       next.unique = Exchange(side, DType::kI64, {query.requests()});
+      Sort(side, query.requests());
+      Tensor counts = Exchange(side, DType::kI64, {2 * members()});
+      Tensor here = counts.Flat(members(), 2 * members());
+      const std::vector<int64_t> one_each(static_cast<size_t>(members()), 1);
+      mesh_.memory->AllToAll(side, counts.Flat(0, members()), one_each, here, one_each);
+      next.counts = Arrival(side, counts);
     });
   }
 
@@ -159,6 +195,7 @@ class DryExchange : public DryTable {
     if (on_device_) {
       coming->asked = std::move(announced_.front());
       announced_.pop_front();
+      ReadCounts(*mesh_.memory, coming->asked.counts, 1);
     }
     coming->brought =
         SideJob::Run(stream, {}, [&](Stream& side) { BringRows(side, query, dtype, *coming); });
@@ -174,7 +211,7 @@ class DryExchange : public DryTable {
     const int64_t distinct = fetched.ids.elements();
     gradients_ = SideJob::Run(stream, {drows}, [&](Stream& side) {
       Tensor summed = Exchange(side, spec_.dtype, {distinct, spec_.width});
-      if (mesh_.memory->size() > 1) summed = Exchange(side, spec_.dtype, {distinct, spec_.width});
+      if (members() > 1) summed = Carried(side, *mesh_.memory, summed);
       if (on_device_) {
         AddPart(side, fetched.asked, summed);
       } else {
@@ -220,7 +257,7 @@ class DryExchange : public DryTable {
       grads_ = make(spec_.dtype, {n, spec_.width});
     if (mesh_.memory_replicas->size() == 1) return;
     const Tensor moved = Exchange(stream, spec_.dtype, {n, spec_.width});
-    const Tensor theirs = Exchange(stream, spec_.dtype, {n, spec_.width});
+    const Tensor theirs = Carried(stream, *mesh_.memory_replicas, moved);
   }
 
   void SumSquares(Stream&, Tensor&) override { gradients_.Join(); }
@@ -246,6 +283,7 @@ class DryExchange : public DryTable {
  private:
   struct Announced {
     Tensor inverse, unique;
+    Arrival counts;
     SideJob job;
   };
   struct Coming {
@@ -266,10 +304,10 @@ class DryExchange : public DryTable {
     const Tensor unique = on_device_ ? coming.asked.unique : Exchange(side, DType::kI64, {n});
     fetched.ids = unique.Rows(0, distinct);
     fetched.asked = fetched.ids;
-    if (mesh_.memory->size() > 1) fetched.asked = Exchange(side, DType::kI64, {distinct});
+    if (members() > 1) fetched.asked = Carried(side, *mesh_.memory, fetched.ids);
     const DType carried = on_device_ ? dtype : spec_.dtype;
     Tensor found = Exchange(side, carried, {distinct, spec_.width});
-    if (mesh_.memory->size() > 1) found = Exchange(side, carried, {distinct, spec_.width});
+    if (members() > 1) found = Carried(side, *mesh_.memory, found);
     fetched.rows = Tensor::Empty(side, dtype, {n, spec_.width});
     LedgerOf(side).Add(Work::kTables, 0,
                        static_cast<double>(fetched.rows.bytes() + 3 * found.bytes()));
@@ -297,10 +335,14 @@ class DryExchange : public DryTable {
     for (const Summed& part : parts_) rows += part.ids.elements();
     const Tensor all_ids = Exchange(stream, DType::kI64, {rows});
     merging_ = {Exchange(stream, DType::kI64, {rows}), Exchange(stream, DType::kI32, {rows})};
+    const Tensor count = Exchange(stream, DType::kI64, {1});
     const Tensor sort = Tensor::Empty(stream, DType::kI32, {7 * rows}, MemoryTag::kWorkspace);
+    Sort(stream, rows);
+    distinct_ = Arrival(stream, count);
   }
   void Settle(Stream& stream) {
     if (!merging_.ids.defined()) return;
+    distinct_.Wait(&came_distinct_);
     merged_ = std::min(merging_.ids.elements(), DistinctHere());
     parts_ = {Part(stream, merged_)};
     merging_ = {};
@@ -316,8 +358,11 @@ class DryExchange : public DryTable {
     if (mesh_.memory_replicas->size() > 1) {
       rows *= mesh_.memory_replicas->size();
       parts_ = {Part(stream, rows)};
+      for (Tensor* all : {&parts_[0].ids, &parts_[0].grads})
+        mesh_.memory_replicas->AllGather(stream, {}, {}, *all);
     }
     const Tensor sort = Exchange(stream, DType::kI32, {5 * rows});
+    Sort(stream, rows);
     grads_ = Exchange(stream, spec_.dtype, {rows / kLongGroup + 1, spec_.width});
   }
 
@@ -327,6 +372,17 @@ class DryExchange : public DryTable {
     return Distinct(hash_, vocabulary_, static_cast<double>(tokens_ * members)) / members;
   }
 
+  static void Sort(Stream& stream, int64_t rows) {
+    const double bytes = 2.0 * kSortPasses * static_cast<double>(rows) * (8.0 + 4.0);
+    LedgerOf(stream).Add(Work::kTables, {kSortCalls, 0.0, bytes});
+  }
+  int64_t members() const { return mesh_.memory->size(); }
+  // An equal part of it to each member, and as much back.
+  static Tensor Carried(Stream& stream, Comm& axis, const Tensor& x) {
+    std::vector<int64_t> parts;
+    for (int r = 0; r < axis.size(); ++r) parts.push_back(PartOf(x.dim(0), axis.size(), r).size());
+    return Carry(stream, axis, x, parts, parts);
+  }
   int64_t row_bytes() const { return spec_.width * SizeOf(spec_.dtype); }
   static Tensor Exchange(Stream& stream, DType dtype, Shape shape) {
     return Tensor::Empty(stream, dtype, shape, MemoryTag::kExchange);
@@ -360,9 +416,11 @@ class DryExchange : public DryTable {
   std::deque<Announced> announced_;
   std::vector<Summed> parts_;  // of this step on a device, as DeviceGradient has them
   Summed merging_;             // distinct ids and places of parts that are being summed
-  int64_t merged_ = 0;         // rows summed before, the first part
-  int64_t fresh_ = 0;          // rows of the others
-  int64_t last_part_ = 0;      // rows
+  Arrival distinct_;           // how many these are, which is estimated here
+  int64_t came_distinct_ = 0;
+  int64_t merged_ = 0;     // rows summed before, the first part
+  int64_t fresh_ = 0;      // rows of the others
+  int64_t last_part_ = 0;  // rows
   std::vector<std::pair<MemoryTag, int64_t>> held_;
   GrownRows sums_;
   int64_t accounted_ = 0;

@@ -40,19 +40,34 @@ void Zero(void* queue, void*, int64_t bytes) {
   static_cast<Ledger*>(queue)->Add(Work::kNorms, 0, static_cast<double>(bytes));
 }
 void Upload(void*, const void*, void*, int64_t) {}
-void Download(void*, const void*, void* host, int64_t bytes) {
+int64_t GiveMark(void* queue) {
+  return static_cast<Ledger*>(queue)->Give({.what = Queued::What::kMark});
+}
+void HostWaits(void* queue, int64_t mark) {
+  static_cast<Ledger*>(queue)->Give({.what = Queued::What::kHost, .mark = mark});
+}
+void Download(void* queue, const void*, void* host, int64_t bytes) {
+  HostWaits(queue, GiveMark(queue));
   std::memset(host, 0, static_cast<size_t>(bytes));
 }
 // Counts, which can be read.
-void* Send(void*, const void* from, int64_t bytes) {
-  return CpuDriver().send(nullptr, from, bytes);
+void* Send(void* queue, const void* from, int64_t bytes) {
+  void* sent = CpuDriver().send(nullptr, from, bytes);
+  static_cast<Ledger*>(queue)->sent[sent] = GiveMark(queue);
+  return sent;
 }
-void Receive(void*, void* sent, void* host, int64_t bytes) {
+void Receive(void* queue, void* sent, void* host, int64_t bytes) {
+  auto& on_the_way = static_cast<Ledger*>(queue)->sent;
+  HostWaits(queue, on_the_way[sent]);
+  on_the_way.erase(sent);
   CpuDriver().receive(nullptr, sent, host, bytes);
 }
-// What was given is done.
-void* Mark(void*) { return nullptr; }
-void Await(void*, void*) {}
+// A mark is its number.
+void* Mark(void* queue) { return reinterpret_cast<void*>(GiveMark(queue)); }
+void Await(void* queue, void* mark) {
+  static_cast<Ledger*>(queue)->Give(
+      {.what = Queued::What::kAwait, .mark = reinterpret_cast<int64_t>(mark)});
+}
 void* Stamp(void*, void*) { return nullptr; }
 double Seconds(void*, void*) { return 0.0; }
 void ReleaseStamp(void*) {}
@@ -71,6 +86,13 @@ const char* Name(Work work) {
                                                  "head",   "streams", "norms",     "routing",
                                                  "memory", "tables",  "optimizer", "orthogonal"};
   return kNames[static_cast<int>(work)];
+}
+
+int64_t Ledger::Give(Queued next) {
+  thread_local int64_t given = 0;
+  next.number = ++given;
+  queued.push_back(next);
+  return next.number;
 }
 
 Ledger& LedgerOf(Stream& stream) {

@@ -15,10 +15,10 @@ bool OnCpu(Stream& stream) { return stream.device().is_cpu(); }
 int64_t DivideUp(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 // Each query sees (length + 1) / 2 keys of its sequence on average; a product of scores and one of
-// values.
-double AttentionFlops(const AttentionShape& n) {
+// values, and an exponential of each score.
+WorkDone AttentionWork(const AttentionShape& n, int64_t kernels, double products, double bytes) {
   const double pairs = 0.5 * Real(n.length + 1) * Real(n.length * n.rows * n.heads);
-  return 2.0 * pairs * Real(n.nope + n.rope + n.value);
+  return {kernels, products * 2.0 * pairs * Real(n.nope + n.rope + n.value), bytes, pairs};
 }
 
 int64_t Workers(int64_t tasks) { return std::clamp<int64_t>(tasks, 1, omp_get_max_threads()); }
@@ -90,8 +90,8 @@ void Attention(Stream& stream, const AttentionShape& n, double, const Tensor& q,
     const int64_t each = n.length * (n.nope + n.rope) + kTileValues;
     scratch = Scratch(stream, q.dtype(), {Workers(n.rows * n.heads), each});
   }
-  LedgerOf(stream).Add(Work::kAttention, AttentionFlops(n),
-                       BytesOf(q) + BytesOf(kv) + BytesOf(k_pe) + BytesOf(out));
+  const double bytes = BytesOf(q) + BytesOf(kv) + BytesOf(k_pe) + BytesOf(out);
+  LedgerOf(stream).Add(Work::kAttention, AttentionWork(n, 1, 1.0, bytes));
 }
 
 void AttentionGrad(Stream& stream, const AttentionShape& n, double, const Tensor& dout,
@@ -108,9 +108,9 @@ void AttentionGrad(Stream& stream, const AttentionShape& n, double, const Tensor
     const int64_t padded = DivideUp(n.length, kNotesPadding) * kNotesPadding;
     for (Tensor& t : notes) t = Scratch(stream, DType::kF32, {pairs, padded});
   }
-  LedgerOf(stream).Add(Work::kAttentionGrad, 2.5 * AttentionFlops(n),
-                       BytesOf(dout) + BytesOf(q) + BytesOf(kv) + BytesOf(k_pe) + BytesOf(out) +
-                           BytesOf(dq) + BytesOf(dkv));
+  const double bytes = BytesOf(dout) + BytesOf(q) + BytesOf(kv) + BytesOf(k_pe) + BytesOf(out) +
+                       BytesOf(dq) + BytesOf(dkv);
+  LedgerOf(stream).Add(Work::kAttentionGrad, AttentionWork(n, 4, 2.5, bytes));
 }
 
 void ShortConvGrad(Stream& stream, const Tensor& dy, const Tensor& n, const Tensor& w, int64_t,
@@ -120,7 +120,8 @@ void ShortConvGrad(Stream& stream, const Tensor& dy, const Tensor& n, const Tens
   if (OnCpu(stream) || w.dim(1) > 4) {
     slope = Tensor::Empty(stream, OnCpu(stream) ? n.dtype() : DType::kF32, {n.dim(0), n.dim(1)});
   }
-  LedgerOf(stream).Add(Work::kMemory, 0, BytesOf(dy) + BytesOf(n) + BytesOf(dn) + BytesOf(dw));
+  LedgerOf(stream).Add(Work::kMemory,
+                       {2, 0.0, BytesOf(dy) + BytesOf(n) + BytesOf(dn) + BytesOf(dw)});
 }
 
 // Every token takes experts of its own, spread over all: as a balanced router does.
@@ -148,9 +149,10 @@ void DealTokens(Stream& stream, const Tensor& experts, const Tensor& weights,
                            counts);
   Tensor through;
   if (!OnCpu(stream)) through = Scratch(stream, DType::kI64, {counts.dim(0) * experts.dim(0)});
-  LedgerOf(stream).Add(Work::kRouting, 0,
-                       2 * (BytesOf(experts) + BytesOf(weights)) + BytesOf(sent_experts) +
-                           BytesOf(sent_weights) + 3 * BytesOf(sent));
+  LedgerOf(stream).Add(Work::kRouting,
+                       {3, 0.0,
+                        2 * (BytesOf(experts) + BytesOf(weights)) + BytesOf(sent_experts) +
+                            BytesOf(sent_weights) + 3 * BytesOf(sent)});
 }
 
 void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor&,
@@ -161,10 +163,9 @@ void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tenso
   saved.gate_up = Tensor::Empty(stream, x.dtype(), {pairs, 2 * width});
   const Tensor act = Scratch(stream, x.dtype(), {pairs, width});
   const Tensor rows = Scratch(stream, x.dtype(), {pairs, hidden});
-  LedgerOf(stream).Add(Work::kExperts, 6.0 * Real(pairs) * Real(width * hidden),
-                       BytesOf(x) + BytesOf(addend) + BytesOf(y) + 2 * BytesOf(rows) +
-                           BytesOf(act) + BytesOf(saved.gate_up) + BytesOf(w_gate_up) +
-                           BytesOf(w_down));
+  const double bytes = BytesOf(x) + BytesOf(addend) + BytesOf(y) + 2 * BytesOf(rows) +
+                       BytesOf(act) + BytesOf(saved.gate_up) + BytesOf(w_gate_up) + BytesOf(w_down);
+  LedgerOf(stream).Add(Work::kExperts, {5, 6.0 * Real(pairs) * Real(width * hidden), bytes});
 }
 
 void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor&,
@@ -176,10 +177,10 @@ void ExpertsGrad(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor
   const Tensor d_gate_up = Scratch(stream, x.dtype(), {pairs, 2 * width});
   Tensor d_act;
   if (OnCpu(stream)) d_act = Scratch(stream, x.dtype(), {pairs, width});
-  LedgerOf(stream).Add(Work::kExperts, 12.0 * Real(pairs) * Real(width * hidden),
-                       BytesOf(dy) + BytesOf(x) + BytesOf(dx) + 4 * BytesOf(rows) +
-                           2 * BytesOf(act) + 3 * BytesOf(d_gate_up) + BytesOf(w_gate_up) +
-                           BytesOf(w_down) + 2 * (BytesOf(d_w_gate_up) + BytesOf(d_w_down)));
+  const double bytes = BytesOf(dy) + BytesOf(x) + BytesOf(dx) + 4 * BytesOf(rows) +
+                       2 * BytesOf(act) + 3 * BytesOf(d_gate_up) + BytesOf(w_gate_up) +
+                       BytesOf(w_down) + 2 * (BytesOf(d_w_gate_up) + BytesOf(d_w_down));
+  LedgerOf(stream).Add(Work::kExperts, {6, 12.0 * Real(pairs) * Real(width * hidden), bytes});
 }
 
 void HyperEnter(Stream& stream, const HyperOptions& options, const Tensor& x, const Tensor& phi,
@@ -201,8 +202,9 @@ void HyperEnterGrad(Stream& stream, const HyperOptions& options, const Tensor& d
                     const Tensor&, const Tensor&, Tensor& dx, Tensor&, Tensor&, Tensor&) {
   const DType sums = OnCpu(stream) ? x.dtype() : DType::kF32;
   const Tensor du = Tensor::Empty(stream, sums, {x.dim(0), m.dim(1)});
-  LedgerOf(stream).Add(Work::kStreams, SinkhornFlops(stream, options, x, 2.0),
-                       BytesOf(dout) + BytesOf(dh) + 2 * BytesOf(x) + BytesOf(phi) + BytesOf(dx));
+  LedgerOf(stream).Add(Work::kStreams,
+                       {3, SinkhornFlops(stream, options, x, 2.0),
+                        BytesOf(dout) + BytesOf(dh) + 2 * BytesOf(x) + BytesOf(phi) + BytesOf(dx)});
 }
 
 void HyperReadGrad(Stream& stream, const HyperOptions&, const Tensor& dh, const Tensor& x,
@@ -217,25 +219,26 @@ void EngramGateGrad(Stream& stream, const GateOptions&, const Tensor& du, const 
                     const Tensor& h, const Tensor& kv, const Tensor&, const Tensor&, const Tensor&,
                     const Tensor&, const Tensor&, const Tensor&, Tensor& dh, Tensor& dkv, Tensor&,
                     Tensor&) {
-  LedgerOf(stream).Add(
-      Work::kMemory, 0,
-      BytesOf(du) + BytesOf(addend) + BytesOf(h) + BytesOf(kv) + BytesOf(dh) + BytesOf(dkv));
+  LedgerOf(stream).Add(Work::kMemory, {2, 0.0,
+                                       BytesOf(du) + BytesOf(addend) + BytesOf(h) + BytesOf(kv) +
+                                           BytesOf(dh) + BytesOf(dkv)});
 }
 
 void HeadLoss(Stream& stream, const Tensor& x, const Tensor& w, const Tensor&, const Tensor&,
               Tensor&, Tensor& dx, Tensor& dw) {
   const int64_t tokens = x.dim(0), vocab = w.dim(0), row = vocab * SizeOf(x.dtype());
-  int64_t chunk = std::min(tokens, kHeadChunk);
+  int64_t chunk = std::min(tokens, kHeadChunk), chunks = 1;
   if (!OnCpu(stream)) {
     const int64_t most = std::max<int64_t>(kLogitBytes / row / kHeadStep, 1) * kHeadStep;
-    const int64_t chunks = std::max<int64_t>(1, DivideUp(tokens, most));
+    chunks = std::max<int64_t>(1, DivideUp(tokens, most));
     chunk = std::min(tokens, DivideUp(DivideUp(tokens, chunks), kHeadStep) * kHeadStep);
   }
   const Tensor logits = Scratch(stream, x.dtype(), {chunk, vocab});
   const double products = dx.defined() ? 3.0 : 1.0;
   LedgerOf(stream).Add(
-      Work::kHead, 2.0 * products * Real(tokens) * Real(vocab * x.dim(1)),
-      BytesOf(x) + BytesOf(w) + BytesOf(dx) + 2 * BytesOf(dw) + 2 * Real(tokens) * Real(row));
+      Work::kHead,
+      {4 * chunks, 2.0 * products * Real(tokens) * Real(vocab * x.dim(1)),
+       BytesOf(x) + BytesOf(w) + BytesOf(dx) + 2 * BytesOf(dw) + 2 * Real(tokens) * Real(row)});
 }
 
 }  // namespace mneme::dry

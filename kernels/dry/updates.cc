@@ -43,7 +43,7 @@ void GroupRows(Stream& stream, RowParts ids, int64_t, RowGroups& groups, Tensor&
   groups.heads = make();
   groups.count = Tensor::Empty(stream, DType::kI64, {1}, MemoryTag::kExchange);
   // Four passes of eight bits over keys and numbers.
-  LedgerOf(stream).Add(Work::kTables, 0, BytesOf(ids) + 4 * 4 * BytesOf(groups.keys));
+  LedgerOf(stream).Add(Work::kTables, {14, 0.0, BytesOf(ids) + 4 * 4 * BytesOf(groups.keys)});
 }
 
 void SumGroups(Stream& stream, RowParts grads, RowGroups& groups, Tensor&) {
@@ -98,8 +98,10 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
   const Tensor next = Scratch(stream, x.dtype(), {at_once, rows, cols});
   // A step: X Xᵀ, its square, and the product with X.
   const double step = 2.0 * Real(n * n) * (2.0 * Real(std::max(rows, cols)) + Real(n));
-  LedgerOf(stream).Add(Work::kOrthogonal, Real(options.steps * batch) * step,
-                       Real(options.steps) * 4.0 * BytesOf(x));
+  const int64_t batches = (batch + at_once - 1) / at_once;
+  LedgerOf(stream).Add(Work::kOrthogonal,
+                       {(3 * options.steps + 2) * batches, Real(options.steps * batch) * step,
+                        Real(options.steps) * 4.0 * BytesOf(x)});
 }
 
 void MuonApply(Stream& stream, double, double, const Tensor&, const Tensor& o, Tensor& p,

@@ -1,16 +1,26 @@
 #!/usr/bin/env python3
-"""Rates of one CPU thread for configs/devices/cpu.yaml: times of ops from step_bench, their work from `mneme plan`.
+"""Rates for configs/devices: times of ops from a bench of whole steps, their work from `mneme plan`.
 
   OMP_NUM_THREADS=1 tests/bench/fit_rates.py build     (a folder with mneme and tests/bench/step_bench)
+  tests/bench/fit_rates.py build --gpus 4 --keep steps.json
+  tests/bench/fit_rates.py build --from steps.json
 
-For each kind of work F and B are fitted so that flops / F + bytes / B is near the measured CPU seconds, errors counted as
-shares of the step. Prints the rates as YAML, and what the fit says of every run.
+Of one CPU thread: for each kind of work F and B are fitted so that flops / F + bytes / B is near the measured CPU seconds, errors
+counted as shares of the step. Of a GPU (gpu_step_bench, a model a GPU at a time): flops / F + bytes / B + exps / E of every kind, and
+what a kernel costs beside that, are fitted at once to the parts of all steps and to the steps, errors as shares of each; a rate
+moves away from the shipped one as far as that pays. --keep writes what was measured, --from fits it again. Prints the rates as
+YAML, and what the fit says of every run.
 """
 
+import argparse
+import concurrent.futures
 import json
+import math
+import os
+import pathlib
+import queue
 import re
 import subprocess
-import sys
 
 KINDS = {
     "matmul": ["matmul"],
@@ -18,13 +28,13 @@ KINDS = {
     "attention": ["attention"],
     "attention_grad": ["attention_grad"],
     "head": ["head_loss"],
-    "streams": ["hyper_enter", "hyper_leave", "hyper_leave_grad", "hyper_enter_grad", "hyper_read", "hyper_read_grad",
+    "streams": ["hyper_enter", "hyper_leave", "hyper_leave_enter", "hyper_leave_grad", "hyper_enter_grad", "hyper_read", "hyper_read_grad",
                 "hyper_expand", "hyper_reduce"],
     "routing": ["route", "route_grad", "balance_loss", "bias_update", "load_imbalance"],
     "memory": ["engram_gate", "engram_gate_grad", "short_conv", "short_conv_grad"],
     "optimizer": ["adamw", "muon_momentum", "muon_apply", "sum_squares", "step_decision"],
     "orthogonal": ["newton_schulz"],
-    "norms": ["rms_norm", "rms_norm_grad", "rope", "swiglu", "swiglu_grad", "sum", "fill", "copy", "cast", "add",
+    "norms": ["rms_norm", "rms_norm_grad", "rope", "latent", "latent_grad", "swiglu", "swiglu_grad", "sum", "fill", "copy", "cast", "add",
               "scale"],
 }
 TABLES = "model.engram.table.store=resident"
@@ -68,8 +78,8 @@ def measured(build, config, overrides):
     return min(run[0] for run in runs), ops
 
 
-def work(build, config, overrides, batch):
-    out = subprocess.run([f"{build}/mneme", "plan", f"configs/{config}", "--threads", "1", "--json", *overrides,
+def work(build, config, overrides, batch, options=("--threads", "1")):
+    out = subprocess.run([f"{build}/mneme", "plan", f"configs/{config}", *options, "--json", *overrides,
                           f"train.micro_batch={batch}"], check=True, capture_output=True, text=True).stdout
     return json.loads(out)["stages"][0]["work"]
 
@@ -89,8 +99,7 @@ def fit(rows):
     return best[1:]
 
 
-def main():
-    build = sys.argv[1]
+def on_cpu(build):
     rows, steps = {kind: [] for kind in [*KINDS, "tables"]}, []
     for config, overrides in RUNS:
         text = subprocess.run([f"{build}/mneme", "config", "resolve", f"configs/{config}", *overrides, "--json"],
@@ -114,6 +123,157 @@ def main():
     for kind, (f, b) in rates.items():
         parts = [f"{name}: {1 / x:.3g}" for name, x in (("flops", f), ("bytes", b)) if x > 0]
         print(f"  {kind}: {{{', '.join(parts)}}}")
+
+
+LONG = ["train.sequence_length=32768", "train.batch_sequences=1"]
+SMALL = ["model.vocab_size=32768", "model.dense_width=752", "model.moe.experts=94", "model.engram.vocab_size=[21000]"]
+GPU_RUNS = [
+    ("models/moe_335m.yaml", ["train.sequence_length=2048", "train.batch_sequences=16"]),
+    ("models/engram_335m.yaml", ["train.sequence_length=2048", "train.batch_sequences=16"]),
+    ("models/moe_335m.yaml", LONG),
+    ("models/moe_27b_slice.yaml", ["train.batch_sequences=4"]),
+    ("models/moe_27b_slice.yaml", ["train.batch_sequences=4", "model.mhc.streams=4", "optim.matrices=muon"]),
+    ("runs/sweep_small.yaml", [*SMALL, "train.batch_sequences=4"]),
+    ("runs/sweep_small.yaml", [*SMALL, "train.batch_sequences=32"]),
+    ("models/dense_124m.yaml", ["train.batch_sequences=32", "train.sequence_length=1024"]),
+]
+# What is fitted, and how far from the shipped rate one error of 4 % of a time may carry it (in logarithms).
+UNITS = {"flops": 0.15, "bytes": 0.35, "exps": 0.35}
+CALL_FREEDOM = 0.5
+ERROR = 0.04
+STEP_WEIGHT = 3.0
+REST = ("norms", "routing", "tables")  # with what no op tells of
+
+
+def measured_on_gpu(build, config, overrides, gpu):
+    """-> seconds of a step, and of it by op."""
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+    out = subprocess.run([f"{build}/tests/bench/gpu_step_bench", f"configs/{config}", "train.precision=bf16", "device=gpu", *overrides],
+                         check=True, capture_output=True, text=True, env=env, timeout=120).stdout
+    ops = {words[0]: 1e-3 * float(words[2]) for words in map(str.split, out.splitlines())
+           if len(words) == 4 and words[3].endswith("%") and words[0] != "all"}
+    return 1e-3 * float(re.search(r"step ([\d.]+) ms", out)[1]), ops
+
+
+def measure_on_gpus(build, gpus):
+    free = queue.Queue()
+    for gpu in range(gpus):
+        free.put(gpu)
+
+    def one(run):
+        gpu = free.get()
+        try:
+            step, ops = measured_on_gpu(build, *run, gpu)
+            return {"config": run[0], "overrides": run[1], "step": step, "ops": ops}
+        except (subprocess.SubprocessError, TypeError) as error:
+            print(f"# {run[0]} {' '.join(run[1])}: left out, {error}", flush=True)
+            return None
+        finally:
+            free.put(gpu)
+
+    with concurrent.futures.ThreadPoolExecutor(gpus) as pool:
+        return [run for run in pool.map(one, GPU_RUNS) if run]
+
+
+def shipped(device):
+    """-> {(kind, unit): rate} of a device's file, and the seconds of a call."""
+    path = pathlib.Path(device if device.endswith(".yaml") else f"configs/devices/{device}.yaml")
+    text = path.read_text()
+    rates = {(kind, unit): float(rate) for kind, units in re.findall(r"^  (\w+): \{(.*)\}", text, re.M)
+             for unit, rate in re.findall(r"(\w+): ([\d.e+]+)", units)}
+    return rates, float(re.search(r"^call_seconds: (\S+)", text, re.M)[1])
+
+
+def solve(a, b):
+    """x of a x = b, a dense and symmetric."""
+    n = len(b)
+    rows = [[*a[i], b[i]] for i in range(n)]
+    for i in range(n):
+        pivot = max(range(i, n), key=lambda r: abs(rows[r][i]))
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        for r in range(i + 1, n):
+            factor = rows[r][i] / rows[i][i]
+            for c in range(i, n + 1):
+                rows[r][c] -= factor * rows[i][c]
+    x = [0.0] * n
+    for i in reversed(range(n)):
+        x[i] = (rows[i][n] - sum(rows[i][c] * x[c] for c in range(i + 1, n))) / rows[i][i]
+    return x
+
+
+def fit_at_once(rows, seconds, weights, start, freedom):
+    """Reciprocal rates: products with `rows` near `seconds`, all in logarithms; Gauss-Newton."""
+    x = [0.0] * len(start)  # logarithm over the start's
+    for _ in range(60):
+        now = [s * math.exp(v) for s, v in zip(start, x)]
+        normal = [[1 / freedom[i]**2 if i == j else 0.0 for j in range(len(x))] for i in range(len(x))]
+        right = [-v / f**2 for v, f in zip(x, freedom)]
+        for row, time, weight in zip(rows, seconds, weights):
+            parts = [r * n for r, n in zip(row, now)]
+            said = sum(parts)
+            slope = [weight / ERROR * p / said for p in parts]
+            off = weight / ERROR * math.log(said / time)
+            used = [i for i, v in enumerate(slope) if v]
+            for i in used:
+                right[i] -= slope[i] * off
+                for j in used:
+                    normal[i][j] += slope[i] * slope[j]
+        x = [v + max(-0.3, min(0.3, d)) for v, d in zip(x, solve(normal, right))]
+    return [s * math.exp(v) for s, v in zip(start, x)]
+
+
+def on_gpus(build, runs, device):
+    start, call = shipped(device)
+    keys = list(start)
+    rows, seconds, weights, names = [], [], [], []
+    for run in runs:
+        resolved = subprocess.run([f"{build}/mneme", "config", "resolve", f"configs/{run['config']}", *run["overrides"], "--json"],
+                                  check=True, capture_output=True, text=True).stdout
+        batch = json.loads(resolved)["config"]["train"]["batch_sequences"]
+        done = work(build, run["config"], [*run["overrides"], "train.precision=bf16", "device=gpu"], batch, ["--device", device])
+
+        def row(kinds):
+            calls = sum(done[kind]["calls"] for kind in kinds)
+            return [done[kind].get(unit, 0.0) if kind in kinds else 0.0 for kind, unit in keys] + [calls]
+
+        spent = {kind: sum(run["ops"].get(op, 0.0) for op in KINDS[kind]) for kind in KINDS if kind not in REST}
+        parts = [((kind,), time, 1.0) for kind, time in spent.items() if time > 1e-5]
+        rest = run["step"] - sum(spent.values())
+        if rest > 0.02 * run["step"]:
+            parts.append((REST, rest, 0.5))
+        for kinds, time, weight in [*parts, (tuple(done), run["step"], STEP_WEIGHT)]:
+            rows.append(row(kinds))
+            seconds.append(time)
+            weights.append(weight)
+            names.append((run, kinds))
+    freedom = [UNITS[unit] for _, unit in keys] + [CALL_FREEDOM]
+    fitted = fit_at_once(rows, seconds, weights, [1 / start[key] for key in keys] + [call], freedom)
+    for (run, kinds), row, time in zip(names, rows, seconds):
+        said = sum(r * f for r, f in zip(row, fitted))
+        what = "step" if len(kinds) > len(REST) else "+".join(kinds)
+        print(f"# {run['config']} {' '.join(run['overrides'])}: {what} {1e3 * said:.3f} of {1e3 * time:.3f} ms, "
+              f"{100 * (said / time - 1):+.1f} %")
+    print(f"call_seconds: {fitted[-1]:.2g}\nrates:")
+    for kind in dict.fromkeys(kind for kind, _ in keys):
+        parts = [f"{unit}: {1 / value:.3g}" for (k, unit), value in zip(keys, fitted) if k == kind]
+        print(f"  {kind}: {{{', '.join(parts)}}}")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("build")
+    p.add_argument("--gpus", type=int, default=0, help="that may be used; 0: one CPU thread")
+    p.add_argument("--keep", help="a file for what was measured on GPUs")
+    p.add_argument("--from", dest="kept", help="such a file, in place of measuring")
+    p.add_argument("--device", default="h200", help="whose rates the fit of a GPU starts from: a name or a file")
+    a = p.parse_args()
+    if not a.gpus and not a.kept:
+        on_cpu(a.build)
+        return
+    runs = json.loads(pathlib.Path(a.kept).read_text()) if a.kept else measure_on_gpus(a.build, a.gpus)
+    if a.keep:
+        pathlib.Path(a.keep).write_text(json.dumps(runs, indent=1))
+    on_gpus(a.build, runs, a.device)
 
 
 main()

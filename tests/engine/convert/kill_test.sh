@@ -34,16 +34,18 @@ digest() { (cd "$1" && find . -type f | sort | xargs -d '\n' sha256sum | sha256s
 killed=0
 # convert_under_fire FROM FORMAT: conversions into folders of their own, killed until one gets through.
 convert_under_fire() {
-  local from=$1 format=$2 round begin micros pid
+  local from=$1 format=$2 round begin micros pid tries delay
   local arguments=(convert --from "$from" --format "$format" --no-logits --dtype f32 --file-bytes 2000000)
   begin=$(date +%s%N)
   "$mneme" "${arguments[@]}" --to "whole-$format" >/dev/null 2>&1
   micros=$((($(date +%s%N) - begin) / 1000))
   for ((round = 0; round < rounds; ++round)); do
-    while true; do
+    # Later with every try: a machine that has become slower since the undisturbed conversion gets through as well.
+    for ((tries = 1; ; ++tries)); do
       "$mneme" "${arguments[@]}" --to "killed" >/dev/null 2>&1 &
       pid=$!
-      sleep "$(printf '0.%06d' $(((RANDOM * 32768 + RANDOM) % micros % 1000000)))"
+      delay=$(((RANDOM * 32768 + RANDOM) % micros * (3 + tries) / 4))
+      sleep "$(printf '%d.%06d' $((delay / 1000000)) $((delay % 1000000)))"
       if kill -9 "$pid" 2>/dev/null; then killed=$((killed + 1)); fi
       if wait "$pid" 2>/dev/null; then break; fi
       if [ -e killed ]; then

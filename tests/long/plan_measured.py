@@ -95,7 +95,8 @@ GPU_RUNS = [
     (2, "models/moe_335m.yaml", 30, ["model.hidden=768", "model.layers=10", "optim.matrices=muon", "train.batch_sequences=96",
                                      "train.micro_batch=12"]),
     (2, "models/moe_335m.yaml", 40, ["model.hidden=768", "model.moe.experts=48", "model.moe.top_k=4", "parallel.expert=2",
-                                     "model.moe.expert_width=512", "train.sequence_length=1024", "train.batch_sequences=64"]),
+                                     "model.moe.expert_width=512", "parallel.expert_room=1.25", "train.sequence_length=1024",
+                                     "train.batch_sequences=64"]),
     (2, "models/engram_335m.yaml", 40, ["model.layers=9", "model.engram.blocks=[1, 4]", "model.engram.vocab_size=1_000_000",
                                         "parallel.memory=2", "train.sequence_length=1024", "train.batch_sequences=64"]),
     (2, "models/engram_27b.yaml", 24, ["model.layers=6", "model.engram.blocks=[1]", "model.engram.vocab_size=1_000_000", ROWS,
@@ -106,8 +107,8 @@ GPU_RUNS = [
     (4, "models/moe_27b.yaml", 24, ["model.layers=7", "model.mhc.streams=1", "parallel.expert=4", "optim.matrices=adamw",
                                     "train.batch_sequences=32", "train.micro_batch=2"]),
     (4, "models/engram_335m.yaml", 40, ["model.layers=8", "parallel.expert=2", "parallel.memory=4", "train.sequence_length=16384",
-                                        "train.batch_sequences=8", "train.micro_batch=1"]),
-    (4, "models/engram_27b.yaml", 16, ["model.layers=24|13", ROWS, "parallel.expert=4", "parallel.memory=4",
+                                        "train.batch_sequences=16", "train.micro_batch=2", "parallel.expert_room=1.25"]),
+    (4, "models/engram_27b.yaml", 16, ["model.layers=24|13", "model.engram.blocks=[1, 9]", ROWS, "parallel.expert=4", "parallel.memory=4",
                                        "train.batch_sequences=16", "train.micro_batch=2", "train.recompute=[ffn, mhc, exchange]"]),
 ]
 BALANCED = ["optim.lr=1e-6", "optim.schedule={shape: constant, warmup: 0}", "model.moe.bias_update=0.005"]

@@ -292,6 +292,12 @@ std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::s
                  "gains are over the cells of this rho; the largest where none has it")
       ->capture_default_str()
       ->needs(fit);
+  app.add_option("--by", sweep.config.by,
+                 "a column whose values have curves of their own and are compared; may be repeated")
+      ->needs(fit);
+  app.add_option("--levels", sweep.config.levels,
+                 "a column whose values share one curve, each with its own level; may be repeated")
+      ->needs(fit);
   app.add_option("--exclude", exclude, "leave out the cells with COLUMN=VALUE; may be repeated")
       ->needs(fit);
   // A word that would be passed over is refused.

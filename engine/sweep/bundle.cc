@@ -19,6 +19,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+std::string NamesJson(const std::vector<std::string>& names) {
+  std::vector<std::string> texts;
+  for (const std::string& name : names) texts.push_back(JsonString(name));
+  return JsonArray(texts);
+}
+
 // JSON is YAML: the reader of configs reads it back.
 std::string FitConfigJson(const FitConfig& config) {
   std::vector<std::string> excluded;
@@ -32,6 +38,7 @@ std::string FitConfigJson(const FitConfig& config) {
   JsonObject json;
   json.Add("coordinate", config.coordinate).Add("level", config.level);
   json.Add("held_out", config.held_out).Add("baseline", config.baseline);
+  json.AddRaw("by", NamesJson(config.by)).AddRaw("levels", NamesJson(config.levels));
   return json.AddRaw("exclude", JsonArray(excluded)).Text() + "\n";
 }
 
@@ -63,23 +70,21 @@ absl::StatusOr<SweepFit> FitOf(const std::string& folder) {
   return FitCells(table, config);
 }
 
-// The cells' lines and documents, with their paths as they are in the bundle.
+// The cells' lines, and one file of all documents.
 absl::Status CopyCells(const SweepConfig& sweep, const SweepGrid& grid, const std::string& folder) {
   std::string lines;
+  std::vector<std::pair<std::string, Documents>> documents;
   for (const SweepCell& cell : grid.cells) {
-    const CellFolder from = FolderOf(sweep, cell);
-    const absl::StatusOr<std::string> record = ReadFileBytes(from.done());
-    if (!record.ok()) continue;
-    std::string line = *record;
-    const std::string path = "cells/" + cell.key + "/documents.json";
-    const size_t at = line.find(path);
-    if (at != std::string::npos) line.replace(at, path.size(), "documents/" + cell.key + ".json");
-    lines += line;
-    ASSIGN_OR_RETURN(const std::string documents, ReadFileBytes(from.documents()));
-    RETURN_IF_ERROR(WriteFileAtomically(folder + "/documents/" + cell.key + ".json", documents));
+    const std::optional<std::string> record = RecordOf(sweep, cell);
+    if (!record.has_value()) continue;
+    lines += WithColumns(*record, {{"documents", JsonString("documents.json")}});
+    ASSIGN_OR_RETURN(Documents own, ReadDocuments(FolderOf(sweep, cell).documents()));
+    documents.emplace_back(cell.key, std::move(own));
   }
   if (lines.empty())
     return absl::FailedPreconditionError(sweep.folder + ": no cell is finished: nothing to pack");
+  RETURN_IF_ERROR(
+      WriteFileAtomically(folder + "/documents.json", PackedDocuments(documents) + "\n"));
   return WriteFileAtomically(folder + "/results.jsonl", lines);
 }
 
@@ -115,7 +120,7 @@ absl::StatusOr<std::string> WriteBundle(const SweepConfig& sweep, const SweepGri
   if (fs::exists(folder, error) && !fs::is_empty(folder, error)) {
     return absl::InvalidArgumentError(folder + ": is there already; a bundle takes a new folder");
   }
-  fs::create_directories(folder + "/documents", error);
+  fs::create_directories(folder, error);
   if (error) return absl::InvalidArgumentError(folder + ": cannot be made: " + error.message());
   absl::StatusOr<std::string> line = Fill(sweep, grid, folder);
   // Half a bundle would stand in the way of the next.

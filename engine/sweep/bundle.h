@@ -11,7 +11,7 @@
 namespace mneme {
 
 // Writes `folder`, which must not exist or be empty: sweep.yaml, fit_config.json, results.jsonl,
-// results.csv, documents/KEY.json, fit.json, report.html, figures, MANIFEST. Returns a line for
+// results.csv, documents.json, fit.json, report.html, figures, MANIFEST. Returns a line for
 // people. Errors: InvalidArgument for a folder that holds something, or cells that give no fit.
 absl::StatusOr<std::string> WriteBundle(const SweepConfig& sweep, const SweepGrid& grid,
                                         const std::string& folder);

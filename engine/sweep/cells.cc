@@ -8,6 +8,7 @@
 
 #include "configs/text.h"
 #include "data/files.h"
+#include "engine/json.h"
 #include "kernels/core/check.h"
 #include "nlohmann/json.hpp"
 
@@ -44,15 +45,29 @@ bool TakeDocuments(const Json& list, std::vector<DocumentScore>& documents) {
   return true;
 }
 
-absl::Status ReadDocuments(const std::string& path, std::vector<DocumentScore>& documents) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const bool whole =
-      json.is_object() && json.contains("documents") && TakeDocuments(json["documents"], documents);
-  if (whole) return absl::OkStatus();
+absl::Status IsNoDocuments(const std::string& path) {
   return absl::DataLossError(path +
                              ": is no file of losses by document: {\"documents\": [[tokens, "
-                             "nats], ...]}");
+                             "nats], ...]}, or of many cells as a bundle has it");
+}
+
+// The documents of each cell of a file of many (PackedDocuments).
+bool TakePacked(const Json& sets, std::map<std::string, Documents>& cells) {
+  if (!sets.is_array()) return false;
+  for (const Json& set : sets) {
+    if (!set.is_object() || !set.contains("tokens") || !set.contains("nats")) return false;
+    const Json &tokens = set["tokens"], &nats = set["nats"];
+    if (!tokens.is_array() || !nats.is_object()) return false;
+    for (const auto& [key, values] : nats.items()) {
+      if (!values.is_array() || values.size() != tokens.size()) return false;
+      Documents& documents = cells[key];
+      for (size_t i = 0; i < values.size(); ++i) {
+        if (!tokens[i].is_number_integer() || !values[i].is_number()) return false;
+        documents.push_back({tokens[i].get<int64_t>(), values[i].get<double>()});
+      }
+    }
+  }
+  return true;
 }
 
 // Takes a column as a number where it is there; a text that is none is an error.
@@ -171,15 +186,36 @@ class Reader {
     cell.key = has("key") ? cell.columns["key"] : "line " + std::to_string(line_);
     if (with_documents_ && cell.documents.empty() && has("documents")) {
       const auto folder = std::filesystem::path(path_).parent_path();
-      RETURN_IF_ERROR(ReadDocuments((folder / cell.columns["documents"]).string(), cell.documents));
+      RETURN_IF_ERROR(TakeDocumentsOf((folder / cell.columns["documents"]).string(), cell));
     }
     table_.cells.push_back(std::move(cell));
+    return absl::OkStatus();
+  }
+
+  // From a file of one cell, or of many that is read once.
+  absl::Status TakeDocumentsOf(const std::string& path, CellResult& cell) {
+    if (packed_.count(path) == 0) {
+      ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
+      const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+      if (!json.is_object()) return IsNoDocuments(path);
+      if (!json.contains("sets")) {
+        const bool whole =
+            json.contains("documents") && TakeDocuments(json["documents"], cell.documents);
+        return whole ? absl::OkStatus() : IsNoDocuments(path);
+      }
+      if (!TakePacked(json["sets"], packed_[path])) return IsNoDocuments(path);
+    }
+    const auto found = packed_[path].find(cell.key);
+    if (found == packed_[path].end())
+      return absl::DataLossError(path + ": has no documents of cell " + cell.key);
+    cell.documents = found->second;
     return absl::OkStatus();
   }
 
   const std::string path_;
   const bool with_documents_;
   CellTable table_;
+  std::map<std::string, std::map<std::string, Documents>> packed_;  // by path
   std::vector<std::string> head_;
   size_t line_ = 0;
 };
@@ -188,6 +224,61 @@ class Reader {
 
 absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents) {
   return Reader(path, with_documents).Read();
+}
+
+absl::StatusOr<Documents> ReadDocuments(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  Documents documents;
+  const bool whole =
+      json.is_object() && json.contains("documents") && TakeDocuments(json["documents"], documents);
+  if (whole) return documents;
+  return IsNoDocuments(path);
+}
+
+std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>& cells) {
+  std::map<std::string, JsonObject> sets;  // by their tokens
+  for (const auto& [key, documents] : cells) {
+    std::vector<double> nats;
+    std::vector<std::string> tokens;
+    for (const DocumentScore& document : documents) {
+      tokens.push_back(std::to_string(document.tokens));
+      nats.push_back(document.nats);
+    }
+    sets[JsonArray(tokens)].AddRaw(key, JsonArray(nats));
+  }
+  std::vector<std::string> texts;
+  for (const auto& [tokens, nats] : sets)
+    texts.push_back(JsonObject().AddRaw("tokens", tokens).AddRaw("nats", nats.Text()).Text());
+  return JsonObject().AddRaw("sets", JsonArray(texts)).Text();
+}
+
+std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& path) {
+  std::vector<std::pair<std::string, double>> losses;
+  const Json json = Json::parse(ReadFileBytes(path).value_or(""), nullptr, false);
+  if (!json.is_object() || !json.contains("sets") || !json["sets"].is_object()) return losses;
+  for (const auto& [name, set] : json["sets"].items()) {
+    if (set.is_object() && set.contains("loss") && set["loss"].is_number())
+      losses.emplace_back(name, set["loss"].get<double>());
+  }
+  return losses;
+}
+
+std::string WithColumns(const std::string& line,
+                        const std::vector<std::pair<std::string, std::string>>& columns) {
+  Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return line;
+  bool same = true;
+  for (const auto& [name, text] : columns) {
+    const Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    same = same && json.contains(name) && json[name] == value;
+    json[name] = value;
+  }
+  if (same) return line;
+  JsonObject out;
+  for (const auto& [name, value] : json.items())
+    out.AddRaw(name, value.is_number_float() ? JsonNumber(value.get<double>()) : value.dump());
+  return out.Text() + "\n";
 }
 
 }  // namespace mneme

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -32,9 +33,23 @@ struct CellTable {
 // Reads `path`: JSONL where its first line is an object, else CSV with a head line. Columns: `rho`,
 // `seed` (absent: 0), `validation_loss` or `val`; optional `key`, `budget`,
 // `table_parameters` or `table_rows`, and per-document losses: `documents`, either a list of
-// [tokens, nats] or the path of a file that holds one, relative to `path`. Errors: NotFound;
-// DataLoss or InvalidArgument with file, line and what is wrong.
+// [tokens, nats] or the path of a file of them (ReadDocuments), relative to `path`. Errors:
+// NotFound; DataLoss or InvalidArgument with file, line and what is wrong.
 // Without documents, a path to them is left alone.
 absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents = true);
+
+using Documents = std::vector<DocumentScore>;
+// The file of one cell: {"documents": [[tokens, nats], ...]}. Errors: NotFound, DataLoss.
+absl::StatusOr<Documents> ReadDocuments(const std::string& path);
+// One text for many cells, the tokens of documents that cells have in common said once:
+// {"sets": [{"tokens": [...], "nats": {"KEY": [...], ...}}, ...]}.
+std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>& cells);
+
+// A number for each name that `path`, a result.json of a run, has under "sets": held-out losses.
+std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& path);
+// `line`, a JSON object, with these columns (values are JSON) in the place of its own or behind
+// them. What is no object stays as it is.
+std::string WithColumns(const std::string& line,
+                        const std::vector<std::pair<std::string, std::string>>& columns);
 
 }  // namespace mneme

@@ -58,20 +58,35 @@ absl::StatusOr<int64_t> CommonDocuments(const std::vector<CellResult>& cells) {
   return static_cast<int64_t>(cells.front().documents.size());
 }
 
-// Seeds as numbers from 0.
-std::vector<int64_t> SeedNumbers(const std::vector<CellResult>& cells) {
-  std::map<int64_t, int64_t> numbers;
-  for (const CellResult& cell : cells) numbers[cell.seed] = 0;
+std::string ColumnText(const CellResult& cell, const std::string& name) {
+  const auto found = cell.columns.find(name);
+  return found == cell.columns.end() ? std::string() : found->second;
+}
+
+std::vector<std::string> ColumnTexts(const CellResult& cell,
+                                     const std::vector<std::string>& names) {
+  std::vector<std::string> texts;
+  for (const std::string& name : names) texts.push_back(ColumnText(cell, name));
+  return texts;
+}
+
+// Seeds as numbers from 0; cells that differ in one of `levels` count as of different seeds.
+std::vector<int64_t> SeedNumbers(const std::vector<CellResult>& cells,
+                                 const std::vector<std::string>& levels) {
+  std::map<std::pair<int64_t, std::vector<std::string>>, int64_t> numbers;
+  for (const CellResult& cell : cells) numbers[{cell.seed, ColumnTexts(cell, levels)}] = 0;
   int64_t next = 0;
   for (auto& [seed, number] : numbers) number = next++;
   std::vector<int64_t> seeds;
-  for (const CellResult& cell : cells) seeds.push_back(numbers[cell.seed]);
+  for (const CellResult& cell : cells)
+    seeds.push_back(numbers[{cell.seed, ColumnTexts(cell, levels)}]);
   return seeds;
 }
 
-CurveData DataOf(const std::vector<CellResult>& cells, bool documents) {
+CurveData DataOf(const std::vector<CellResult>& cells, bool documents,
+                 const std::vector<std::string>& levels) {
   CurveData data;
-  data.seed = SeedNumbers(cells);
+  data.seed = SeedNumbers(cells, levels);
   for (const CellResult& cell : cells) {
     data.rho.push_back(cell.rho);
     data.loss.push_back(cell.validation_loss);
@@ -104,15 +119,13 @@ PairedGain PairsOf(const CurveData& data, const std::vector<double>& losses, dou
   return gain;
 }
 
-void TakeGains(const CurveData& data, const FitConfig& config, Allocation& allocation) {
-  allocation.baseline = allocation.points.back().rho;
-  for (const CurvePoint& point : allocation.points) {
-    if (point.rho == config.baseline) allocation.baseline = point.rho;
-  }
-  const CurveNoise& noise = allocation.noise;
-  for (const CurvePoint& point : allocation.points) {
-    if (point.rho == allocation.baseline) continue;
-    const PairedGain paired = PairsOf(data, data.loss, allocation.baseline, point.rho);
+// Of all points over the one at `baseline`.
+std::vector<Gain> GainsOver(double baseline, const CurveData& data, const CurveNoise& noise,
+                            const std::vector<CurvePoint>& points, double level) {
+  std::vector<Gain> gains;
+  for (const CurvePoint& point : points) {
+    if (point.rho == baseline) continue;
+    const PairedGain paired = PairsOf(data, data.loss, baseline, point.rho);
     if (paired.pairs == 0) continue;
     Gain gain;
     gain.rho = point.rho;
@@ -120,14 +133,15 @@ void TakeGains(const CurveData& data, const FitConfig& config, Allocation& alloc
     gain.seed_error = noise.seed_sd * std::sqrt(2.0 / static_cast<double>(paired.pairs));
     std::vector<double> redrawn;
     for (const std::vector<double>& losses : data.redrawn)
-      redrawn.push_back(PairsOf(data, losses, allocation.baseline, point.rho).nats);
+      redrawn.push_back(PairsOf(data, losses, baseline, point.rho).nats);
     gain.document_error = std::sqrt(Variance(redrawn));
     const double error = std::hypot(gain.seed_error, gain.document_error);
     // One seed says nothing of seeds: an interval of documents alone would promise too much.
     if (noise.seed_freedom > 0.0)
-      gain.half = error * StudentQuantile(0.5 * (1.0 + config.level), noise.seed_freedom);
-    allocation.gains.push_back(gain);
+      gain.half = error * StudentQuantile(0.5 * (1.0 + level), noise.seed_freedom);
+    gains.push_back(gain);
   }
+  return gains;
 }
 
 // Sets claim and verdict: an inside interval, and no monotone curve that explains the points.
@@ -162,7 +176,7 @@ Allocation FitAllocation(std::vector<CellResult> cells, bool documents, const Fi
   Allocation allocation;
   allocation.budget = cells.front().budget;
   allocation.cells = std::move(cells);
-  const CurveData data = DataOf(allocation.cells, documents);
+  const CurveData data = DataOf(allocation.cells, documents, config.levels);
   allocation.points = PointsOf(data);
   allocation.noise = NoiseOf(data);
   const auto least =
@@ -192,16 +206,21 @@ Allocation FitAllocation(std::vector<CellResult> cells, bool documents, const Fi
     allocation.monotone = TestMonotone(means, weights, variance, freedom);
   }
   Judge(config.level, allocation);
-  TakeGains(data, config, allocation);
+  allocation.baseline = allocation.points.back().rho;
+  for (const CurvePoint& point : allocation.points) {
+    if (point.rho == config.baseline) allocation.baseline = point.rho;
+  }
+  allocation.gains =
+      GainsOver(allocation.baseline, data, allocation.noise, allocation.points, config.level);
   return allocation;
 }
 
 std::optional<Scaling> ScalingOf(const std::vector<CellResult>& cells, const std::string& column,
-                                 double level) {
+                                 const FitConfig& config) {
   Scaling scaling;
   scaling.budget = cells.front().budget;
   scaling.column = column;
-  const std::vector<int64_t> seeds = SeedNumbers(cells);
+  const std::vector<int64_t> seeds = SeedNumbers(cells, config.levels);
   std::vector<double> without;
   for (size_t i = 0; i < cells.size(); ++i) {
     if (!std::isfinite(cells[i].table)) continue;
@@ -213,25 +232,29 @@ std::optional<Scaling> ScalingOf(const std::vector<CellResult>& cells, const std
     scaling.data.loss.push_back(cells[i].validation_loss);
     scaling.data.seed.push_back(seeds[i]);
   }
-  const auto fit = FitScaling(scaling.data, level);
+  const auto fit = FitScaling(scaling.data, config.level);
   if (!fit.has_value()) return std::nullopt;
   scaling.fit = *fit;
   if (!without.empty()) scaling.without = Mean(without);
   return scaling;
 }
 
-// A slip in a column's name would leave cells in without a word.
-absl::Status CheckExclusions(const CellTable& table, const FitConfig& config) {
-  for (const Exclusion& exclusion : config.exclude) {
-    std::set<std::string> known;
-    for (const CellResult& cell : table.cells) {
-      for (const auto& [name, value] : cell.columns) known.insert(name);
-    }
-    if (known.count(exclusion.key) > 0) continue;
-    return absl::InvalidArgumentError(
-        "fit.exclude: " + table.source + " has no column '" + exclusion.key +
-        "'; nearest: " + Nearest(exclusion.key, {known.begin(), known.end()}));
+// A slip in a column's name would leave cells in, or put all into one curve, without a word.
+absl::Status CheckColumns(const CellTable& table, const FitConfig& config) {
+  std::set<std::string> known;
+  for (const CellResult& cell : table.cells) {
+    for (const auto& [name, value] : cell.columns) known.insert(name);
   }
+  const auto check = [&](const std::string& key, const std::string& column) {
+    if (known.count(column) > 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "fit." + key + ": " + table.source + " has no column '" + column +
+        "'; nearest: " + Nearest(column, {known.begin(), known.end()}));
+  };
+  for (const Exclusion& exclusion : config.exclude)
+    RETURN_IF_ERROR(check("exclude", exclusion.key));
+  for (const std::string& column : config.by) RETURN_IF_ERROR(check("by", column));
+  for (const std::string& column : config.levels) RETURN_IF_ERROR(check("levels", column));
   return absl::OkStatus();
 }
 
@@ -257,22 +280,98 @@ size_t DistinctRho(const std::vector<CellResult>& cells) {
   return rho.size();
 }
 
-// The groups that are fitted apart.
-std::map<double, std::vector<CellResult>> ByBudget(const CellTable& table, const FitConfig& config,
-                                                   SweepFit& fit) {
-  std::map<double, std::vector<CellResult>> groups;
+std::vector<CellResult> UsedCells(const CellTable& table, const FitConfig& config, SweepFit& fit) {
+  std::vector<CellResult> used;
   for (const CellResult& cell : table.cells) {
     std::string why;
     if (!IsExcluded(cell, config, why) && !std::isfinite(cell.validation_loss))
       why = "its loss is not finite";
-    if (!why.empty()) {
+    if (why.empty())
+      used.push_back(cell);
+    else
       fit.left_out.push_back(cell.key + ": " + why);
-      continue;
-    }
-    groups[cell.budget].push_back(cell);
-    ++fit.cells;
   }
+  return used;
+}
+
+using Place = std::pair<double, std::vector<std::string>>;  // a budget, values of columns
+
+std::map<Place, std::vector<CellResult>> GroupsBy(const std::vector<CellResult>& cells,
+                                                  const std::vector<std::string>& columns) {
+  std::map<Place, std::vector<CellResult>> groups;
+  for (const CellResult& cell : cells)
+    groups[{cell.budget, ColumnTexts(cell, columns)}].push_back(cell);
   return groups;
+}
+
+// Those that are said.
+ColumnValues Named(const std::vector<std::string>& columns, const std::vector<std::string>& texts) {
+  ColumnValues named;
+  for (size_t i = 0; i < columns.size(); ++i) {
+    if (!texts[i].empty()) named.emplace_back(columns[i], texts[i]);
+  }
+  return named;
+}
+
+// `cells` differ in `column` and seed alone; nothing where they all have one value of it.
+std::optional<ColumnComparison> Compare(std::vector<CellResult> cells, const std::string& column,
+                                        bool documents, const FitConfig& config) {
+  std::vector<std::string> values = {"reference"};
+  const bool named = std::any_of(cells.begin(), cells.end(), [&](const CellResult& cell) {
+    return ColumnText(cell, column) == values.front();
+  });
+  if (!named) values.clear();
+  // A value's number stands where a curve has rho.
+  for (CellResult& cell : cells) {
+    const std::string text = ColumnText(cell, column);
+    const auto found = std::find(values.begin(), values.end(), text);
+    cell.rho = static_cast<double>(found - values.begin());
+    if (found == values.end()) values.push_back(text);
+  }
+  if (values.size() < 2) return std::nullopt;
+  const CurveData data = DataOf(cells, documents, {});
+  ColumnComparison comparison;
+  comparison.budget = cells.front().budget;
+  comparison.column = column;
+  comparison.noise = NoiseOf(data);
+  const std::vector<CurvePoint> points = PointsOf(data);
+  for (const CurvePoint& point : points) {
+    Contrast contrast;
+    contrast.value = values[static_cast<size_t>(point.rho)];
+    contrast.cells = point.cells;
+    contrast.mean = point.mean;
+    comparison.values.push_back(contrast);
+  }
+  for (const Gain& gain : GainsOver(0.0, data, comparison.noise, points, config.level)) {
+    Contrast& contrast = comparison.values[static_cast<size_t>(gain.rho)];
+    contrast.difference = -gain.nats;
+    contrast.seed_error = gain.seed_error;
+    contrast.document_error = gain.document_error;
+    contrast.half = gain.half;
+  }
+  return comparison;
+}
+
+absl::Status AddComparisons(const std::vector<CellResult>& cells, const std::string& table_column,
+                            SweepFit& fit) {
+  std::vector<std::string> compared = fit.config.by;
+  compared.insert(compared.end(), fit.config.levels.begin(), fit.config.levels.end());
+  for (const std::string& column : compared) {
+    std::vector<std::string> others = {"rho"};
+    if (!table_column.empty()) others.push_back(table_column);
+    for (const std::string& other : compared) {
+      if (other != column) others.push_back(other);
+    }
+    for (const auto& [place, group] : GroupsBy(cells, others)) {
+      ASSIGN_OR_RETURN(const int64_t documents, CommonDocuments(group));
+      auto comparison = Compare(group, column, documents > 0, fit.config);
+      if (!comparison.has_value()) continue;
+      comparison->at = Named(others, place.second);
+      fit.comparisons.push_back(std::move(*comparison));
+      if (fit.documents == 0) fit.documents = documents;
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -285,27 +384,35 @@ absl::Status CheckFit(const FitConfig& config) {
 
 absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config) {
   RETURN_IF_ERROR(CheckFit(config));
-  RETURN_IF_ERROR(CheckExclusions(table, config));
+  RETURN_IF_ERROR(CheckColumns(table, config));
   SweepFit fit;
   fit.config = config;
   fit.source = table.source;
-  for (auto& [budget, cells] : ByBudget(table, config, fit)) {
+  const std::vector<CellResult> used = UsedCells(table, config, fit);
+  fit.cells = static_cast<int64_t>(used.size());
+  for (auto& [place, cells] : GroupsBy(used, config.by)) {
     ASSIGN_OR_RETURN(const int64_t documents, CommonDocuments(cells));
-    fit.documents = fit.allocations.empty() ? documents : std::min(fit.documents, documents);
+    const bool first = fit.allocations.empty() && fit.scalings.empty();
+    fit.documents = first ? documents : std::min(fit.documents, documents);
     const size_t distinct = DistinctRho(cells);
     if (distinct < 2 && !table.table_column.empty()) {
-      if (auto scaling = ScalingOf(cells, table.table_column, config.level))
+      if (auto scaling = ScalingOf(cells, table.table_column, config)) {
+        scaling->at = Named(config.by, place.second);
         fit.scalings.push_back(std::move(*scaling));
+      }
     }
     if (distinct < 3) continue;
     std::erase_if(cells, [](const CellResult& cell) { return !std::isfinite(cell.rho); });
     fit.allocations.push_back(FitAllocation(std::move(cells), documents > 0, config));
+    fit.allocations.back().at = Named(config.by, place.second);
   }
-  if (!fit.allocations.empty() || !fit.scalings.empty()) return fit;
+  RETURN_IF_ERROR(AddComparisons(used, table.table_column, fit));
+  if (!fit.allocations.empty() || !fit.scalings.empty() || !fit.comparisons.empty()) return fit;
   return absl::InvalidArgumentError(
       table.source + ": nothing to fit in its " + std::to_string(fit.cells) +
       " cells: a curve needs at least three values of rho in one budget, memory scaling at least "
-      "three sizes in table_parameters or table_rows at one rho");
+      "three sizes in table_parameters or table_rows at one rho, a comparison two values of a "
+      "column of fit.by");
 }
 
 }  // namespace mneme

@@ -1,9 +1,10 @@
-// What a table of cells says: the allocation curve of each budget, what was gained, and how loss
-// falls with table size.
+// What a table of cells says: the allocation curve of each budget, what was gained, how loss falls
+// with table size, and what each value of any other column does.
 #pragma once
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,6 +35,8 @@ struct FitConfig {
   double level = 0.9;
   std::string held_out;
   double baseline = 1.0;
+  std::vector<std::string> by;
+  std::vector<std::string> levels;
   std::vector<Exclusion> exclude;
 
   template <class V>
@@ -43,6 +46,12 @@ struct FitConfig {
     v("held_out", held_out,
       "name of the held-out set that the fit is about; empty: the run's first");
     v("baseline", baseline, "gains are over the cells of this rho; the largest where none has it");
+    v("by", by,
+      "columns: cells that differ there have curves of their own, and their values are compared; "
+      "[] takes a sweep's axes other than rho, seed, budget and table");
+    v("levels", levels,
+      "columns that, like the seed, have a level of their own in one common curve; their values "
+      "are compared too");
     v("exclude", exclude, "cells that are left out, with the reason");
   }
 };
@@ -56,8 +65,12 @@ struct Gain {
   std::optional<double> half;   // half-width of the interval; nothing without any error known
 };
 
+// Columns with the values that some cells have in common: {{"optim.lr", "0.003"}}.
+using ColumnValues = std::vector<std::pair<std::string, std::string>>;
+
 struct Allocation {
   double budget = 0.0;  // 0: the file names none
+  ColumnValues at;      // of FitConfig::by
   std::vector<CellResult> cells;
   std::vector<CurvePoint> points;
   CurveNoise noise;
@@ -72,10 +85,30 @@ struct Allocation {
 
 struct Scaling {
   double budget = 0.0;
+  ColumnValues at;
   std::string column;
   ScalingData data;
   ScalingFit fit;
   std::optional<double> without;  // mean loss of the cells without tables
+};
+
+// One value of a column, against the reference.
+struct Contrast {
+  std::string value;
+  int64_t cells = 0;
+  double mean = 0.0;        // loss, seeds' levels taken out
+  double difference = 0.0;  // to the reference, over the seeds that both have; above 0 is worse
+  double seed_error = 0.0, document_error = 0.0;  // as in Gain
+  std::optional<double> half;
+};
+
+// Cells that differ in one column alone, and in their seed.
+struct ColumnComparison {
+  double budget = 0.0;
+  std::string column;
+  ColumnValues at;  // what else varies in the table, as these cells have it
+  CurveNoise noise;
+  std::vector<Contrast> values;  // the reference first: "reference", or the first cell's value
 };
 
 struct SweepFit {
@@ -86,15 +119,19 @@ struct SweepFit {
   std::vector<std::string> left_out;  // "key: why"
   std::vector<Allocation> allocations;
   std::vector<Scaling> scalings;
+  std::vector<ColumnComparison> comparisons;
 };
 
 // What is wrong with a fit whatever its cells are (InvalidArgument): a level outside (0.5, 1).
 absl::Status CheckFit(const FitConfig& config);
 
 // Deterministic: the same table gives the same digits. Errors (InvalidArgument): neither three
-// values of rho nor three table sizes; CheckFit; an exclusion by a column that no cell has; losses
-// by document that are not of the same documents.
+// values of rho nor three table sizes nor two values of a column to compare; CheckFit; a column
+// that no cell has; losses by document that are not of the same documents.
 absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config);
+
+// "optim.lr 0.003, rho 0.8"; empty where nothing is said.
+std::string ColumnValuesText(const ColumnValues& values);
 
 // For a terminal, with a plot; and as one JSON object.
 std::string FitText(const SweepFit& fit);

@@ -1,4 +1,5 @@
 // A fit for people in a terminal, and for programs as JSON.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -81,9 +82,16 @@ std::string CurveText(const Allocation& allocation) {
   return PlotText(curves, 64, 14);
 }
 
+std::string PlaceText(double budget, const ColumnValues& at) {
+  std::vector<std::string> parts;
+  if (budget > 0.0) parts.push_back("budget " + NumberText(budget) + " FLOPs");
+  if (!at.empty()) parts.push_back(ColumnValuesText(at));
+  return Join(parts, ", ");
+}
+
 std::string AllocationText(const Allocation& allocation) {
-  std::string out =
-      allocation.budget > 0.0 ? "\nbudget " + NumberText(allocation.budget) + " FLOPs\n" : "\n";
+  const std::string place = PlaceText(allocation.budget, allocation.at);
+  std::string out = place.empty() ? "\n" : "\n" + place + "\n";
   out += PointsText(allocation) + "\n" + CurveText(allocation) + "\n";
   for (const CurveFit& form : allocation.forms) out += FormText(form);
   out += "  raw         least mean at rho " + NumberText(allocation.raw_minimum) + "\n";
@@ -95,6 +103,7 @@ std::string AllocationText(const Allocation& allocation) {
 std::string ScalingText(const Scaling& scaling) {
   const ScalingFit& fit = scaling.fit;
   std::string out = "\nmemory scaling over " + scaling.column + ", " +
+                    (scaling.at.empty() ? "" : ColumnValuesText(scaling.at) + ", ") +
                     std::to_string(scaling.data.size.size()) + " cells\n";
   out += "  log-linear  " + Fixed(fit.slope.value, 5) + " nats a tenfold " +
          IntervalText(fit.slope.low, fit.slope.high, 5) + "; scatter " + Fixed(fit.log_scatter, 4) +
@@ -106,6 +115,25 @@ std::string ScalingText(const Scaling& scaling) {
   return out + "  with floor  exponent " + Fixed(fit.floor_exponent.value, 3) + " " +
          IntervalText(fit.floor_exponent.low, fit.floor_exponent.high, 3) + ", floor " +
          Fixed(fit.floor, 4) + "; scatter " + Fixed(fit.floor_scatter, 4) + "\n";
+}
+
+std::string ComparisonText(const ColumnComparison& comparison) {
+  const std::string place = PlaceText(comparison.budget, comparison.at);
+  const Contrast& reference = comparison.values.front();
+  size_t width = 5;
+  for (const Contrast& contrast : comparison.values) width = std::max(width, contrast.value.size());
+  std::string out = "\n" + comparison.column + (place.empty() ? "" : " at " + place) + "\n";
+  out += Padded("value", width) + "  cells    loss   against " + reference.value + "\n";
+  for (const Contrast& contrast : comparison.values) {
+    out += Padded(contrast.value, width) + Padded(std::to_string(contrast.cells), 7) +
+           Padded(Fixed(contrast.mean, 4), 8);
+    if (&contrast != &reference) {
+      out += Padded((contrast.difference < 0.0 ? "" : "+") + Fixed(contrast.difference, 4), 10);
+      if (contrast.half.has_value()) out += " +- " + Fixed(*contrast.half, 4);
+    }
+    out += "\n";
+  }
+  return out;
 }
 
 std::string NumberOrNull(const std::optional<double>& value) {
@@ -128,6 +156,12 @@ std::string FormJson(const CurveFit& form) {
   return json.Text();
 }
 
+std::string ColumnsJson(const ColumnValues& at) {
+  JsonObject json;
+  for (const auto& [name, value] : at) json.Add(name, value);
+  return json.Text();
+}
+
 std::string AllocationJson(const Allocation& allocation) {
   std::vector<std::string> points, gains, forms;
   for (const CurvePoint& point : allocation.points) {
@@ -145,6 +179,7 @@ std::string AllocationJson(const Allocation& allocation) {
   const CurveFit none, &first = allocation.forms.empty() ? none : allocation.forms.front();
   JsonObject json;
   json.AddRaw("budget", allocation.budget > 0.0 ? JsonNumber(allocation.budget) : "null");
+  if (!allocation.at.empty()) json.AddRaw("at", ColumnsJson(allocation.at));
   json.Add("cells", static_cast<int64_t>(allocation.cells.size())).Add("claim", allocation.claim);
   json.AddRaw("minimum", NumberOrNull(first.minimum))
       .AddRaw("interval", IntervalJson(first.low, first.high))
@@ -177,6 +212,7 @@ std::string ScalingJson(const Scaling& scaling) {
       .AddRaw("interval", IntervalJson(fit.floor_exponent.low, fit.floor_exponent.high))
       .Add("scatter", fit.floor_scatter);
   json.AddRaw("budget", scaling.budget > 0.0 ? JsonNumber(scaling.budget) : "null");
+  if (!scaling.at.empty()) json.AddRaw("at", ColumnsJson(scaling.at));
   json.Add("column", scaling.column)
       .Add("cells", static_cast<int64_t>(scaling.data.size.size()))
       .AddRaw("log_linear", line.Text());
@@ -185,7 +221,30 @@ std::string ScalingJson(const Scaling& scaling) {
   return json.AddRaw("without_tables", NumberOrNull(scaling.without)).Text();
 }
 
+std::string ComparisonJson(const ColumnComparison& comparison) {
+  std::vector<std::string> values;
+  for (const Contrast& contrast : comparison.values) {
+    JsonObject json;
+    json.Add("value", contrast.value).Add("cells", contrast.cells).Add("mean", contrast.mean);
+    json.Add("difference", contrast.difference).Add("seed_error", contrast.seed_error);
+    json.Add("document_error", contrast.document_error);
+    values.push_back(json.AddRaw("half_width", NumberOrNull(contrast.half)).Text());
+  }
+  JsonObject json;
+  json.AddRaw("budget", comparison.budget > 0.0 ? JsonNumber(comparison.budget) : "null");
+  json.Add("column", comparison.column).AddRaw("at", ColumnsJson(comparison.at));
+  const bool seeds = comparison.noise.seed_freedom > 0.0;
+  json.AddRaw("seed_sd", seeds ? JsonNumber(comparison.noise.seed_sd) : "null");
+  return json.AddRaw("values", JsonArray(values)).Text();
+}
+
 }  // namespace
+
+std::string ColumnValuesText(const ColumnValues& values) {
+  std::vector<std::string> parts;
+  for (const auto& [name, value] : values) parts.push_back(name + " " + value);
+  return Join(parts, ", ");
+}
 
 std::string FitText(const SweepFit& fit) {
   std::string out = fit.source + ": " + std::to_string(fit.cells) + " cells; intervals at " +
@@ -196,14 +255,17 @@ std::string FitText(const SweepFit& fit) {
   for (const std::string& line : fit.left_out) out += "left out: " + line + "\n";
   for (const Allocation& allocation : fit.allocations) out += AllocationText(allocation);
   for (const Scaling& scaling : fit.scalings) out += ScalingText(scaling);
+  for (const ColumnComparison& comparison : fit.comparisons) out += ComparisonText(comparison);
   return out;
 }
 
 std::string FitJson(const SweepFit& fit) {
-  std::vector<std::string> allocations, scalings, left_out;
+  std::vector<std::string> allocations, scalings, comparisons, left_out;
   for (const Allocation& allocation : fit.allocations)
     allocations.push_back(AllocationJson(allocation));
   for (const Scaling& scaling : fit.scalings) scalings.push_back(ScalingJson(scaling));
+  for (const ColumnComparison& comparison : fit.comparisons)
+    comparisons.push_back(ComparisonJson(comparison));
   for (const std::string& line : fit.left_out) left_out.push_back(JsonString(line));
   JsonObject json;
   json.Add("cells", fit.cells).Add("documents", fit.documents).Add("level", fit.config.level);
@@ -217,7 +279,8 @@ std::string FitJson(const SweepFit& fit) {
         .AddRaw("interval", IntervalJson(first.low, first.high));
   }
   json.AddRaw("allocations", JsonArray(allocations));
-  return json.AddRaw("memory_scaling", JsonArray(scalings)).Text();
+  json.AddRaw("memory_scaling", JsonArray(scalings));
+  return json.AddRaw("comparisons", JsonArray(comparisons)).Text();
 }
 
 }  // namespace mneme

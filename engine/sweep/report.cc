@@ -54,8 +54,12 @@ std::string Table(const Row& head, const std::vector<Row>& rows) {
   return out + "</table></div>\n";
 }
 
-std::string BudgetText(double budget) {
-  return budget > 0.0 ? "Budget " + NumberText(budget) + " FLOPs" : "Allocation";
+std::string PlaceText(const std::string& what, double budget, const ColumnValues& at) {
+  std::string out = what;
+  if (budget > 0.0)
+    out = (what.empty() ? "Budget " : what + ", budget ") + NumberText(budget) + " FLOPs";
+  if (!at.empty()) out += (out.empty() ? "" : ", ") + ColumnValuesText(at);
+  return out.empty() ? "Allocation" : out;
 }
 
 std::string FormsTable(const Allocation& allocation) {
@@ -116,8 +120,8 @@ std::string CellsTable(const std::vector<CellResult>& cells, const Row& columns)
 }
 
 std::string AllocationHtml(const Allocation& allocation, double level, const Row& columns) {
-  std::string out = "<h2>" + BudgetText(allocation.budget) + "</h2>\n<p class=\"verdict\">" +
-                    EscapedText(allocation.verdict) + ".</p>\n";
+  std::string out = "<h2>" + EscapedText(PlaceText("", allocation.budget, allocation.at)) +
+                    "</h2>\n<p class=\"verdict\">" + EscapedText(allocation.verdict) + ".</p>\n";
   out += CurveFigure(allocation, level).Svg() + FormsTable(allocation);
   if (allocation.noise.seed_freedom > 0.0) {
     out +=
@@ -140,8 +144,33 @@ std::string ScalingHtml(const Scaling& scaling) {
         {"power law above " + Fixed(fit.floor, 4), "exponent", Fixed(fit.floor_exponent.value, 3),
          Ends(fit.floor_exponent.low, fit.floor_exponent.high, 3), Fixed(fit.floor_scatter, 4)});
   }
-  return "<h2>Loss over table size</h2>\n" + ScalingFigure(scaling).Svg() +
+  return "<h2>" + EscapedText(PlaceText("Loss over table size", scaling.budget, scaling.at)) +
+         "</h2>\n" + ScalingFigure(scaling).Svg() +
          Table({"law", "what", "value", "interval", "scatter"}, rows);
+}
+
+std::string ComparisonHtml(const ColumnComparison& comparison) {
+  const Contrast& reference = comparison.values.front();
+  std::vector<Row> rows;
+  for (const Contrast& contrast : comparison.values) {
+    Row row = {EscapedText(contrast.value),
+               std::to_string(contrast.cells),
+               Fixed(contrast.mean, 4),
+               "",
+               "",
+               ""};
+    if (&contrast != &reference) {
+      row[3] = PlusMinus(contrast.difference, contrast.half, 4);
+      row[4] = contrast.seed_error > 0.0 ? Fixed(contrast.seed_error, 4) : "";
+      row[5] = contrast.document_error > 0.0 ? Fixed(contrast.document_error, 4) : "";
+    }
+    rows.push_back(std::move(row));
+  }
+  return "<h2>" + EscapedText(PlaceText(comparison.column, comparison.budget, comparison.at)) +
+         "</h2>\n" +
+         Table({comparison.column, "cells", "mean loss", "against " + reference.value,
+                "error of seeds", "error of documents"},
+               rows);
 }
 
 // The seeds' colours; seeds beyond the fifth begin again.
@@ -178,9 +207,9 @@ Figure CurveFigure(const Allocation& allocation, double level) {
                  axes.At(right, axes.y_high()), axes.At(left, axes.y_high())},
                 "#2e8b57", 0.13);
   }
-  axes.Draw(BudgetText(allocation.budget) + (allocation.claim
-                                                 ? ": minimum at rho " + Fixed(*fit->minimum, 3)
-                                                 : ": no claim of a minimum"),
+  axes.Draw(PlaceText("", allocation.budget, allocation.at) +
+                (allocation.claim ? ": minimum at rho " + Fixed(*fit->minimum, 3)
+                                  : ": no claim of a minimum"),
             "rho: share of the sparse parameters given to experts",
             "validation loss (nats a token)");
   if (fit != nullptr) {
@@ -271,6 +300,7 @@ std::string ReportHtml(const SweepFit& fit, const ReportNotes& notes) {
   for (const Allocation& allocation : fit.allocations)
     out += AllocationHtml(allocation, fit.config.level, notes.columns);
   for (const Scaling& scaling : fit.scalings) out += ScalingHtml(scaling);
+  for (const ColumnComparison& comparison : fit.comparisons) out += ComparisonHtml(comparison);
   if (!notes.config.empty())
     out += "<h2>The sweep</h2>\n<pre>" + EscapedText(notes.config) + "</pre>\n";
   return out + "</body>\n</html>\n";

@@ -159,6 +159,19 @@ absl::Status AsStatus(const std::vector<Complaint>& complaints) {
   return lines.empty() ? absl::OkStatus() : absl::InvalidArgumentError(Join(lines, "\n"));
 }
 
+// Unless the file says by which columns, cells are told apart by the axes that have no meaning of
+// their own to a fit.
+void CompareAxes(SweepConfig& config) {
+  if (!config.fit.by.empty()) return;
+  const std::vector<std::string>& levels = config.fit.levels;
+  for (const SweepAxis& axis : config.axes) {
+    const bool own =
+        axis.name == "rho" || axis.name == "seed" || axis.name == "budget" || axis.name == "table";
+    if (!own && std::find(levels.begin(), levels.end(), axis.name) == levels.end())
+      config.fit.by.push_back(axis.name);
+  }
+}
+
 // Values that no cell could be run with, or that no fit could take once all have been run.
 void CheckValues(const std::string& path, const SweepConfig& config,
                  std::vector<Complaint>& complaints) {
@@ -176,6 +189,7 @@ void CheckValues(const std::string& path, const SweepConfig& config,
   if (!(run.lease_seconds >= 1.0)) complain("run.lease_seconds", "must be at least 1");
   if (!(run.idle_seconds >= 0.0))
     complain("run.idle_seconds", "must be at least 0, which is never");
+  if (!(run.time_limit >= 0.0)) complain("run.time_limit", "must be at least 0, which is no limit");
   if (const absl::Status fit = CheckFit(config.fit); !fit.ok())
     complain("", std::string(fit.message()));
 }
@@ -202,6 +216,7 @@ absl::StatusOr<SweepConfig> LoadSweep(const std::string& path,
   std::map<std::string, std::string> places;
   ReadSection(Reflector::Of(config), root, "", "", places, complaints);
   TakeDevice(root, config, complaints);
+  CompareAxes(config);
   CheckValues(path, config, complaints);
   RETURN_IF_ERROR(AsStatus(complaints));
   if (config.name.empty()) config.name = std::filesystem::path(path).stem().string();

@@ -39,6 +39,8 @@ struct CellRunConfig {
   int64_t attempts = 3;
   double lease_seconds = 60.0;
   double idle_seconds = 1800.0;
+  bool wait = true;
+  double time_limit = 0.0;
   bool keep_checkpoints = true;
   std::string device = "auto";
   int64_t ranks = 1;
@@ -54,6 +56,12 @@ struct CellRunConfig {
     v("idle_seconds", idle_seconds,
       "a cell that writes no step, no line of its log and no checkpoint for so long is ended and "
       "counts as failed; 0: never");
+    v("wait", wait,
+      "a worker waits while others hold the last cells, to take over what they lose; false: it "
+      "ends when no cell is free");
+    v("time_limit", time_limit,
+      "seconds that a worker has: it begins no cell that would not end in them, by the pace of "
+      "those that are done, and ends when none is left that would; 0: no limit");
     v("keep_checkpoints", keep_checkpoints, "false: a finished cell's checkpoints are deleted");
     v("device", device,
       "what the hours of a dry run are for: a shipped device, or a file of your own; auto: what "

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <sstream>
 
@@ -20,6 +21,10 @@ namespace mneme {
 namespace {
 
 namespace fs = std::filesystem;
+
+// A document's loss is kept to a ten-thousandth of a nat: what is below it is rounding of floats,
+// and half of the text.
+constexpr double kNatsKept = 1e4;
 
 // Columns of a one-line JSON object, by the reader of cells.
 absl::StatusOr<std::map<std::string, std::string>> Columns(const std::string& path) {
@@ -58,6 +63,30 @@ double UniqueTokens(const RunConfig& config) {
 std::string AxisJson(const std::string& text) {
   const auto number = ParseNumber(text);
   return number.has_value() ? JsonNumber(*number) : JsonString(text);
+}
+
+using CellColumns = std::vector<std::pair<std::string, std::string>>;
+
+// What the axes of this sweep say of a cell, as columns: JSON by name.
+CellColumns AxisColumns(const SweepCell& cell) {
+  CellColumns columns = {{"rho", cell.rho ? JsonNumber(*cell.rho) : "null"}};
+  if (cell.budget > 0.0) columns.emplace_back("budget", JsonNumber(cell.budget));
+  if (cell.table) columns.emplace_back("table_rows", JsonNumber(*cell.table));
+  for (const auto& [name, value] : cell.axes) {
+    if (name != "seed" && name != "budget" && name != "table")
+      columns.emplace_back(name == "rho" ? "asked_rho" : name, AxisJson(value));
+  }
+  return columns;
+}
+
+// Mean over the last twentieth of the steps: one batch alone says little.
+double LateTrainLoss(const RunFolder& run) {
+  const auto series = ReadSeries(run.metrics(), "loss");
+  if (!series.ok() || series->empty()) return std::numeric_limits<double>::quiet_NaN();
+  const size_t count = std::max<size_t>(1, series->size() / 20);
+  double sum = 0.0;
+  for (size_t i = series->size() - count; i < series->size(); ++i) sum += (*series)[i].second;
+  return sum / static_cast<double>(count);
 }
 
 std::string CsvField(const std::string& text) {
@@ -159,17 +188,16 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
   }
   JsonObject json;
   json.Add("key", cell.key);
-  json.AddRaw("rho", cell.rho ? JsonNumber(*cell.rho) : "null").Add("seed", cell.seed);
+  std::map<std::string, std::string> axes;
+  for (const auto& [name, text] : AxisColumns(cell)) axes[name] = text;
+  json.AddRaw("rho", axes["rho"]).Add("seed", cell.seed);
   json.Add("held_out", cell.config.evaluate.sets.front().name)
       .Add("validation_loss", Column(*result, "validation_loss"))
-      .Add("validation_bits_per_byte", Column(*result, "validation_bits_per_byte"));
-  if (cell.budget > 0.0) json.Add("budget", cell.budget);
-  if (cell.table) json.Add("table_rows", *cell.table);
-  for (const auto& [name, value] : cell.axes) {
-    if (name == "rho")
-      json.AddRaw("asked_rho", AxisJson(value));
-    else if (name != "seed" && name != "budget" && name != "table")
-      json.AddRaw(name, AxisJson(value));
+      .Add("validation_bits_per_byte", Column(*result, "validation_bits_per_byte"))
+      .Add("train_loss", LateTrainLoss(run));
+  for (const auto& [name, loss] : ReadSetLosses(run.result())) json.Add("loss." + name, loss);
+  for (const auto& [name, text] : AxisColumns(cell)) {
+    if (name != "rho") json.AddRaw(name, text);
   }
   json.Add("parameters_total", cell.counts.total_without_vocab())
       .Add("parameters_active", cell.counts.active())
@@ -193,12 +221,31 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
   return json.Text();
 }
 
+std::optional<std::string> RecordOf(const SweepConfig& sweep, const SweepCell& cell) {
+  const absl::StatusOr<std::string> record = ReadFileBytes(FolderOf(sweep, cell).done());
+  if (!record.ok()) return std::nullopt;
+  return WithColumns(*record, AxisColumns(cell));
+}
+
+absl::Status KeepDocuments(const SweepConfig& sweep, const SweepCell& cell) {
+  const CellFolder folder = FolderOf(sweep, cell);
+  const std::string path = RunFolder{folder.run()}.documents();
+  absl::StatusOr<Documents> documents = ReadDocuments(path);
+  if (!documents.ok()) {
+    return absl::DataLossError("ended well but left no " + path +
+                               "; does run.launch train {config} to its end?");
+  }
+  for (DocumentScore& document : *documents)
+    document.nats = std::round(document.nats * kNatsKept) / kNatsKept;
+  return ReplaceFile(folder.documents(), DocumentsJson(*documents) + "\n");
+}
+
 absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& grid) {
   std::string lines;
   int64_t count = 0;
   for (const SweepCell& cell : grid.cells) {
-    const absl::StatusOr<std::string> record = ReadFileBytes(FolderOf(sweep, cell).done());
-    if (!record.ok()) continue;
+    const std::optional<std::string> record = RecordOf(sweep, cell);
+    if (!record.has_value()) continue;
     lines += *record;
     ++count;
   }

@@ -47,6 +47,12 @@ std::vector<std::string> ChangedSettings(const SweepConfig& sweep);
 // Reads the finished run. Errors: DataLoss naming what is missing in it.
 absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell& cell,
                                        int64_t failures);
+// The record that a cell was finished with, its axes as this sweep has them: it may have been run
+// for another one. Nothing where it is not finished.
+std::optional<std::string> RecordOf(const SweepConfig& sweep, const SweepCell& cell);
+// Takes the finished run's losses by document into the cell's folder, rounded to 1e-4 nats. Errors:
+// DataLoss where the run left none.
+absl::Status KeepDocuments(const SweepConfig& sweep, const SweepCell& cell);
 
 // results.jsonl and results.csv from all finished cells. Returns how many.
 absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& grid);
@@ -55,7 +61,8 @@ absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& 
 // another sweep, left them. They stay, and are in no result.
 int64_t OtherCells(const SweepConfig& sweep, const SweepGrid& grid);
 
-// Takes over finished cells of other folders of the same sweep by key. Returns a line for people.
+// Takes over finished cells of another folder by key: of this sweep, or of one that has some cells
+// in common with it. Returns a line for people.
 // Errors: a cell that both have with different losses (FailedPrecondition), files; NotFound where
 // `other` is no such folder.
 absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,

@@ -31,6 +31,8 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+// A cell's time over that of its steps: start, evaluation, checkpoints.
+constexpr double kMoreThanSteps = 1.05;
 constexpr auto kPoll = std::chrono::milliseconds(100);
 
 // Unique among all workers, a reused process number included; one word.
@@ -87,6 +89,14 @@ class Worker {
       ASSIGN_OR_RETURN(const bool ran, RunOne());
       if (ran) continue;
       if (Open() == 0) break;
+      if (!late_.empty() && Fitting() == 0) {
+        Say(late_);
+        break;
+      }
+      if (!sweep_.run.wait) {
+        Say("no cell is free (run.wait)");
+        break;
+      }
       // Others hold what is left.
       Wait(sweep_.run.lease_seconds / 10.0);
     }
@@ -114,6 +124,34 @@ class Worker {
     return open;
   }
 
+  // Open cells that would end in time.
+  int64_t Fitting() {
+    int64_t fitting = 0;
+    for (const SweepCell& cell : grid_.cells)
+      fitting += IsOpen(StateOf(sweep_, cell)) && EndsInTime(cell);
+    return fitting;
+  }
+
+  // By the slowest step of those that are done, a twentieth more for what is not steps. True where
+  // there is no limit, or nothing is known of the pace.
+  bool EndsInTime(const SweepCell& cell) {
+    const double limit = sweep_.run.time_limit;
+    if (limit <= 0.0) return true;
+    double pace = 0.0;
+    for (const SweepCell& other : grid_.cells) {
+      if (const CellState state = StateOf(sweep_, other); state.done)
+        pace = std::max(pace, state.seconds);
+    }
+    const CellState state = StateOf(sweep_, cell);
+    const double needs = kMoreThanSteps * pace * (state.steps - state.step);
+    const double left = limit - std::chrono::duration<double>(Clock::now() - begin_).count();
+    if (left > 0.0 && needs <= left) return true;
+    late_ = "begins no more: " + NumberText(std::round(left)) + " of " + NumberText(limit) +
+            " s are left (run.time_limit), and a cell takes about " +
+            NumberText(std::round(needs)) + " s";
+    return false;
+  }
+
   void Wait(double seconds) {
     const auto end = Clock::now() + std::chrono::duration<double>(seconds);
     while (Clock::now() < end && !StopAsked()) std::this_thread::sleep_for(kPoll);
@@ -128,7 +166,7 @@ class Worker {
   absl::StatusOr<bool> RunOne() {
     for (const SweepCell& cell : grid_.cells) {
       if (StopAsked()) return true;
-      if (!IsOpen(StateOf(sweep_, cell))) continue;
+      if (!IsOpen(StateOf(sweep_, cell)) || !EndsInTime(cell)) continue;
       const CellFolder folder = FolderOf(sweep_, cell);
       ASSIGN_OR_RETURN(std::optional<Lease> lease, book_.Take(folder.dir));
       if (!lease.has_value()) continue;
@@ -236,13 +274,7 @@ class Worker {
 
   absl::Status Finish(const SweepCell& cell, int64_t failures) {
     const CellFolder folder = FolderOf(sweep_, cell);
-    const std::string path = RunFolder{folder.run()}.documents();
-    const absl::StatusOr<std::string> documents = ReadFileBytes(path);
-    if (!documents.ok()) {
-      return absl::DataLossError("ended well but left no " + path +
-                                 "; does run.launch train {config} to its end?");
-    }
-    RETURN_IF_ERROR(ReplaceFile(folder.documents(), *documents));
+    RETURN_IF_ERROR(KeepDocuments(sweep_, cell));
     ASSIGN_OR_RETURN(const std::string record, CellRecord(sweep_, cell, failures));
     RETURN_IF_ERROR(CreateExclusively(folder.done(), record + "\n").status());
     std::error_code ignored;
@@ -270,7 +302,8 @@ class Worker {
     }
     result.ran = ran_;
     RETURN_IF_ERROR(WriteResults(sweep_, grid_).status());
-    result.exit_code = stop_ ? 75 : result.failed > 0 ? 1 : 0;
+    const bool early = Open() > 0;  // told to stop, out of time, or not to wait
+    result.exit_code = stop_ || early ? 75 : result.failed > 0 ? 1 : 0;
     return result;
   }
 
@@ -279,8 +312,10 @@ class Worker {
   const std::string program_;
   const std::string owner_;
   LeaseBook book_;
+  const Clock::time_point begin_ = Clock::now();
   int64_t ran_ = 0;
   bool stop_ = false;
+  std::string late_;  // why a cell was not begun
 };
 
 }  // namespace

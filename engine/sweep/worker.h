@@ -10,7 +10,7 @@
 namespace mneme {
 
 struct WorkerResult {
-  int exit_code = 0;   // 0: every cell is done; 1: some failed for good; 75: told to stop
+  int exit_code = 0;   // 0: every cell is done; 1: some failed for good; 75: some are left
   int64_t done = 0;    // of all cells
   int64_t failed = 0;  // for good
   int64_t ran = 0;     // by this worker

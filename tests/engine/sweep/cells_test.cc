@@ -41,6 +41,33 @@ TEST_F(Cells, ReadsJsonLinesWithDocumentsBesideThem) {
   EXPECT_EQ(table.cells[1].documents.size(), 2u);
 }
 
+TEST_F(Cells, ReadsTheDocumentsOfManyCellsFromOneFile) {
+  const Documents a = {{3, 6.5}, {10, 21.25}}, b = {{3, 7.0}, {10, 20.5}}, other = {{4, 1.0}};
+  Put("all.json", PackedDocuments({{"a", a}, {"b", b}, {"c", other}}));
+  std::string lines;
+  for (const char* key : {"a", "b", "c"})
+    lines += std::string("{\"key\": \"") + key + "\", \"val\": 2, \"documents\": \"all.json\"}\n";
+  const CellTable table = ReadCells(Put("cells.jsonl", lines)).value();
+  for (size_t i = 0; i < 3; ++i) {
+    const Documents& want = i == 0 ? a : i == 1 ? b : other;
+    ASSERT_EQ(table.cells[i].documents.size(), want.size());
+    EXPECT_EQ(table.cells[i].documents.back().nats, want.back().nats);
+    EXPECT_EQ(table.cells[i].documents.back().tokens, want.back().tokens);
+  }
+  EXPECT_THAT(ErrorOf(Put("d.jsonl", "{\"key\": \"d\", \"val\": 2, \"documents\": \"all.json\"}")),
+              testing::HasSubstr("all.json: has no documents of cell d"));
+  Put("torn.json", "{\"sets\": [{\"tokens\": [3], \"nats\": {\"a\": [1, 2]}}]}");
+  EXPECT_THAT(ErrorOf(Put("e.jsonl", "{\"key\": \"a\", \"val\": 2, \"documents\": \"torn.json\"}")),
+              testing::HasSubstr("torn.json: is no file of losses by document"));
+}
+
+TEST(Columns, StandInTheirPlaceOrBehind) {
+  const std::string line = "{\"key\": \"k\", \"rho\": null, \"loss\": 2.5}\n";
+  EXPECT_EQ(WithColumns(line, {{"key", "\"k\""}, {"rho", "null"}}), line);
+  EXPECT_EQ(WithColumns(line, {{"rho", "0.75"}, {"ablation", "\"no_gate\""}}),
+            "{\"key\": \"k\", \"rho\": 0.75, \"loss\": 2.5, \"ablation\": \"no_gate\"}\n");
+}
+
 TEST_F(Cells, ReadsCsvWithQuotedFields) {
   const std::string path = Put("cells.csv",
                                "rho,seed,validation_loss,name,table_rows\r\n"

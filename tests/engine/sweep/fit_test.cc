@@ -228,6 +228,88 @@ TEST(Fit, LeavesOutWhatItWasToldToAndSaysSo) {
   EXPECT_EQ(fit.allocations.front().points.back().rho, 0.95);
 }
 
+// Cells of two rates at five places, the second rate worse by `more` and with its valley moved.
+CellTable TwoRates(double more, double moved, Noise& noise) {
+  CellTable both;
+  both.source = "planted";
+  for (const char* rate : {"0.001", "0.002"}) {
+    const bool second = rate == std::string("0.002");
+    CellTable one = PlantedTable({0.4, 0.6, 0.8, 0.9, 1.0}, 2, 0.0005, noise, [&](double rho) {
+      return Valley(rho - (second ? moved : 0.0)) + (second ? more : 0.0);
+    });
+    for (CellResult& cell : one.cells) {
+      cell.columns["optim.lr"] = rate;
+      both.cells.push_back(cell);
+    }
+  }
+  return both;
+}
+
+TEST(Fit, GivesCellsThatDifferInAColumnCurvesOfTheirOwn) {
+  Noise noise(6);
+  FitConfig config;
+  config.by = {"optim.lr"};
+  const SweepFit fit = FitCells(TwoRates(0.05, 0.1, noise), config).value();
+  ASSERT_EQ(fit.allocations.size(), 2u);
+  EXPECT_EQ(fit.allocations[1].at, (ColumnValues{{"optim.lr", "0.002"}}));
+  EXPECT_NEAR(*fit.allocations[1].forms[0].minimum - *fit.allocations[0].forms[0].minimum, 0.1,
+              0.03);
+  ASSERT_EQ(fit.comparisons.size(), 5u) << "one for each rho";
+  for (const ColumnComparison& comparison : fit.comparisons) {
+    ASSERT_EQ(comparison.values.size(), 2u);
+    EXPECT_EQ(comparison.values[0].value, "0.001");
+    EXPECT_EQ(comparison.at.front().first, "rho");
+  }
+  EXPECT_THAT(FitText(fit), testing::HasSubstr("optim.lr 0.002"));
+  config.by = {"optim.rate"};
+  EXPECT_THAT(std::string(FitCells(TwoRates(0.05, 0.1, noise), config).status().message()),
+              testing::HasSubstr("fit.by: planted has no column 'optim.rate'; nearest: optim.lr"));
+}
+
+TEST(Fit, LevelsShareOneCurve) {
+  Noise noise(7);
+  FitConfig config;
+  const CellTable table = TwoRates(0.05, 0.0, noise);
+  config.levels = {"optim.lr"};
+  const SweepFit shared = FitCells(table, config).value();
+  ASSERT_EQ(shared.allocations.size(), 1u);
+  EXPECT_LT(shared.allocations[0].forms[0].scatter, 0.001) << "the rate's own level is taken out";
+  EXPECT_EQ(shared.comparisons.size(), 5u);
+  const SweepFit mixed = FitCells(table, FitConfig()).value();
+  EXPECT_GT(mixed.allocations[0].forms[0].scatter, 0.01) << "else this proves nothing";
+}
+
+TEST(Fit, NinetyOfAHundredIntervalsHoldAPlantedDifference) {
+  int held = 0, told = 0;
+  for (uint64_t i = 0; i < 200; ++i) {
+    Noise noise(900 + i);
+    CellTable table;
+    table.source = "planted";
+    for (int64_t seed = 0; seed < 2; ++seed) {
+      const double level = noise(0.01);
+      for (const char* part : {"no_gate", "no_convolution", "reference", "single_fusion"}) {
+        const double worse = part == std::string("no_gate") ? 0.0046 : 0.0;
+        CellResult cell = PlantedCell(0.7, seed, 1.77 + worse + level + noise(0.002));
+        cell.columns["ablation"] = part;
+        table.cells.push_back(cell);
+      }
+    }
+    FitConfig config;
+    config.by = {"ablation"};
+    const SweepFit fit = FitCells(table, config).value();
+    ASSERT_EQ(fit.comparisons.size(), 1u);
+    const std::vector<Contrast>& values = fit.comparisons[0].values;
+    ASSERT_EQ(values.size(), 4u);
+    EXPECT_EQ(values[0].value, "reference") << "wherever it stands";
+    EXPECT_EQ(values[1].value, "no_gate");
+    held += std::fabs(values[1].difference - 0.0046) <= *values[1].half;
+    told += values[1].difference > 0.0;
+  }
+  EXPECT_GE(held, 168);
+  EXPECT_LE(held, 192);
+  EXPECT_GE(told, 180);
+}
+
 TEST(Fit, SaysWhatItNeeds) {
   CellTable table;
   table.source = "two.csv";

@@ -102,6 +102,39 @@ code=0
 "$mneme" sweep --verify carried >verify.txt 2>&1 || code=$?
 if [ $code != 3 ] || ! grep -q 'results.jsonl: has changed' verify.txt; then fail "$(cat verify.txt)"; fi
 
+# Another sweep with cells in common takes them over, under its own names, and runs the others. A worker that has no time for
+# one begins none; one that is not to wait goes while another holds the last.
+cat >parts.yaml <<'YAML'
+base: base.yaml
+axes:
+  rho: [0.6]
+  ablation: [no_gate, reference]
+  seed: [0, 1]
+allocation: {width_multiple: 1, total_bound: 0.005}
+run: {lease_seconds: 2}
+YAML
+"$mneme" sweep parts.yaml --merge out >parts.txt 2>&1 || fail "$(cat parts.txt)"
+grep -q '^out: 2 finished cells taken over' parts.txt || fail "the references are no cells of the first sweep: $(cat parts.txt)"
+code=0
+"$mneme" sweep parts.yaml run.time_limit=0.001 >late.txt 2>&1 || code=$?
+[ $code = 75 ] || fail "no time: exit code $code: $(cat late.txt)"
+grep -q 'begins no more: .* of 0.001 s are left (run.time_limit)' late.txt || fail "$(cat late.txt)"
+if grep -q ': begins [0-9a-f]' late.txt; then fail "it began a cell that it had no time for"; fi
+"$mneme" sweep parts.yaml "run.launch=touch begun.{seed}; sleep 2; exec {program} train {config}" axes.seed=[0] >slow.txt 2>&1 &
+workers=($!)
+until [ -e begun.0 ]; do sleep 0.1; done
+code=0
+"$mneme" sweep parts.yaml axes.seed=[0] run.wait=false >gone.txt 2>&1 || code=$?
+[ $code = 75 ] || fail "all cells held: exit code $code: $(cat gone.txt)"
+grep -q 'no cell is free (run.wait)' gone.txt || fail "$(cat gone.txt)"
+wait "${workers[0]}" || fail "$(cat slow.txt)"
+workers=()
+"$mneme" sweep parts.yaml >parts.txt 2>&1 || fail "$(cat parts.txt)"
+[ "$(grep -c '"ablation": "reference"' sweeps/parts/results.jsonl)" = 2 ] || fail "a cell of another sweep kept its columns: $(cat sweeps/parts/results.jsonl)"
+grep -q '"column": "ablation"' sweeps/parts/fit.json || fail "nothing was compared: $(cat sweeps/parts/fit.json)"
+"$mneme" sweep parts.yaml --bundle parts_bundle >bundle.txt 2>&1 || fail "$(cat bundle.txt)"
+"$mneme" sweep --verify parts_bundle >verify.txt 2>&1 || fail "$(cat verify.txt)"
+
 # Out of memory: the cell of rho 0.6 alone is lost, after as many attempts as it has.
 # What the program maps before it begins does not count: a CUDA build's libraries alone are larger than this model.
 mapped=$({ ldd "$mneme" | awk '$3 ~ /^\// { print $3 }'; echo "$mneme"; } | xargs -d '\n' stat -L -c %s | awk '{ sum += $1 } END { print int(sum / 1024) }')

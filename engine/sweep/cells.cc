@@ -51,6 +51,14 @@ absl::Status IsNoDocuments(const std::string& path) {
                              "nats], ...]}, or of many cells as a bundle has it");
 }
 
+// The object that a file of documents is.
+absl::StatusOr<Json> ReadDocumentFile(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
+  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return IsNoDocuments(path);
+  return json;
+}
+
 // The documents of each cell of a file of many (PackedDocuments).
 bool TakePacked(const Json& sets, std::map<std::string, Documents>& cells) {
   if (!sets.is_array()) return false;
@@ -195,9 +203,7 @@ class Reader {
   // From a file of one cell, or of many that is read once.
   absl::Status TakeDocumentsOf(const std::string& path, CellResult& cell) {
     if (packed_.count(path) == 0) {
-      ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
-      const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-      if (!json.is_object()) return IsNoDocuments(path);
+      ASSIGN_OR_RETURN(const Json json, ReadDocumentFile(path));
       if (!json.contains("sets")) {
         const bool whole =
             json.contains("documents") && TakeDocuments(json["documents"], cell.documents);
@@ -227,12 +233,9 @@ absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents
 }
 
 absl::StatusOr<Documents> ReadDocuments(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  ASSIGN_OR_RETURN(const Json json, ReadDocumentFile(path));
   Documents documents;
-  const bool whole =
-      json.is_object() && json.contains("documents") && TakeDocuments(json["documents"], documents);
-  if (whole) return documents;
+  if (json.contains("documents") && TakeDocuments(json["documents"], documents)) return documents;
   return IsNoDocuments(path);
 }
 

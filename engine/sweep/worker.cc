@@ -127,22 +127,30 @@ class Worker {
   // Open cells that would end in time.
   int64_t Fitting() {
     int64_t fitting = 0;
-    for (const SweepCell& cell : grid_.cells)
-      fitting += IsOpen(StateOf(sweep_, cell)) && EndsInTime(cell);
+    const double pace = SlowestStep();
+    for (const SweepCell& cell : grid_.cells) {
+      const CellState state = StateOf(sweep_, cell);
+      fitting += IsOpen(state) && EndsInTime(state, pace);
+    }
     return fitting;
   }
 
-  // By the slowest step of those that are done, a twentieth more for what is not steps. True where
-  // there is no limit, or nothing is known of the pace.
-  bool EndsInTime(const SweepCell& cell) {
-    const double limit = sweep_.run.time_limit;
-    if (limit <= 0.0) return true;
+  // Seconds, of the cells that are done; 0 where none is, or nothing asks for it.
+  double SlowestStep() const {
     double pace = 0.0;
-    for (const SweepCell& other : grid_.cells) {
-      if (const CellState state = StateOf(sweep_, other); state.done)
+    if (sweep_.run.time_limit <= 0.0) return pace;
+    for (const SweepCell& cell : grid_.cells) {
+      if (const CellState state = StateOf(sweep_, cell); state.done)
         pace = std::max(pace, state.seconds);
     }
-    const CellState state = StateOf(sweep_, cell);
+    return pace;
+  }
+
+  // At `pace` seconds a step, a twentieth more for what is not steps. True where there is no limit,
+  // or nothing is known of the pace.
+  bool EndsInTime(const CellState& state, double pace) {
+    const double limit = sweep_.run.time_limit;
+    if (limit <= 0.0) return true;
     const double needs = kMoreThanSteps * pace * (state.steps - state.step);
     const double left = limit - std::chrono::duration<double>(Clock::now() - begin_).count();
     if (left > 0.0 && needs <= left) return true;
@@ -164,9 +172,11 @@ class Worker {
 
   // Takes and runs the first cell that is free; false where there is none.
   absl::StatusOr<bool> RunOne() {
+    const double pace = SlowestStep();
     for (const SweepCell& cell : grid_.cells) {
       if (StopAsked()) return true;
-      if (!IsOpen(StateOf(sweep_, cell)) || !EndsInTime(cell)) continue;
+      const CellState seen = StateOf(sweep_, cell);
+      if (!IsOpen(seen) || !EndsInTime(seen, pace)) continue;
       const CellFolder folder = FolderOf(sweep_, cell);
       ASSIGN_OR_RETURN(std::optional<Lease> lease, book_.Take(folder.dir));
       if (!lease.has_value()) continue;

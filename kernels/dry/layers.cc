@@ -12,8 +12,6 @@ namespace {
 
 bool OnCpu(Stream& stream) { return stream.device().is_cpu(); }
 
-int64_t DivideUp(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
 // Each query sees (length + 1) / 2 keys of its sequence on average; a product of scores and one of
 // values, and an exponential of each score.
 WorkDone AttentionWork(const AttentionShape& n, int64_t kernels, double products, double bytes) {

@@ -98,7 +98,7 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
   const Tensor next = Scratch(stream, x.dtype(), {at_once, rows, cols});
   // A step: X Xᵀ, its square, and the product with X.
   const double step = 2.0 * Real(n * n) * (2.0 * Real(std::max(rows, cols)) + Real(n));
-  const int64_t batches = (batch + at_once - 1) / at_once;
+  const int64_t batches = DivideUp(batch, at_once);
   LedgerOf(stream).Add(Work::kOrthogonal,
                        {(3 * options.steps + 2) * batches, Real(options.steps * batch) * step,
                         Real(options.steps) * 4.0 * BytesOf(x)});

@@ -18,6 +18,7 @@ double BytesOf(const T&) {
 }
 
 inline double Real(int64_t n) { return static_cast<double>(n); }
+inline int64_t DivideUp(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 // Scratch of an op: asked for, and given back at the end of the statement's scope.
 inline Tensor Scratch(Stream& stream, DType dtype, Shape shape) {

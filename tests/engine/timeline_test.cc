@@ -157,7 +157,7 @@ TEST(StepTime, H200SaysWhatWasMeasured) {
       {"runs/sweep_small.yaml",
        1,
        {"model.dense_width=752", "model.moe.experts=94", "model.engram.vocab_size=[21000]",
-        "model.vocab_size=32768", "train.batch_sequences=4"},
+        "model.engram.d_mem=256", "model.vocab_size=32768", "train.batch_sequences=4"},
        10.7e-3},
   };
   for (const MeasuredRun& run : kRuns) {

@@ -15,11 +15,14 @@ namespace mneme {
 
 struct RunSection {
   std::string dir;
+  std::string log;
   std::string resume = "auto";
 
   template <class V>
   void Visit(V& v) {
     v.Path("dir", dir, "folder of the run; empty means runs/<name of the file>");
+    v.Path("log", log,
+           "file that what the run says while it trains is appended to; empty: standard error");
     v("resume", resume,
       "auto: go on where the folder's newest whole checkpoint stands, begin where there is none; "
       "never: refuse a folder "

@@ -5,21 +5,23 @@
 #include <atomic>
 #include <csignal>
 #include <initializer_list>
+#include <utility>
 
 namespace mneme {
 namespace {
 
 std::atomic<bool> stop_asked{false};
-std::atomic<bool> save_asked{false};
+std::atomic<int64_t> saves_asked{0};
 std::atomic<bool> installed{false};
-static_assert(std::atomic<bool>::is_always_lock_free, "handlers may only touch lock-free atomics");
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free,
+              "handlers may only touch lock-free atomics");
 
 void OnStop(int number) {
   const bool again = stop_asked.exchange(true);
   if (again && number != SIGUSR1) _exit(128 + number);
 }
 
-void OnSave(int) { save_asked.store(true); }
+void OnSave(int) { ++saves_asked; }
 
 void Install(int number, void (*handler)(int)) {
   struct sigaction action = {};
@@ -37,11 +39,13 @@ void InstallSignalHandlers() {
   Install(SIGUSR2, OnSave);
 }
 
-SignalRequest TakeSignals() { return {stop_asked.load(), save_asked.exchange(false)}; }
+void ClearSignals() { stop_asked.store(false); }
 
-void ClearSignals() {
-  stop_asked.store(false);
-  save_asked.store(false);
+SignalReader::SignalReader() : saves_heard_(saves_asked.load()) {}
+
+SignalRequest SignalReader::Take() {
+  const int64_t asked = saves_asked.load();
+  return {stop_asked.load(), std::exchange(saves_heard_, asked) != asked};
 }
 
 }  // namespace mneme

@@ -37,8 +37,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Of a GPU, taken after its memory was looked at: code and scratch of libraries.
+// Of a GPU, taken after its memory was looked at: code and scratch of libraries; and what they keep
+// for each run.
 constexpr int64_t kLibraries = int64_t{512} << 20;
+constexpr int64_t kLibrariesOfRun = int64_t{128} << 20;
 
 // A run from its folder to its result. Every method but the constructor is collective and returns
 // the same status on every rank.
@@ -56,7 +58,9 @@ class Trainer {
   absl::StatusOr<bool> OpenFolder();  // true: the run is finished already
   absl::Status Build();
   absl::Status CheckMicroBatches(const Device& device) const;
+  int64_t AvailableOn(const Device& device) const;
   absl::Status FitDevice(const Device& device, const Layout& layout);
+  absl::Status TakeRoom(const Device& device, int64_t available) const;
   absl::Status Resume();
   absl::Status Begin();
   absl::Status StartFrom(const std::string& path);
@@ -80,6 +84,7 @@ class Trainer {
   World& world_;
   RunConfig config_;
   const TrainHooks& hooks_;
+  SignalReader signals_;
   RunFolder folder_;
   std::optional<FolderLock> lock_;
   std::vector<Stage> stages_;
@@ -107,7 +112,9 @@ class Trainer {
 };
 
 void Trainer::Say(const std::string& text) const {
-  if (first() && !hooks_.quiet) std::fprintf(stderr, "%s\n", text.c_str());
+  if (!first()) return;
+  if (hooks_.say) return hooks_.say(text);
+  std::fprintf(stderr, "%s\n", text.c_str());
 }
 
 absl::StatusOr<bool> Trainer::OpenFolder() {
@@ -139,19 +146,25 @@ absl::Status Trainer::CheckMicroBatches(const Device& device) const {
   return absl::OkStatus();
 }
 
+// What this rank may take, as if it were alone.
+int64_t Trainer::AvailableOn(const Device& device) const {
+  const auto look = [&] {
+    if (device.is_cpu()) return AvailableMemory();
+    return GpuDriver()->info(device.index).free_bytes - kLibraries -
+           CommunicatorBytes(device, world_.size());
+  };
+  return hooks_.room == nullptr ? look() : hooks_.room->Free(device, look);
+}
+
 // What nobody chose gives way before a run is refused; the ranks agree on how far.
 absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
   const int64_t vocabulary = config_.model.vocab_size;
   int ranks = 1;
-  int64_t available = 0;
   if (device.is_cpu()) {
     const std::vector<std::string> hosts = world_.AllGather(world_.host());
     ranks = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
-    available = AvailableMemory();
-  } else {
-    available = GpuDriver()->info(device.index).free_bytes - kLibraries -
-                CommunicatorBytes(device, world_.size());
   }
+  const int64_t available = AvailableOn(device);
   const auto way = static_cast<size_t>(
       world_.Max(FirstWayThatFits(config_, layout, vocabulary, device, ranks, available)));
   savings_ = way == 0 ? NoSavings(config_) : WaysToSave(config_, layout, vocabulary, device)[way];
@@ -161,7 +174,19 @@ absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
     ASSIGN_OR_RETURN(stage.plan, PlanBatch(stage.config.batch_sequences, wanted, world_.size()));
   }
   if (way > 0) Say(Describe(config_, savings_, device));
-  return CheckFits(footprint_, ranks, available, device);
+  RETURN_IF_ERROR(CheckFits(footprint_, ranks, available, device));
+  return TakeRoom(device, available);
+}
+
+// Beside the runs that share the device, if there are such.
+absl::Status Trainer::TakeRoom(const Device& device, int64_t available) const {
+  if (hooks_.room == nullptr) return absl::OkStatus();
+  const int64_t wanted = footprint_.needs() + (device.is_cpu() ? 0 : kLibrariesOfRun);
+  if (hooks_.room->Take(hooks_.number, device, wanted)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      "no room beside the other runs on " + device.Name() + ": it needs " + FormatBytes(wanted) +
+      ", and they hold " + FormatBytes(hooks_.room->HeldByOthers(hooks_.number, device)) + " of " +
+      FormatBytes(available));
 }
 
 absl::Status Trainer::Build() {
@@ -318,7 +343,7 @@ absl::Status Trainer::SaveNow() {
 }
 
 absl::StatusOr<bool> Trainer::AnswerSignals() {
-  SignalRequest request = TakeSignals();
+  SignalRequest request = signals_.Take();
   if (hooks_.stop_at_step >= 0 && position_.step >= hooks_.stop_at_step) request.stop = true;
   const int64_t agreed = world_.Max((request.stop ? 2 : 0) + (request.save ? 1 : 0));
   if (agreed > 0) RETURN_IF_ERROR(SaveNow());

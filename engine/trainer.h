@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "configs/run.h"
+#include "engine/device_room.h"
 #include "engine/report.h"
 #include "parallel/world.h"
 
@@ -22,7 +23,12 @@ struct TrainResult {
 struct TrainHooks {
   int64_t stop_at_step = -1;                       // saves there and ends with 75, as SIGTERM does
   std::function<void(const StepReport&)> on_step;  // rank 0, after each step
-  bool quiet = false;                              // nothing on the console
+  // Rank 0: what the run says, one line or several; standard error where it is empty.
+  std::function<void(const std::string&)> say;
+  // Where runs of one process share a device, what they share, and which of them this is; else
+  // null. The caller leaves the room when Train has returned.
+  DeviceRoom* room = nullptr;
+  int number = 0;
 };
 
 // The whole run: opens data, builds model and optimizer, resumes or begins in run.dir, trains every

@@ -22,7 +22,7 @@ struct RunArguments {
 };
 
 struct TrainArguments {
-  RunArguments run;
+  std::vector<RunArguments> runs;  // several: side by side in this process
   bool dry_run = false;
   int world_size = 0;  // 0: as many ranks as were started; --dry-run only
   bool json = false;

@@ -93,24 +93,22 @@ class VerbParser {
   std::vector<std::string> words_;
 };
 
-// One config file, wherever it stands, and overrides in their order.
-std::optional<Arguments> SplitRun(const std::string& verb, const std::vector<std::string>& words,
-                                  RunArguments& run) {
+// Config files, wherever they stand, and overrides of all of them in their order.
+std::optional<Arguments> SplitRuns(const std::string& verb, const std::vector<std::string>& words,
+                                   std::vector<RunArguments>& runs) {
+  std::vector<std::string> overrides;
   for (const std::string& word : words) {
     std::error_code error;
-    const bool is_file = word.find('=') == std::string::npos ||
-                         (run.config.empty() && std::filesystem::exists(word, error));
-    if (!is_file) {
-      run.overrides.push_back(word);
-    } else if (run.config.empty()) {
-      run.config = word;
+    const bool is_file =
+        word.find('=') == std::string::npos || std::filesystem::is_regular_file(word, error);
+    if (is_file) {
+      runs.push_back({word, {}});
     } else {
-      return Answer("mneme " + verb + ": '" + word +
-                        "' is neither an option nor key=value, and the config is " + run.config,
-                    2);
+      overrides.push_back(word);
     }
   }
-  if (run.config.empty()) {
+  for (RunArguments& run : runs) run.overrides = overrides;
+  if (runs.empty()) {
     return Answer("mneme " + verb + ": names no config; try configs/" +
                       (verb == "sweep" ? "sweeps/demo" : "runs/tiny") + ".yaml, see mneme help " +
                       verb,
@@ -119,9 +117,22 @@ std::optional<Arguments> SplitRun(const std::string& verb, const std::vector<std
   return std::nullopt;
 }
 
+// The same for a verb that takes one.
+std::optional<Arguments> SplitRun(const std::string& verb, const std::vector<std::string>& words,
+                                  RunArguments& run) {
+  std::vector<RunArguments> runs;
+  if (auto answer = SplitRuns(verb, words, runs)) return answer;
+  run = runs.front();
+  if (runs.size() == 1) return std::nullopt;
+  return Answer("mneme " + verb + ": '" + runs[1].config +
+                    "' is neither an option nor key=value, and the config is " + run.config,
+                2);
+}
+
 std::optional<Arguments> ParseTrain(VerbParser& parser, const std::vector<std::string>& rest,
                                     TrainArguments& train) {
-  parser.TakeWords("config", "a YAML file, then key=value overrides");
+  parser.TakeWords("config",
+                   "a YAML file, or several to be trained side by side; then key=value overrides");
   parser.app().add_flag("--dry-run", train.dry_run,
                         "check everything and say what would be done; allocate and write nothing");
   parser.app()
@@ -133,7 +144,7 @@ std::optional<Arguments> ParseTrain(VerbParser& parser, const std::vector<std::s
     return Answer(
         "mneme train: --world-size goes with --dry-run; a run takes its ranks from mpirun -n", 2);
   }
-  return SplitRun("train", parser.words(), train.run);
+  return SplitRuns("train", parser.words(), train.runs);
 }
 
 std::optional<Arguments> ParsePlan(VerbParser& parser, const std::vector<std::string>& rest,

@@ -25,8 +25,16 @@ constexpr Verb kVerbs[] = {
      "Examples:\n"
      "  mneme train configs/runs/tiny.yaml data.train=corpora/novel\n"
      "  mpirun -n 4 mneme train configs/runs/tiny.yaml train.steps=200 parallel.expert=4\n"
-     "  mneme train configs/runs/engram_100b_rows.yaml --dry-run --world-size 64\n\n"
-     "SIGUSR1 or SIGTERM: save and stop with exit code 75. SIGUSR2: save and go on.\n"},
+     "  mneme train configs/runs/engram_100b_rows.yaml --dry-run --world-size 64\n"
+     "  mneme train a.yaml b.yaml device=gpu\n\n"
+     "SIGUSR1 or SIGTERM: save and stop with exit code 75. SIGUSR2: save and go on.\n\n"
+     "Several configs are trained side by side in one process, which small runs on a GPU gain "
+     "from, each as it would\n"
+     "be alone. What each says goes to its run.log, or to standard error behind its config's name; "
+     "as it ends,\n"
+     "standard output gets a line of JSON: config, exit_code, no_room, message. A run that the "
+     "device has no room\n"
+     "for beside those before it is not begun (no_room, 75).\n"},
     {"evaluate", "held-out loss of a checkpoint",
      "Scores a checkpoint on held-out text: nats a token, bits a byte.\n\n"
      "Examples:\n"

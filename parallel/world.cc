@@ -22,7 +22,9 @@ std::atomic<World*> world_of_process{nullptr};
 
 std::string PlaceInJob() {
   World* world = world_of_thread != nullptr ? world_of_thread : world_of_process.load();
-  return world == nullptr || world->size() == 1 ? "" : "; " + world->BeginFatal();
+  if (world == nullptr) return "";
+  if (world->size() == 1) return world->name().empty() ? "" : "; " + world->name();
+  return "; " + world->BeginFatal();
 }
 
 SendBlock Whole(const std::string& bytes) {

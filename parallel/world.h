@@ -32,6 +32,10 @@ class World {
   int rank() const { return transport_->rank(); }
   int size() const { return transport_->size(); }
   const std::string& host() const { return host_; }
+  const std::string& name() const { return name_; }
+
+  // What a message of Fatal calls a world of one rank that is not alone in its process.
+  void SetName(const std::string& name) { name_ = name; }
 
   // What this rank shows of itself.
   Pulse& pulse() { return pulse_; }
@@ -68,6 +72,7 @@ class World {
 
   std::unique_ptr<Transport> transport_;
   std::string host_;
+  std::string name_;
   std::function<void()> finish_;
   Pulse pulse_;
   std::unique_ptr<Watchdog> watchdog_;
@@ -85,6 +90,9 @@ class MpiWorld {
 // Ranks as threads of one process: deterministic, clean under ThreadSanitizer.
 class ThreadWorld {
  public:
+  // A world of one rank for each of `worlds` bodies, on as many threads, which share the
+  // processors: runs that have nothing to do with each other. Returns when all have returned.
+  static void RunApart(int worlds, const std::function<void(int number, World&)>& body);
   // Runs body(world) on n threads (OpenMP limited to one thread each where n > 1) and returns when
   // all have returned.
   static void Run(int ranks, const std::function<void(World&)>& body);

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "data/files.h"
+#include "kernels/core/check.h"
 
 namespace mneme {
 namespace {
@@ -50,8 +51,14 @@ int LocalSize() {
   return std::max(1, size);
 }
 
+absl::StatusOr<int> OpenToAppend(const std::string& path) {
+  const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (descriptor < 0) return FileError(path, "open", errno);
+  return descriptor;
+}
+
 // In a child, between fork and exec: system calls only.
-[[noreturn]] void BecomeCell(const char* line, int log, char* const* environment) {
+[[noreturn]] void BecomeCell(const char* line, int output, int log, char* const* environment) {
   setpgid(0, 0);
   for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP}) signal(number, SIG_DFL);
   // When memory runs out, the cell goes first, and the worker that reports it stays.
@@ -60,7 +67,7 @@ int LocalSize() {
     [[maybe_unused]] const ssize_t written = write(score, "500", 3);
     close(score);
   }
-  dup2(log, STDOUT_FILENO);
+  dup2(output, STDOUT_FILENO);
   dup2(log, STDERR_FILENO);
   const char* const words[] = {"/bin/sh", "-c", line, nullptr};
   execve("/bin/sh", const_cast<char* const*>(words), environment);
@@ -69,12 +76,14 @@ int LocalSize() {
 
 // The keeper: tells the cell's group, waits for its end and tells how it was; ends the group when
 // the other end of the socket closes.
-[[noreturn]] void Keep(const char* line, int log, char* const* environment, int socket) {
+[[noreturn]] void Keep(const char* line, int output, int log, char* const* environment,
+                       int socket) {
   setpgid(0, 0);  // what is sent to the worker's group does not reach it
   for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP, SIGPIPE})
     signal(number, SIG_IGN);
   const pid_t cell = fork();
-  if (cell == 0) BecomeCell(line, log, environment);
+  if (cell == 0) BecomeCell(line, output, log, environment);
+  close(output);
   close(log);
   if (cell > 0) setpgid(cell, cell);
   if (write(socket, &cell, sizeof cell) != sizeof cell || cell < 0) _exit(1);
@@ -115,9 +124,18 @@ std::vector<std::string> CellEnvironment(char** environment) {
   return kept;
 }
 
-absl::StatusOr<CellProcess> CellProcess::Start(const std::string& line, const std::string& log) {
-  const int descriptor = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (descriptor < 0) return FileError(log, "open", errno);
+absl::StatusOr<CellProcess> CellProcess::Start(const std::string& line, const std::string& output,
+                                               const std::string& log) {
+  ASSIGN_OR_RETURN(const int to, OpenToAppend(output));
+  const absl::StatusOr<int> opened = OpenToAppend(log);
+  if (!opened.ok()) {
+    close(to);
+    return opened.status();
+  }
+  const int descriptors[2] = {to, *opened};
+  const auto close_both = [&] {
+    for (const int descriptor : descriptors) close(descriptor);
+  };
   std::vector<std::string> environment = CellEnvironment(environ);
   std::vector<char*> pointers;
   for (std::string& entry : environment) pointers.push_back(entry.data());
@@ -125,16 +143,16 @@ absl::StatusOr<CellProcess> CellProcess::Start(const std::string& line, const st
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) {
     const int error = errno;
-    close(descriptor);
+    close_both();
     return FileError("a socket", "make", error);
   }
   const pid_t keeper = fork();
   if (keeper == 0) {
     close(sockets[0]);
-    Keep(line.c_str(), descriptor, pointers.data(), sockets[1]);
+    Keep(line.c_str(), descriptors[0], descriptors[1], pointers.data(), sockets[1]);
   }
   const int fork_error = errno;
-  close(descriptor);
+  close_both();
   close(sockets[1]);
   pid_t cell = -1;
   if (keeper < 0 || read(sockets[0], &cell, sizeof cell) != sizeof cell || cell < 0) {

@@ -21,11 +21,12 @@ struct CellExit {
 // which kills the whole group when this process is gone, whatever ended it (kill -9 included).
 class CellProcess {
  public:
-  // stdout and stderr are appended to `log`. The environment is this process's without what says
-  // "you are a rank of that MPI job": a cell starts its own. Where this process shares its machine
-  // with other workers of one mpirun and OMP_NUM_THREADS is not set, the cell gets its share.
-  // REQUIRES: no other threads.
-  static absl::StatusOr<CellProcess> Start(const std::string& line, const std::string& log);
+  // Standard output is appended to `output`, standard error to `log`; both may be one file. The
+  // environment is this process's without what says "you are a rank of that MPI job": a cell starts
+  // its own. Where this process shares its machine with other workers of one mpirun and
+  // OMP_NUM_THREADS is not set, the cell gets its share. REQUIRES: no other threads.
+  static absl::StatusOr<CellProcess> Start(const std::string& line, const std::string& output,
+                                           const std::string& log);
   CellProcess(CellProcess&& other) noexcept;
   CellProcess& operator=(CellProcess&&) = delete;
   ~CellProcess();

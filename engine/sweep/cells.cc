@@ -32,6 +32,14 @@ std::optional<std::string> ScalarText(const Json& value) {
   return std::nullopt;
 }
 
+std::map<std::string, std::string> ScalarsOf(const Json& object) {
+  std::map<std::string, std::string> scalars;
+  for (const auto& [name, value] : object.items()) {
+    if (const auto text = ScalarText(value)) scalars[name] = *text;
+  }
+  return scalars;
+}
+
 // `list`: [[tokens, nats], ...]. False where it is not.
 bool TakeDocuments(const Json& list, std::vector<DocumentScore>& documents) {
   if (!list.is_array()) return false;
@@ -123,9 +131,7 @@ class Reader {
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object()) return LineError(path_, line_, "is not a JSON object");
     CellResult cell;
-    for (const auto& [name, value] : json.items()) {
-      if (const auto text = ScalarText(value)) cell.columns[name] = *text;
-    }
+    cell.columns = ScalarsOf(json);
     if (json.contains("documents") && json["documents"].is_array() &&
         !TakeDocuments(json["documents"], cell.documents)) {
       return LineError(path_, line_, "'documents' is no list of [tokens, nats]");
@@ -254,6 +260,11 @@ std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>
   for (const auto& [tokens, nats] : sets)
     texts.push_back(JsonObject().AddRaw("tokens", tokens).AddRaw("nats", nats.Text()).Text());
   return JsonObject().AddRaw("sets", JsonArray(texts)).Text();
+}
+
+std::map<std::string, std::string> ScalarsOf(const std::string& line) {
+  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  return json.is_object() ? ScalarsOf(json) : std::map<std::string, std::string>();
 }
 
 std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& path) {

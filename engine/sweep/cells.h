@@ -45,6 +45,8 @@ absl::StatusOr<Documents> ReadDocuments(const std::string& path);
 // {"sets": [{"tokens": [...], "nats": {"KEY": [...], ...}}, ...]}.
 std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>& cells);
 
+// Numbers, words and truths of a JSON object on one line, as texts by name; empty where it is none.
+std::map<std::string, std::string> ScalarsOf(const std::string& line);
 // A number for each name that `path`, a result.json of a run, has under "sets": held-out losses.
 std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& path);
 // `line`, a JSON object, with these columns (values are JSON) in the place of its own or behind

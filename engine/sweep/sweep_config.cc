@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 
 #include "configs/device_rates.h"
 #include "configs/flatten.h"
@@ -16,6 +17,7 @@ namespace {
 
 // Of one cell: a number that cannot be meant is a slip.
 constexpr int64_t kMostRanks = 1 << 20;
+constexpr int64_t kMostSideBySide = 64;
 
 // Values of a run's keys as YAML on one line, for its overrides.
 class ValueWriter {
@@ -172,6 +174,19 @@ void CompareAxes(SweepConfig& config) {
   }
 }
 
+// One process has one launch line, and one rank for each of its cells.
+void CheckSideBySide(const CellRunConfig& run,
+                     const std::function<void(const std::string&, const std::string&)>& complain) {
+  for (const char* word : {"{rho}", "{seed}"}) {
+    if (run.launch.find(word) != std::string::npos)
+      complain("run.launch", std::string("names ") + word +
+                                 ", which cells side by side do not share; take it out, or set "
+                                 "run.side_by_side to 1");
+  }
+  if (run.ranks > 1)
+    complain("run.side_by_side", "must be 1 where a cell has several ranks (run.ranks)");
+}
+
 // Values that no cell could be run with, or that no fit could take once all have been run.
 void CheckValues(const std::string& path, const SweepConfig& config,
                  std::vector<Complaint>& complaints) {
@@ -183,6 +198,10 @@ void CheckValues(const std::string& path, const SweepConfig& config,
   const CellRunConfig& run = config.run;
   if (run.launch.find("{config}") == std::string::npos)
     complain("run.launch", "must name {config}, what the cell trains: {program} train {config}");
+  if (run.side_by_side < 1 || run.side_by_side > kMostSideBySide)
+    complain("run.side_by_side",
+             "must be at least 1 and at most " + std::to_string(kMostSideBySide));
+  if (run.side_by_side > 1) CheckSideBySide(run, complain);
   if (run.attempts < 1) complain("run.attempts", "must be at least 1");
   if (run.ranks < 1 || run.ranks > kMostRanks)
     complain("run.ranks", "must be at least 1 and at most " + std::to_string(kMostRanks));

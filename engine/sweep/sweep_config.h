@@ -36,6 +36,7 @@ struct AllocationConfig {
 // How a cell is run.
 struct CellRunConfig {
   std::string launch = "{program} train {config}";
+  int64_t side_by_side = 1;
   int64_t attempts = 3;
   double lease_seconds = 60.0;
   double idle_seconds = 1800.0;
@@ -50,6 +51,9 @@ struct CellRunConfig {
     v("launch", launch,
       "shell line of a cell; {program}, {config}, {rho}, {seed}, {local_rank} and {gpu} are filled "
       "in");
+    v("side_by_side", side_by_side,
+      "cells that a worker trains at once, in one process: small ones share a GPU, as many as its "
+      "memory holds");
     v("attempts", attempts, "times that a cell may fail before it is left");
     v("lease_seconds", lease_seconds,
       "a worker that has not been heard of for so long has lost its cell");

@@ -11,8 +11,8 @@
 
 namespace mneme {
 
-// folder/cells/KEY/: config.yaml, log.txt, run/ (a run folder), lease.N, failed.N.json, and
-// documents.json and done.json once it is finished.
+// folder/cells/KEY/: config.yaml, log.txt, run/ (a run folder), lease.N, failed.N.json, alone where
+// it is not to be run beside others, and documents.json and done.json once it is finished.
 struct CellFolder {
   std::string dir;
   std::string config() const { return dir + "/config.yaml"; }
@@ -20,6 +20,8 @@ struct CellFolder {
   std::string run() const { return dir + "/run"; }
   std::string documents() const { return dir + "/documents.json"; }
   std::string done() const { return dir + "/done.json"; }
+  // There once its process ended with the cells beside it; says why.
+  std::string alone() const { return dir + "/alone"; }
   std::string failed(int64_t attempt) const {
     return dir + "/failed." + std::to_string(attempt) + ".json";
   }

@@ -1,27 +1,21 @@
 #include "engine/sweep/worker.h"
 
-#include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <random>
-#include <sstream>
+#include <set>
 #include <thread>
 
-#include "configs/load.h"
 #include "configs/text.h"
 #include "data/files.h"
-#include "engine/json.h"
-#include "engine/run_folder.h"
 #include "engine/signals.h"
-#include "engine/sweep/cell_process.h"
-#include "engine/sweep/hang_watch.h"
+#include "engine/sweep/cell_group.h"
 #include "engine/sweep/lease.h"
-#include "engine/sweep/shared_files.h"
 #include "engine/sweep/sweep_folder.h"
 #include "kernels/core/check.h"
 
@@ -43,39 +37,20 @@ std::string OwnerName() {
          std::to_string(std::random_device()() % 100000);
 }
 
-std::string LocalRank() {
-  for (const char* variable : {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"}) {
-    if (const char* rank = std::getenv(variable)) return rank;
-  }
-  return "0";
-}
-
-// The GPU of this worker among those that it may see.
-std::string Gpu() {
-  const char* text = std::getenv("CUDA_VISIBLE_DEVICES");
-  if (text == nullptr) return LocalRank();
-  std::vector<std::string> devices;
-  std::istringstream in(text);
-  for (std::string device; std::getline(in, device, ',');) devices.push_back(device);
-  if (devices.empty()) return "";
-  return devices[static_cast<size_t>(std::atoi(LocalRank().c_str())) % devices.size()];
-}
-
-// The last line of a log that says something.
-std::string LastLine(const std::string& path) {
-  std::string text = ReadFileBytes(path).value_or("");
-  while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
-  return text.substr(text.rfind('\n') + 1);
-}
-
 class Worker {
  public:
   Worker(const SweepConfig& sweep, const SweepGrid& grid, const std::string& program)
       : sweep_(sweep),
         grid_(grid),
-        program_(program),
         owner_(OwnerName()),
-        book_(owner_, sweep.run.lease_seconds) {}
+        book_(owner_, sweep.run.lease_seconds),
+        at_once_(sweep.run.side_by_side),
+        of_groups_{sweep,
+                   grid,
+                   program,
+                   owner_,
+                   [this] { return StopAsked(); },
+                   [this](const std::string& text) { Say(text); }} {}
 
   absl::StatusOr<WorkerResult> Run() {
     RETURN_IF_ERROR(KeepSettings(sweep_));
@@ -86,7 +61,7 @@ class Worker {
     }
     InstallSignalHandlers();
     while (!stop_) {
-      ASSIGN_OR_RETURN(const bool ran, RunOne());
+      ASSIGN_OR_RETURN(const bool ran, RunFree());
       if (ran) continue;
       if (Open() == 0) break;
       if (!late_.empty() && Fitting() == 0) {
@@ -106,12 +81,6 @@ class Worker {
  private:
   void Say(const std::string& text) const {
     std::fprintf(stderr, "%s: %s\n", owner_.c_str(), text.c_str());
-  }
-
-  static std::string NameOf(const SweepCell& cell) {
-    std::vector<std::string> axes;
-    for (const auto& [name, value] : cell.axes) axes.push_back(name + "=" + value);
-    return cell.key + " (" + Join(axes, " ") + ")";
   }
 
   bool IsOpen(const CellState& state) const {
@@ -166,141 +135,68 @@ class Worker {
   }
 
   bool StopAsked() {
-    if (TakeSignals().stop) stop_ = true;
+    if (signals_.Take().stop) stop_ = true;
     return stop_;
   }
 
-  // Takes and runs the first cell that is free; false where there is none.
-  absl::StatusOr<bool> RunOne() {
-    const double pace = SlowestStep();
+  // How many cells to take: those that are free are divided among the workers that are seen at
+  // work, so that the last ones do not all go to one of them.
+  int64_t Share() const {
+    int64_t free = 0;
+    std::set<std::string> workers = {owner_};
     for (const SweepCell& cell : grid_.cells) {
-      if (StopAsked()) return true;
+      const CellState state = StateOf(sweep_, cell);
+      if (!IsOpen(state)) continue;
+      free += state.lease.free();
+      if (!state.lease.free()) workers.insert(state.lease.owner());
+    }
+    const auto each =
+        (free + static_cast<int64_t>(workers.size()) - 1) / static_cast<int64_t>(workers.size());
+    return std::clamp<int64_t>(each, 1, at_once_);
+  }
+
+  // Cells that are free, the first ones, as many as are run side by side.
+  absl::StatusOr<std::vector<TakenCell>> TakeFree() {
+    std::vector<TakenCell> taken;
+    const double pace = SlowestStep();
+    const int64_t most = at_once_ == 1 ? 1 : Share();
+    for (const SweepCell& cell : grid_.cells) {
+      if (StopAsked() || static_cast<int64_t>(taken.size()) == most) break;
       const CellState seen = StateOf(sweep_, cell);
       if (!IsOpen(seen) || !EndsInTime(seen, pace)) continue;
       const CellFolder folder = FolderOf(sweep_, cell);
+      const bool alone = fs::exists(folder.alone());
+      if (alone && !taken.empty()) continue;
       ASSIGN_OR_RETURN(std::optional<Lease> lease, book_.Take(folder.dir));
       if (!lease.has_value()) continue;
       // It may have been finished between the look and the lease.
       const CellState state = StateOf(sweep_, cell);
-      if (IsOpen(state)) RETURN_IF_ERROR(RunCell(cell, state, *lease));
-      lease->Release();
-      RETURN_IF_ERROR(WriteResults(sweep_, grid_).status());
+      if (!IsOpen(state)) {
+        lease->Release();
+        continue;
+      }
+      taken.push_back({&cell, state, *std::move(lease)});
+      if (alone) break;
+    }
+    return taken;
+  }
+
+  // Takes and runs what is free; false where nothing is.
+  absl::StatusOr<bool> RunFree() {
+    ASSIGN_OR_RETURN(std::vector<TakenCell> taken, TakeFree());
+    if (stop_) {
+      for (TakenCell& cell : taken) cell.lease.Release();
       return true;
     }
-    return false;
-  }
-
-  std::string LaunchLine(const SweepCell& cell) const {
-    const CellFolder folder = FolderOf(sweep_, cell);
-    return FillLaunchLine(sweep_.run.launch, {{"program", ShellQuoted(program_)},
-                                              {"config", ShellQuoted(folder.config())},
-                                              {"rho", cell.rho ? NumberText(*cell.rho) : "none"},
-                                              {"seed", std::to_string(cell.seed)},
-                                              {"gpu", Gpu()},
-                                              {"local_rank", LocalRank()}});
-  }
-
-  // `before`: where the cell stands.
-  absl::Status RunCell(const SweepCell& cell, const CellState& before, Lease& lease) {
-    const int64_t failures = before.failures;
-    const CellFolder folder = FolderOf(sweep_, cell);
-    if (StillWritten(folder)) return absl::OkStatus();
-    RunConfig config = cell.config;
-    config.run.dir = folder.run();
-    RETURN_IF_ERROR(ReplaceFile(folder.config(), DumpConfig(config)));
-    Say((lease.generation() > 1 ? "goes on with " : "begins ") + NameOf(cell));
-    const auto begin = Clock::now();
-    ASSIGN_OR_RETURN(CellProcess process, CellProcess::Start(LaunchLine(cell), folder.log()));
-    bool hung = false;
-    const std::optional<CellExit> exit = Watch(process, lease, folder, hung);
-    if (!exit.has_value()) {
-      Say("lost " + NameOf(cell) + " to another worker");
-      return absl::OkStatus();
-    }
-    ++ran_;
-    if (hung && exit->code != 0) {
-      return Fail(cell, failures + 1,
-                  "no progress for " + NumberText(sweep_.run.idle_seconds) +
-                      " s (run.idle_seconds), ended; its last line: " + LastLine(folder.log()),
-                  *exit);
-    }
-    if (exit->code == 75 && !stop_ && StateOf(sweep_, cell).step <= before.step) {
-      return Fail(cell, failures + 1,
-                  "stopped by itself (" + exit->text +
-                      ") without a step; its last line: " + LastLine(folder.log()),
-                  *exit);
-    }
-    if (exit->code == 75 || (stop_ && exit->code != 0)) {
-      Say("stopped " + NameOf(cell) + " with what it had saved");
-      return absl::OkStatus();
-    }
-    if (exit->code == 0) {
-      const absl::Status finished = Finish(cell, failures);
-      if (finished.ok()) {
-        const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-        Say("finished " + NameOf(cell) + " in " + NumberText(std::round(seconds)) + " s");
-        return absl::OkStatus();
-      }
-      return Fail(cell, failures + 1, std::string(finished.message()), *exit);
-    }
-    return Fail(cell, failures + 1, exit->text + "; its last line: " + LastLine(folder.log()),
-                *exit);
-  }
-
-  // A worker that was only thought dead may have left a process that has not ended yet.
-  bool StillWritten(const CellFolder& folder) {
-    std::error_code error;
-    if (!fs::exists(folder.run(), error)) return false;
-    const absl::Status lock = FolderLock::Take(folder.run()).status();
-    if (lock.ok()) return false;
-    Say(std::string(lock.message()));
+    if (taken.empty()) return false;
+    CellGroup group(of_groups_, std::move(taken));
+    RETURN_IF_ERROR(group.Run());
+    ran_ += group.ran();
+    if (group.no_room() == 0) return true;
+    at_once_ = std::max<int64_t>(1, group.size() - group.no_room());
+    Say("from now on " + std::to_string(at_once_) + " cells side by side instead of " +
+        std::to_string(group.size()) + ": " + group.no_room_text());
     return true;
-  }
-
-  // Waits for the cell's end, heartbeats meanwhile; ends a cell that hangs. Nothing where the lease
-  // was lost: the process is then gone.
-  std::optional<CellExit> Watch(CellProcess& process, Lease& lease, const CellFolder& folder,
-                                bool& hung) {
-    const auto beat = std::chrono::duration<double>(sweep_.run.lease_seconds / 5.0);
-    auto next = Clock::now() + beat;
-    bool told = false;
-    HangWatch watch(folder, sweep_.run.idle_seconds);
-    while (true) {
-      if (auto exit = process.Poll()) return exit;
-      std::this_thread::sleep_for(kPoll);
-      if (StopAsked() && !told) {
-        process.Signal(SIGTERM);
-        told = true;
-      }
-      if (const int signal = watch.Signal(); signal != 0) process.Signal(signal);
-      hung = watch.hung();
-      if (Clock::now() < next) continue;
-      next = Clock::now() + beat;
-      if (lease.Beat()) continue;
-      process.Kill();
-      return std::nullopt;
-    }
-  }
-
-  absl::Status Finish(const SweepCell& cell, int64_t failures) {
-    const CellFolder folder = FolderOf(sweep_, cell);
-    RETURN_IF_ERROR(KeepDocuments(sweep_, cell));
-    ASSIGN_OR_RETURN(const std::string record, CellRecord(sweep_, cell, failures));
-    RETURN_IF_ERROR(CreateExclusively(folder.done(), record + "\n").status());
-    std::error_code ignored;
-    if (!sweep_.run.keep_checkpoints) fs::remove_all(folder.run() + "/checkpoints", ignored);
-    return absl::OkStatus();
-  }
-
-  absl::Status Fail(const SweepCell& cell, int64_t attempt, const std::string& why,
-                    const CellExit& exit) {
-    const CellFolder folder = FolderOf(sweep_, cell);
-    JsonObject json;
-    json.Add("why", why).Add("code", exit.code).Add("owner", owner_).Add("log", folder.log());
-    RETURN_IF_ERROR(CreateExclusively(folder.failed(attempt), json.Text() + "\n").status());
-    Say(NameOf(cell) + " failed, attempt " + std::to_string(attempt) + " of " +
-        std::to_string(sweep_.run.attempts) + ": " + why + " (" + folder.log() + ")");
-    return absl::OkStatus();
   }
 
   absl::StatusOr<WorkerResult> Count() {
@@ -319,11 +215,13 @@ class Worker {
 
   const SweepConfig& sweep_;
   const SweepGrid& grid_;
-  const std::string program_;
   const std::string owner_;
   LeaseBook book_;
+  int64_t at_once_;  // cells that one process trains
+  const GroupWorker of_groups_;
   const Clock::time_point begin_ = Clock::now();
   int64_t ran_ = 0;
+  SignalReader signals_;
   bool stop_ = false;
   std::string late_;  // why a cell was not begun
 };

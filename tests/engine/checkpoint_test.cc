@@ -260,7 +260,7 @@ Outcome TrainWithSignal(const RunConfig& config, int number) {
   Outcome outcome;
   ThreadWorld::Run(2, [&](World& world) {
     TrainHooks hooks;
-    hooks.quiet = true;
+    hooks.say = [](const std::string&) {};
     hooks.on_step = [&](const StepReport& report) {
       if (report.step == 3) std::raise(number);
     };

@@ -16,7 +16,7 @@ namespace {
 class CellProcesses : public Scratch {
  protected:
   CellExit Run(const std::string& line) {
-    CellProcess process = CellProcess::Start(line, Path("log")).value();
+    CellProcess process = CellProcess::Start(line, Path("log"), Path("log")).value();
     while (true) {
       if (auto exit = process.Poll()) return *exit;
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -43,13 +43,22 @@ TEST_F(CellProcesses, TellsHowItEndedAndKeepsItsWords) {
   EXPECT_EQ(killed.code, 137);
   EXPECT_THAT(killed.text, testing::HasSubstr("signal 9"));
   EXPECT_EQ(Run("true").code, 0);
-  EXPECT_FALSE(CellProcess::Start("true", "/no/such/folder/log").ok());
+  EXPECT_FALSE(CellProcess::Start("true", "/no/such/folder/log", Path("log")).ok());
+  EXPECT_FALSE(CellProcess::Start("true", Path("log"), "/no/such/folder/log").ok());
+}
+
+TEST_F(CellProcesses, KeepsItsResultsApartFromItsLog) {
+  CellProcess process =
+      CellProcess::Start("echo one; echo two >&2", Path("results"), Path("apart")).value();
+  while (!process.Poll()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(Bytes(Path("results")), "one\n");
+  EXPECT_EQ(Bytes(Path("apart")), "two\n");
 }
 
 TEST_F(CellProcesses, EndsWithAllThatItStarted) {
   CellProcess process =
       CellProcess::Start("sleep 100 & echo $! > " + ShellQuoted(Path("pid")) + "; wait",
-                         Path("log"))
+                         Path("log"), Path("log"))
           .value();
   const pid_t inner = PidIn("pid");
   EXPECT_EQ(kill(inner, 0), 0);
@@ -61,7 +70,7 @@ TEST_F(CellProcesses, DiesWithItsWorkerHoweverThatEnds) {
   const pid_t worker = fork();
   if (worker == 0) {
     auto process = CellProcess::Start(
-        "sleep 100 & echo $! > " + ShellQuoted(Path("pid")) + "; wait", Path("log"));
+        "sleep 100 & echo $! > " + ShellQuoted(Path("pid")) + "; wait", Path("log"), Path("log"));
     while (true) pause();
   }
   const pid_t inner = PidIn("pid");

@@ -36,6 +36,8 @@ void* Open(int device, bool urgent) {
   Check(cudaDeviceGetAttribute(&queue->multiprocessors, cudaDevAttrMultiProcessorCount, device));
   Check(cudaDeviceGetAttribute(&queue->major, cudaDevAttrComputeCapabilityMajor, device));
   Check(cudaDeviceGetAttribute(&queue->minor, cudaDevAttrComputeCapabilityMinor, device));
+  Check(cudaDeviceGetAttribute(&queue->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                               device));
   int least = 0;
   int greatest = 0;
   Check(cudaDeviceGetStreamPriorityRange(&least, &greatest));

@@ -24,17 +24,24 @@ inline void Check(cudaError_t error, std::source_location at = std::source_locat
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Lets the kernel take as much dynamic shared memory as the device has beside its static part. That
+// limit is one a kernel and process, whoever launches it: asking for what one launch takes would
+// lower it under another thread's.
+inline void AllowShared(Stream& stream, const void* kernel) {
+  cudaFuncAttributes now = {};
+  Check(cudaFuncGetAttributes(&now, kernel));
+  const int most = QueueOf(stream).shared_bytes - static_cast<int>(now.sharedSizeBytes);
+  if (now.maxDynamicSharedSizeBytes >= most) return;
+  Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+}
+
 // Queues kernel<<<grid, block, shared>>>(args…) on the stream. An empty grid queues nothing. Shared
 // memory above 48 KiB is asked for.
 template <class... P, class... A>
 void Launch(Stream& stream, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
             A&&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared > 48 * 1024) {
-    Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared)));
-  }
+  if (shared > 48 * 1024) AllowShared(stream, reinterpret_cast<const void*>(kernel));
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;

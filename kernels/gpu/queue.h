@@ -18,6 +18,7 @@ struct Queue {
   int multiprocessors = 0;
   int major = 0;  // compute capability
   int minor = 0;
+  int shared_bytes = 0;  // most shared memory of a block
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
   void* blas_workspace = nullptr;  // device memory

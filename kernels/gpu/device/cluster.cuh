@@ -68,9 +68,7 @@ inline int ClusterBlocks(int64_t width) {
 template <class Args, class Prepare>
 void LaunchClusters(Stream& stream, void (*kernel)(Args), size_t shared, int64_t most, Args args,
                     Prepare&& prepare) {
-  Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared)));
+  AllowShared(stream, reinterpret_cast<const void*>(kernel));
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(args.blocks), 1, 1};

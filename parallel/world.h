@@ -72,10 +72,10 @@ class World {
 
   std::unique_ptr<Transport> transport_;
   std::string host_;
-  std::string name_;
   std::function<void()> finish_;
   Pulse pulse_;
   std::unique_ptr<Watchdog> watchdog_;
+  std::string name_;
 };
 
 // Ranks as processes.

@@ -59,7 +59,7 @@ struct TrainConfig {
     v("recompute", recompute,
       "parts whose activations are computed again on the way back (exchange: tokens are sent to "
       "experts of other ranks again); auto: as few as memory allows",
-      {"auto", "attention", "ffn", "mhc", "exchange", "all"});
+      {"auto", "attention", "ffn", "mhc", "exchange", "engram", "all"});
     v("cuda_graph", cuda_graph,
       "on a GPU: a whole step is recorded once and replayed as one; the numbers stay the same");
     v("seed", seed, "of the initial weights");

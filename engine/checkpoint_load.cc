@@ -41,9 +41,9 @@ absl::Status ReadRegion(Stream& stream, CheckpointSource& source, Region& region
       return ReadInto(stream, source, kind, piece.name, piece.rows, piece.cols, slice.row_begin,
                       slice.row_end, to);
     };
-    RETURN_IF_ERROR(read("value", region.value.Flat(begin, end)));
-    if (state == nullptr) continue;
     const int64_t base = region.owned.begin;
+    RETURN_IF_ERROR(read("value", region.master.Flat(begin - base, end - base)));
+    if (state == nullptr) continue;
     RETURN_IF_ERROR(read(state->muon ? "muon_momentum" : "adam_m",
                          state->first.Flat(begin - base, end - base)));
     if (state->muon) continue;
@@ -224,8 +224,8 @@ absl::StatusOr<RunPosition> LoadCheckpoint(World& world, Context& context, const
   RETURN_IF_ERROR(CheckNothingLeft(world, source, *part.store));
   RETURN_IF_ERROR(world.Agree(ReadEverything(world.pulse(), context, source, part)));
   // Each rank read what it owns; the rest comes from its owners, as after an update.
-  GatherValues(context.stream, context.mesh, *part.store);
-  part.store->RoundCopies(context.stream, context.kernels);
+  part.store->RoundMasters(context.stream, context.kernels);
+  for (Region* region : part.store->regions()) GatherRead(context.stream, context.mesh, *region);
   return source.manifest().position;
 }
 

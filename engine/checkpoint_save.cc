@@ -82,7 +82,8 @@ absl::Status WriteRegion(const RegionState& state, PartWriter& out) {
   for (const Region::Slice& slice : region.Slices(region.owned)) {
     const int64_t begin = slice.region_begin;
     const int64_t end = begin + (slice.row_end - slice.row_begin) * slice.piece->cols;
-    RETURN_IF_ERROR(out.WriteSlice(slice, "value", region.value.Flat(begin, end)));
+    const Tensor value = region.master.Flat(begin - base, end - base);
+    RETURN_IF_ERROR(out.WriteSlice(slice, "value", value));
     const Tensor first = state.first.Flat(begin - base, end - base);
     RETURN_IF_ERROR(out.WriteSlice(slice, state.muon ? "muon_momentum" : "adam_m", first));
     if (state.muon) continue;

@@ -1,5 +1,6 @@
 #include "engine/device.h"
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -143,7 +144,10 @@ absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config) {
 }
 
 int64_t CommunicatorBytes(const Device& device, int ranks) {
-  return device.is_cpu() || ranks == 1 ? 0 : int64_t{3} << 29;
+  if (device.is_cpu() || ranks == 1) return 0;
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  constexpr int kPeersAHost = 8;  // further ones are reached through buffers that all share
+  return 900 * kMiB + 300 * kMiB * std::min(ranks, kPeersAHost);
 }
 
 std::string DescribeDevice(const Device& device) {

@@ -34,7 +34,9 @@ std::vector<Unmet> WhatIsUnmet(const RunConfig& config, const Device& device);
 std::optional<Unmet> UnmetByUpdates(const RunConfig& config, const BatchPlan& plan,
                                     const Device& device);
 
-// What NCCL keeps of each GPU of a run of several ranks: buffers of its groups, beside the pool.
+// What NCCL keeps of each GPU of a run of several ranks, beside the pool: its groups, and buffers
+// for each GPU of a host that one talks to. Reckoned so that four GPUs come to the 2.1 GiB that
+// they were seen to take.
 int64_t CommunicatorBytes(const Device& device, int ranks);
 
 // "NVIDIA H200, 140.4 GiB free of 139.8 GiB"; "cpu".

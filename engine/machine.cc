@@ -12,7 +12,7 @@ RecomputePlan RecomputeOf(const TrainConfig& train) {
     return std::any_of(train.recompute.begin(), train.recompute.end(),
                        [&](const std::string& p) { return p == part || p == "all"; });
   };
-  return {asked("attention"), asked("ffn"), asked("mhc"), asked("exchange")};
+  return {asked("attention"), asked("ffn"), asked("mhc"), asked("exchange"), asked("engram")};
 }
 
 Machine::Machine(World& world, const Layout& layout, DType dtype, Device device)

@@ -26,6 +26,7 @@ std::vector<std::string> PartsOf(const ModelConfig& model, const Layout& layout)
   std::vector<std::string> parts = {"attention", "ffn"};
   if (model.mhc.streams > 1) parts.push_back("mhc");
   if (model.moe.experts > 0 && layout.expert > 1) parts.push_back("exchange");
+  if (!model.engram.blocks.empty()) parts.push_back("engram");
   return parts;
 }
 

@@ -11,11 +11,6 @@ namespace {
 // Momenta that are orthogonalised at once.
 constexpr int64_t kMuonBatchBytes = int64_t{256} << 20;
 
-// This rank's part of a region.
-Tensor Owned(const Region& region, const Tensor& whole) {
-  return whole.Flat(region.owned.begin, region.owned.end);
-}
-
 StepDecisionOptions DecisionOf(const OptimConfig& optim, const TableConfig& table,
                                const SkipConfig& skip) {
   StepDecisionOptions options;
@@ -31,9 +26,16 @@ StepDecisionOptions DecisionOf(const OptimConfig& optim, const TableConfig& tabl
   return options;
 }
 
-// A range of the region's rounded copy; undefined where there is none.
-Tensor CopyOf(const Region& region, int64_t begin, int64_t end) {
-  return region.copy.defined() ? region.copy.Flat(begin, end) : Tensor();
+// Elements [begin, end) of a region, which this rank owns, as an update moves them.
+struct Moved {
+  Tensor gradient, master;
+  Tensor rounded;  // undefined where the master is what is read
+};
+
+Moved MovedOf(const Region& region, int64_t begin, int64_t end) {
+  const int64_t base = region.owned.begin;
+  return {region.grad.Flat(begin, end), region.master.Flat(begin - base, end - base),
+          region.rounded() ? region.read.Flat(begin, end) : Tensor()};
 }
 
 }  // namespace
@@ -83,8 +85,10 @@ void Optimizer::AddSquares(Context& context, Tensor& sums) {
   Tensor dense = sums.Flat(kSumDense, kSumDense + 1);
   Tensor tables = sums.Flat(kSumTables, kSumTables + 1);
   for (const RegionState& state : state_) {
-    if (state.region->owned.size() == 0) continue;
-    context.kernels.sum_squares(context.stream, Owned(*state.region, state.region->grad), dense);
+    const Range owned = state.region->owned;
+    if (owned.size() == 0) continue;
+    context.kernels.sum_squares(context.stream, state.region->grad.Flat(owned.begin, owned.end),
+                                dense);
   }
   for (RowExchange* table : stack_.tables()) table->SumSquares(context.stream, tables);
 }
@@ -110,10 +114,8 @@ void Optimizer::UpdateAdamW(Context& context, RegionState& state) {
     const int64_t base = region.owned.begin;
     Tensor m = state.first.Flat(begin - base, end - base);
     Tensor v = state.second.Flat(begin - base, end - base);
-    Tensor p = region.value.Flat(begin, end);
-    Tensor copy = CopyOf(region, begin, end);
-    context.kernels.adamw(context.stream, options, step_, region.grad.Flat(begin, end), m, v, p,
-                          copy);
+    auto [gradient, p, rounded] = MovedOf(region, begin, end);
+    context.kernels.adamw(context.stream, options, step_, gradient, m, v, p, rounded);
   }
 }
 
@@ -147,15 +149,13 @@ void Optimizer::UpdateMuon(Context& context, RegionState& state) {
     const int64_t base = region.owned.begin;
     Tensor buffer = state.first.Flat(begin - base, end - base);
     Tensor u = Tensor::Empty(stream, store_.dtype(), {end - begin}, MemoryTag::kWorkspace);
-    context.kernels.muon_momentum(stream, muon.momentum, muon.nesterov, step_,
-                                  region.grad.Flat(begin, end), buffer, u);
+    auto [gradient, p, rounded] = MovedOf(region, begin, end);
+    context.kernels.muon_momentum(stream, muon.momentum, muon.nesterov, step_, gradient, buffer, u);
     Tensor x = u.Reshape({batch, piece.rows, piece.cols});
     context.kernels.newton_schulz(stream, options, x);
-    Tensor p = region.value.Flat(begin, end);
-    Tensor copy = CopyOf(region, begin, end);
     const double larger = static_cast<double>(std::max(piece.rows, piece.cols));
     context.kernels.muon_apply(stream, muon.rms_scale * std::sqrt(larger),
-                               piece.decays ? optim_.weight_decay : 0.0, step_, u, p, copy);
+                               piece.decays ? optim_.weight_decay : 0.0, step_, u, p, rounded);
   }
 }
 

@@ -44,7 +44,7 @@ class DryRun {
     model.vocab_size = vocabulary;
     ASSIGN_OR_RETURN(stack_, Stack::Make(context_, model, PlainVocabulary(vocabulary),
                                          RecomputeOf(config_.train), 0, store_));
-    store_.Allocate(stream_, context_.dtype, mesh_.layout, 0);
+    store_.Allocate(stream_, context_.dtype, mesh_.layout, FullestRank());
     optimizer_ = std::make_unique<Optimizer>(context_, config_.optim, model, config_.train.skip,
                                              store_, *stack_);
     stack_->SetPositions(context_, stage_.sequence_length, stage_.yarn);
@@ -100,7 +100,7 @@ class DryRun {
   void Report(Rehearsal& out) {
     const int64_t size = SizeOf(Accurate(context_.dtype));
     for (const RegionState& state : optimizer_->state()) {
-      const int64_t values = state.region->value.elements() * (state.muon ? 2 : 3);
+      const int64_t values = state.region->elements * (state.muon ? 2 : 3);
       const bool expert = state.region->view == View::kExpert;
       out.checkpoint_bytes += size * values * (expert ? mesh_.layout.expert : 1);
     }
@@ -113,6 +113,24 @@ class DryRun {
   }
 
  private:
+  // Whose owned ranges hold most. Experts are counted like those of the first rank, which has no
+  // fewer of them.
+  int FullestRank() {
+    store_.LayOut(context_.dtype, mesh_.layout, 0);
+    const auto owns = [&](int rank) {
+      int64_t elements = 0;
+      for (const Region* region : store_.regions()) {
+        const bool muon = region->kind == UpdateKind::kMuon && config_.optim.matrices == "muon";
+        const auto member = static_cast<size_t>(MemberOf(region->view, mesh_.layout, rank));
+        elements += region->counts[member] * ((muon ? 1 : 2) + (region->rounded() ? 1 : 0));
+      }
+      return elements;
+    };
+    int fullest = 0;
+    for (int rank = 1; rank < mesh_.layout.world; ++rank)
+      if (owns(rank) > owns(fullest)) fullest = rank;
+    return fullest;
+  }
   // What the other micro-batches leave in spread tables, from before the last one on.
   void SkipOn(int64_t micro_batches) {
     for (RowExchange* table : stack_->tables()) {

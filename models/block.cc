@@ -28,6 +28,7 @@ Block Block::Declare(Context& c, ParameterStore& store, int64_t index, const Mod
   const std::string ffn = prefix + ".ffn";
   Block block;
   block.engram = std::move(engram);
+  if (block.engram.has_value()) block.engram->recompute = recompute.engram;
   PreNormed<Mla> mla{Norm::Declare(store, attention + ".norm", 1, model.hidden, model.norm_eps),
                      Mla::Declare(store, attention, model)};
   block.attention = Connect(store, attention, model, recompute,
@@ -63,9 +64,14 @@ ResidualStreams Block::Forward(Context& c, const Pass& pass, const ResidualStrea
 }
 
 void Block::DropStreams(Saved& saved, bool first) const {
-  if (!first) saved.attention.x = Tensor();
+  const bool remakes = saved.engram.has_value() && engram->remakes();
+  if (!first || remakes) saved.attention.x = Tensor();
   saved.dense.x = Tensor();
   saved.experts.x = Tensor();
+}
+
+Tensor Block::FirstStreams(Context& c, const Pass& pass, Saved& saved) const {
+  return saved.attention.x.defined() ? saved.attention.x : engram->Remake(c, pass, *saved.engram);
 }
 
 ResidualStreams Block::RemakeStreams(Context& c, const ResidualStreams& streams,

@@ -52,8 +52,10 @@ struct Block {
 
   // Under the recomputation of mHC streams need not be kept where those of a block before are: y of
   // every sub-layer is, and from there it is one pass over them. Drops them, but, where `first`,
-  // those of the first sub-layer.
+  // those of the first sub-layer, which a memory that is made again can make too.
   void DropStreams(Saved& saved, bool first) const;
+  // Those of the first sub-layer of a block where they were first, kept or made again.
+  Tensor FirstStreams(Context& c, const Pass& pass, Saved& saved) const;
   // Makes them again before Backward, from what the block before handed on (with `first`: from what
   // is kept). Returns what this one did.
   ResidualStreams RemakeStreams(Context& c, const ResidualStreams& streams, Saved& saved) const;

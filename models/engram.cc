@@ -81,18 +81,10 @@ Pending<FetchedRows> Engram::Fetch(Context& c, const MicroBatch& batch) const {
   return rows->Fetch(c.stream, Query(batch), c.dtype);
 }
 
-void Engram::ForwardGate(Context& c, const Tensor& x, Saved& note) const {
-  const int64_t tokens = x.dim(0);
-  const int64_t width = x.dim(2);
-  note.e = note.fetched.rows.Reshape({tokens, config.d_mem});
-  note.fetched.rows = Tensor();
+void Engram::ForwardGate(Context& c, Saved& note) const {
+  const int64_t tokens = note.h.dim(0);
+  const int64_t width = note.h.dim(2);
   note.kv = kv.Forward(c, note.e);
-  note.h = x;
-  if (single()) {
-    Tensor mean = c.Empty({tokens, width});
-    c.kernels.hyper_reduce(c.stream, x, 1.0 / static_cast<double>(streams), mean);
-    note.h = mean.Reshape({tokens, 1, width});
-  }
   note.rh = c.EmptyAccurate({tokens, branches});
   note.rk = c.EmptyAccurate({tokens, branches});
   note.s = c.EmptyAccurate({tokens, branches});
@@ -104,8 +96,15 @@ void Engram::ForwardGate(Context& c, const Tensor& x, Saved& note) const {
                         note.alpha, note.u);
 }
 
+void Engram::ForwardNorm(Context& c, Saved& note) const {
+  if (conv == nullptr) return;
+  const Shape shape = note.u.shape();
+  note.normed = conv_norm.Forward(c, note.u.Reshape({shape[0] * shape[1], shape[2]}), &note.norm);
+}
+
 // Y [T, B, D] of u, + addend.
-Tensor Engram::ForwardConv(Context& c, const Pass& pass, const Tensor& addend, Saved& note) const {
+Tensor Engram::ForwardConv(Context& c, const Pass& pass, const Tensor& addend,
+                           const Saved& note) const {
   const Shape shape = note.u.shape();
   Tensor y = c.Empty(shape);
   if (conv == nullptr) {
@@ -114,7 +113,6 @@ Tensor Engram::ForwardConv(Context& c, const Pass& pass, const Tensor& addend, S
     return y;
   }
   const Shape channels = {shape[0], shape[1] * shape[2]};
-  note.normed = conv_norm.Forward(c, note.u.Reshape({shape[0] * shape[1], shape[2]}), &note.norm);
   Tensor flat = y.Reshape(channels);
   c.kernels.short_conv(c.stream, note.normed.Reshape(channels), note.u.Reshape(channels),
                        addend.defined() ? addend.Reshape(channels) : addend, conv->value,
@@ -125,19 +123,44 @@ Tensor Engram::ForwardConv(Context& c, const Pass& pass, const Tensor& addend, S
 Tensor Engram::Forward(Context& c, const Pass& pass, const Tensor& x, FetchedRows fetched,
                        Saved* saved, Tensor* gates) const {
   const InPart part(c.parts, Part::kMemory);
+  const int64_t tokens = x.dim(0);
+  const int64_t width = x.dim(2);
   Saved note;
+  note.e = fetched.rows.Reshape({tokens, config.d_mem});
   note.fetched = std::move(fetched);
-  ForwardGate(c, x, note);
+  note.fetched.rows = Tensor();
+  note.h = x;
+  if (single()) {
+    Tensor mean = c.Empty({tokens, width});
+    c.kernels.hyper_reduce(c.stream, x, 1.0 / static_cast<double>(streams), mean);
+    note.h = mean.Reshape({tokens, 1, width});
+  }
+  ForwardGate(c, note);
+  ForwardNorm(c, note);
   Tensor y = ForwardConv(c, pass, single() ? Tensor() : x, note);
   if (single()) {
     Tensor all = c.Empty(x.shape());
-    c.kernels.hyper_expand(c.stream, y.Reshape({x.dim(0), x.dim(2)}), all);
+    c.kernels.hyper_expand(c.stream, y.Reshape({tokens, width}), all);
     c.kernels.add(c.stream, x, all);
     y = all;
   }
   if (gates != nullptr) *gates = note.alpha;
-  if (saved != nullptr) *saved = std::move(note);
+  if (saved == nullptr) return y;
+  if (recompute) {
+    saved->fetched = std::move(note.fetched);
+    saved->e = note.e;
+    saved->h = note.h;
+  } else {
+    *saved = std::move(note);
+  }
   return y;
+}
+
+Tensor Engram::Remake(Context& c, const Pass& pass, Saved& saved) const {
+  const InPart part(c.parts, Part::kMemory);
+  ForwardGate(c, saved);
+  ForwardNorm(c, saved);
+  return ForwardConv(c, pass, saved.h, saved);
 }
 
 Tensor Engram::BackwardConv(Context& c, const Pass& pass, const Tensor& dy,
@@ -181,14 +204,19 @@ Tensor Engram::Backward(Context& c, const Pass& pass, const Tensor& dy, Saved sa
   const InPart part(c.parts, Part::kMemory);
   const int64_t tokens = dy.dim(0);
   const int64_t width = dy.dim(2);
+  if (!saved.kv.defined()) {
+    ForwardGate(c, saved);
+    ForwardNorm(c, saved);
+  }
   Tensor dvalue = dy;
   if (single()) {
     dvalue = c.Empty({tokens, 1, width});
     Tensor sum = dvalue.Reshape({tokens, width});
     c.kernels.hyper_reduce(c.stream, dy, 1.0, sum);
   }
-  Tensor dx =
-      BackwardGate(c, BackwardConv(c, pass, dvalue, saved), single() ? Tensor() : dy, saved);
+  const Tensor du = BackwardConv(c, pass, dvalue, saved);
+  saved.u = saved.normed = Tensor();
+  Tensor dx = BackwardGate(c, du, single() ? Tensor() : dy, saved);
   if (!dx.defined()) return dy;
   if (!single()) return dx;
   Tensor share = c.Empty({tokens, width});

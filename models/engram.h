@@ -18,7 +18,7 @@ namespace mneme {
 // (docs/mathematics.md).
 struct Engram {
   // M gate branches: the streams, or 1 where the gate is single. B = M, or the streams where there
-  // is no gate.
+  // is no gate. Under `recompute` what stands below h is made again from e and h.
   struct Saved {
     FetchedRows fetched;      // the route back; its rows are e
     Tensor e;                 // [T, d_mem]
@@ -49,6 +49,7 @@ struct Engram {
   Norm conv_norm;               // [B, D]
   Parameter* conv = nullptr;    // [B D, taps]
   std::shared_ptr<RowExchange> rows;
+  bool recompute = false;
 
   // Pieces prefix.key.m, .value, .norm_h, .norm_k, .conv_norm, .conv; the table is `rows`. What a
   // switch turns off is not declared.
@@ -64,6 +65,10 @@ struct Engram {
   // [T, M].
   Tensor Forward(Context& c, const Pass& pass, const Tensor& x, FetchedRows fetched, Saved* saved,
                  Tensor* gates) const;
+  // Whether x + Y can be made again from what Forward left.
+  bool remakes() const { return recompute && !single(); }
+  // Where it can, before Backward, which then makes nothing again.
+  Tensor Remake(Context& c, const Pass& pass, Saved& saved) const;
   // Returns dx; sends the rows' gradients to their owners. Collective.
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
 
@@ -72,8 +77,10 @@ struct Engram {
   bool gated() const { return config.gate.branches != "none"; }
   GateOptions Gate() const;
   int64_t Dilation() const;
-  void ForwardGate(Context& c, const Tensor& x, Saved& note) const;
-  Tensor ForwardConv(Context& c, const Pass& pass, const Tensor& addend, Saved& note) const;
+  // Fills in what a note has below h; and of it Y.
+  void ForwardGate(Context& c, Saved& note) const;
+  void ForwardNorm(Context& c, Saved& note) const;
+  Tensor ForwardConv(Context& c, const Pass& pass, const Tensor& addend, const Saved& note) const;
   // du of dY; and dh of du (undefined without gate).
   Tensor BackwardConv(Context& c, const Pass& pass, const Tensor& dy, const Saved& saved) const;
   Tensor BackwardGate(Context& c, const Tensor& du, const Tensor& addend, Saved& saved) const;

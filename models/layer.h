@@ -37,6 +37,7 @@ struct RecomputePlan {
   bool ffn = false;
   bool mhc = false;
   bool exchange = false;  // tokens travel to their experts once more
+  bool engram = false;
 };
 
 // Where `on`, keeps only the input and runs the inner forward again on the way back: the same

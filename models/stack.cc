@@ -124,7 +124,7 @@ struct Stack::State {
   // blocks, and behind a memory.
   bool KeepsStreams(size_t b) const;
   // Where block b is the last before such a one: the streams of all since the last such one.
-  void RemakeStreams(Context& c, size_t b, Saved& saved) const;
+  void RemakeStreams(Context& c, const Pass& pass, size_t b, Saved& saved) const;
 };
 
 absl::StatusOr<std::vector<std::optional<Engram>>> Stack::State::DeclareEngrams(
@@ -233,11 +233,11 @@ bool Stack::State::KeepsStreams(size_t b) const {
   return since % kBlocksOfStreams == 0;
 }
 
-void Stack::State::RemakeStreams(Context& c, size_t b, Saved& saved) const {
+void Stack::State::RemakeStreams(Context& c, const Pass& pass, size_t b, Saved& saved) const {
   if (b + 1 < blocks.size() && !KeepsStreams(b + 1)) return;
   size_t first = b;
   while (!KeepsStreams(first)) --first;
-  ResidualStreams streams = saved.blocks[first].attention.x;
+  ResidualStreams streams = blocks[first].FirstStreams(c, pass, saved.blocks[first]);
   for (; first <= b; ++first)
     streams = blocks[first].RemakeStreams(c, streams, saved.blocks[first]);
 }
@@ -253,7 +253,7 @@ void Stack::State::Backward(Context& c, const Pass& pass, const Tensor& dy, Save
   dx = readout.Backward(c, dx, std::move(saved.readout));
   done(of.last);
   for (size_t b = blocks.size(); b-- > 0;) {
-    if (blocks[b].attention.remakes()) RemakeStreams(c, b, saved);
+    if (blocks[b].attention.remakes()) RemakeStreams(c, pass, b, saved);
     dx = blocks[b].Backward(c, pass, dx, std::move(saved.blocks[b]));
     saved.blocks.pop_back();
     done(of.blocks[b]);

@@ -9,8 +9,12 @@
 namespace mneme {
 namespace {
 
-size_t RegionIndex(View view, UpdateKind kind) {
-  return static_cast<size_t>(view) * 2 + static_cast<size_t>(kind);
+// Numbers drawn at once of what other ranks own.
+constexpr int64_t kDrawn = int64_t{1} << 20;
+
+size_t RegionIndex(View view, UpdateKind kind, Reading reading) {
+  return static_cast<size_t>(view) * 4 + static_cast<size_t>(kind) * 2 +
+         static_cast<size_t>(reading);
 }
 
 int64_t Aligned(int64_t n) {
@@ -22,7 +26,7 @@ int64_t MatrixCost(const Piece& piece) {
   return piece.rows * piece.cols * std::min(piece.rows, piece.cols);
 }
 
-std::vector<int64_t> Cut(const Region& region, int64_t total, int parts) {
+std::vector<int64_t> Cut(const Region& region, int parts) {
   std::vector<Stretch> stretches;
   for (const Parameter* parameter : region.parameters) {
     for (const Piece& piece : parameter->pieces) {
@@ -30,22 +34,26 @@ std::vector<int64_t> Cut(const Region& region, int64_t total, int parts) {
                            MatrixCost(piece)});
     }
   }
-  return region.kind == UpdateKind::kMuon ? CutByCost(stretches, total, parts)
-                                          : CutByElements(stretches, total, parts);
+  return region.kind == UpdateKind::kMuon ? CutByCost(stretches, region.elements, parts)
+                                          : CutByElements(stretches, region.elements, parts);
 }
 
-void Fill(Stream& stream, const Kernels& kernels, const Piece& piece, uint64_t seed, Tensor to) {
+// Elements of a piece from `first` on.
+void Fill(Stream& stream, const Kernels& kernels, const Piece& piece, uint64_t seed, int64_t first,
+          Tensor to) {
   switch (piece.init.kind) {
     case Init::Kind::kConstant:
       kernels.fill(stream, piece.init.value, to);
       return;
     case Init::Kind::kNormal:
-      kernels.normal_rows(stream, MakeKey(seed, piece.name), 0, piece.init.value, to);
+      kernels.normal_rows(stream, MakeKey(seed, piece.name), static_cast<uint64_t>(first),
+                          piece.init.value, to);
       return;
     case Init::Kind::kValues:
       CHECK_EQ(static_cast<int64_t>(piece.init.values.size()), piece.elements());
       DispatchReal(to.dtype(), [&](auto zero) {
-        const std::vector<decltype(zero)> host(piece.init.values.begin(), piece.init.values.end());
+        const auto begin = piece.init.values.begin() + first;
+        const std::vector<decltype(zero)> host(begin, begin + to.elements());
         Upload(stream, host.data(), to.bytes(), to);
       });
       return;
@@ -91,63 +99,103 @@ Parameter* ParameterStore::Declare(std::string name, Shape shape, View view, Upd
   return parameters_.back().get();
 }
 
-void ParameterStore::Allocate(Stream& stream, DType dtype, const Layout& layout, int rank) {
+Region& ParameterStore::RegionOf(const Parameter& parameter) {
+  const bool rounds = dtype_ != Accurate(dtype_);
+  const Reading reading = rounds ? parameter.reading : Reading::kAccurate;
+  return region(parameter.view, parameter.kind, reading);
+}
+
+void ParameterStore::LayOut(DType dtype, const Layout& layout, int rank) {
   dtype_ = dtype;
-  const DType accurate = Accurate(dtype);
-  int64_t totals[kRegions] = {};
-  for (Region& region : regions_) region = Region();
-  for (const auto& parameter : parameters_) {
-    const size_t index = RegionIndex(parameter->view, parameter->kind);
-    parameter->region_offset = totals[index];
-    totals[index] += Aligned(parameter->shape.elements());
-    regions_[index].parameters.push_back(parameter.get());
-  }
   for (View view : {View::kDense, View::kExpert}) {
-    const bool dense = view == View::kDense;
-    const int members = dense ? layout.world : layout.expert_replicas();
-    const auto me = static_cast<size_t>(dense ? rank : layout.expert_replica(rank));
     for (UpdateKind kind : {UpdateKind::kMuon, UpdateKind::kAdamW}) {
-      const size_t index = RegionIndex(view, kind);
-      Region& region = regions_[index];
-      region.view = view;
-      region.kind = kind;
-      const Shape shape = {totals[index]};
-      region.value = Tensor::Zeros(stream, accurate, shape, MemoryTag::kParameters);
-      region.grad = Tensor::Zeros(stream, accurate, shape, MemoryTag::kGradients);
-      if (dtype != accurate) {
-        region.copy = Tensor::Zeros(stream, dtype, shape, MemoryTag::kParameters);
+      for (Reading reading : {Reading::kRounded, Reading::kAccurate}) {
+        Region& fresh = region(view, kind, reading);
+        fresh = Region();
+        fresh.view = view;
+        fresh.kind = kind;
+        fresh.reading = reading;
       }
-      region.counts = Cut(region, totals[index], members);
-      for (size_t r = 0; r < me; ++r) region.owned.begin += region.counts[r];
-      region.owned.end = region.owned.begin + region.counts[me];
     }
   }
   for (const auto& parameter : parameters_) {
-    Region& region = regions_[RegionIndex(parameter->view, parameter->kind)];
+    Region& of = RegionOf(*parameter);
+    parameter->region_offset = of.elements;
+    of.elements += Aligned(parameter->shape.elements());
+    of.parameters.push_back(parameter.get());
+  }
+  for (Region& region : regions_) {
+    const bool dense = region.view == View::kDense;
+    region.counts = Cut(region, dense ? layout.world : layout.expert_replicas());
+    const auto me = static_cast<size_t>(MemberOf(region.view, layout, rank));
+    for (size_t r = 0; r < me; ++r) region.owned.begin += region.counts[r];
+    region.owned.end = region.owned.begin + region.counts[me];
+  }
+}
+
+void ParameterStore::Allocate(Stream& stream, DType dtype, const Layout& layout, int rank) {
+  LayOut(dtype, layout, rank);
+  const DType accurate = Accurate(dtype);
+  for (Region& region : regions_) {
+    const Shape all = {region.elements};
+    const auto [begin, end] = region.owned;
+    region.read =
+        Tensor::Zeros(stream, region.rounded() ? dtype : accurate, all, MemoryTag::kParameters);
+    region.master = region.rounded()
+                        ? Tensor::Zeros(stream, accurate, {end - begin}, MemoryTag::kParameters)
+                        : region.read.Flat(begin, end);
+    region.grad = Tensor::Zeros(stream, accurate, all, MemoryTag::kGradients);
+  }
+  for (const auto& parameter : parameters_) {
+    Region& region = RegionOf(*parameter);
     const int64_t begin = parameter->region_offset;
     const int64_t end = begin + parameter->shape.elements();
-    const bool rounded = region.copy.defined() && parameter->reading == Reading::kRounded;
-    const Tensor& value = rounded ? region.copy : region.value;
-    parameter->value = value.Flat(begin, end).Reshape(parameter->shape);
+    parameter->value = region.read.Flat(begin, end).Reshape(parameter->shape);
     parameter->grad = region.grad.Flat(begin, end).Reshape(parameter->shape);
   }
 }
 
 void ParameterStore::Initialize(Stream& stream, const Kernels& kernels, uint64_t seed) {
-  for (const auto& parameter : parameters_) {
-    Region& region = regions_[RegionIndex(parameter->view, parameter->kind)];
-    for (const Piece& piece : parameter->pieces) {
-      const int64_t begin = parameter->region_offset + piece.offset;
-      Fill(stream, kernels, piece, seed, region.value.Flat(begin, begin + piece.elements()));
+  Tensor drawn;
+  for (Region& region : regions_) {
+    const auto [first, last] = region.owned;
+    // Calls draw(piece, its first element, element of the region, number) for the slices of a
+    // range.
+    const auto each = [&](Range range, const auto& draw) {
+      for (const Region::Slice& slice : region.Slices(range)) {
+        const int64_t cols = slice.piece->cols;
+        draw(*slice.piece, slice.row_begin * cols, slice.region_begin,
+             (slice.row_end - slice.row_begin) * cols);
+      }
+    };
+    each(region.owned, [&](const Piece& piece, int64_t element, int64_t at, int64_t count) {
+      Fill(stream, kernels, piece, seed, element,
+           region.master.Flat(at - first, at - first + count));
+    });
+    for (const Range others : {Range{0, first}, Range{last, region.elements}}) {
+      each(others, [&](const Piece& piece, int64_t element, int64_t at, int64_t count) {
+        if (!region.rounded())
+          return Fill(stream, kernels, piece, seed, element, region.read.Flat(at, at + count));
+        if (!drawn.defined())
+          drawn = Tensor::Empty(stream, Accurate(dtype_), {kDrawn}, MemoryTag::kWorkspace);
+        for (int64_t done = 0; done < count; done += kDrawn) {
+          const int64_t now = std::min(kDrawn, count - done);
+          const Tensor some = drawn.Flat(0, now);
+          Fill(stream, kernels, piece, seed, element + done, some);
+          Tensor to = region.read.Flat(at + done, at + done + now);
+          kernels.cast(stream, some, to);
+        }
+      });
     }
   }
-  RoundCopies(stream, kernels);
+  RoundMasters(stream, kernels);
 }
 
-void ParameterStore::RoundCopies(Stream& stream, const Kernels& kernels) {
+void ParameterStore::RoundMasters(Stream& stream, const Kernels& kernels) {
   for (Region& region : regions_) {
-    if (region.copy.defined() && region.copy.elements() > 0)
-      kernels.cast(stream, region.value, region.copy);
+    if (!region.rounded() || region.owned.size() == 0) continue;
+    Tensor read = region.read.Flat(region.owned.begin, region.owned.end);
+    kernels.cast(stream, region.master, read);
   }
 }
 
@@ -155,14 +203,18 @@ void ParameterStore::ZeroGradients(Stream& stream) {
   for (Region& region : regions_) Zero(stream, region.grad);
 }
 
-Region& ParameterStore::region(View view, UpdateKind kind) {
-  return regions_[RegionIndex(view, kind)];
+Region& ParameterStore::region(View view, UpdateKind kind, Reading reading) {
+  return regions_[RegionIndex(view, kind, reading)];
 }
 
 std::vector<Region*> ParameterStore::regions() {
   std::vector<Region*> out;
   for (Region& region : regions_) out.push_back(&region);
   return out;
+}
+
+int MemberOf(View view, const Layout& layout, int rank) {
+  return view == View::kDense ? rank : layout.expert_replica(rank);
 }
 
 }  // namespace mneme

@@ -5,11 +5,14 @@
 // the name that initial values, optimizer, checkpoint and conversion use. Names are the same on
 // every layout.
 //
-// Flat regions. Parameters of one View and one UpdateKind stand together, in order of declaration,
-// each from a multiple of kParameterAlignment elements (the gap holds zeros and belongs to the
-// parameter before it). Within a region each member of the view's replica group owns one contiguous
-// range for the optimizer: cut at piece borders for matrices (Muon needs whole ones; balanced by
-// Newton-Schulz cost), at rows of a piece for AdamW.
+// Flat regions. Parameters of one View, one UpdateKind and one Reading stand together, in order of
+// declaration, each from a multiple of kParameterAlignment elements (the gap holds zeros and
+// belongs to the parameter before it). Within a region each member of the view's replica group owns
+// one contiguous range for the optimizer: cut at piece borders for matrices (Muon needs whole ones;
+// balanced by Newton-Schulz cost), at rows of a piece for AdamW.
+//
+// Every rank has what kernels read, whole. Accurate values behind rounded ones (masters) stand with
+// their owner alone, like the optimizer's moments (arXiv 1910.02054, section 5.1).
 #pragma once
 
 #include <cstdint>
@@ -29,11 +32,12 @@ enum class View {
   kExpert
 };  // replicated over all ranks | over the replicas of the expert axis
 enum class UpdateKind { kMuon, kAdamW };
-// What kernels read of a parameter: a copy in the run's dtype (operands of matrix products and
-// lookups), or the accurate value itself (gains, scales, biases, taps).
+// What kernels read of a parameter: its value rounded to the run's dtype (operands of matrix
+// products and lookups), or the accurate value itself (gains, scales, biases, taps). Where the
+// run's dtype is accurate, all is read accurately.
 enum class Reading { kRounded, kAccurate };
 inline constexpr int64_t kParameterAlignment = 16;  // elements
-inline constexpr int kRegions = 4;                  // View x UpdateKind
+inline constexpr int kRegions = 8;                  // View x UpdateKind x Reading
 
 // First values of a piece.
 struct Init {
@@ -75,12 +79,19 @@ struct Parameter {
 struct Region {
   View view = View::kDense;
   UpdateKind kind = UpdateKind::kAdamW;
+  Reading reading = Reading::kAccurate;
   std::vector<Parameter*> parameters;  // in order
-  Tensor value;                        // [n] accurate: what the optimizer moves
-  Tensor copy;                         // [n] the run's dtype; undefined where that is accurate
-  Tensor grad;                         // [n] accurate
+  int64_t elements = 0;                // n
   std::vector<int64_t> counts;  // elements owned by each member of the replica group; sums to n
   Range owned;                  // this rank's range
+
+  // Valid after Allocate().
+  Tensor read;    // [n] what kernels read: the run's dtype where rounded, else accurate
+  Tensor master;  // [owned] accurate: what the optimizer moves. Where rounded, memory of its own;
+                  // else that range of `read`
+  Tensor grad;    // [n] accurate
+
+  bool rounded() const { return reading == Reading::kRounded; }
 
   // A part of a piece inside an element range of the region.
   struct Slice {
@@ -103,23 +114,32 @@ class ParameterStore {
   Parameter* Declare(std::string name, Shape shape, View view, UpdateKind kind,
                      std::vector<Piece> pieces, Reading reading = Reading::kRounded);
 
-  // Lays out and allocates values and gradients (zeroed), cuts the regions for `rank` of `layout`.
+  // Lays regions out and cuts them for `rank` of `layout`. Takes no memory.
+  void LayOut(DType dtype, const Layout& layout, int rank);
+  // The same, and allocates values and gradients (zeroed).
   void Allocate(Stream& stream, DType dtype, const Layout& layout, int rank);
-  // Every piece from its name: draw i of MakeKey(seed, name). The same weights on every layout.
+  // Every piece from its name: draw i of MakeKey(seed, name). The same weights on every layout;
+  // what others own is drawn here too, and nothing travels.
   void Initialize(Stream& stream, const Kernels& kernels, uint64_t seed);
-  // copy <- value rounded, where there are copies: after values came from elsewhere.
-  void RoundCopies(Stream& stream, const Kernels& kernels);
+  // What is read of the owned ranges <- masters rounded: after masters came from elsewhere. What
+  // other members own is theirs to bring (GatherRead).
+  void RoundMasters(Stream& stream, const Kernels& kernels);
   void ZeroGradients(Stream& stream);
 
   const std::vector<std::unique_ptr<Parameter>>& parameters() const { return parameters_; }
-  Region& region(View view, UpdateKind kind);
-  std::vector<Region*> regions();         // the four, some may be empty
+  Region& region(View view, UpdateKind kind, Reading reading);
+  std::vector<Region*> regions();         // the eight, some may be empty
   DType dtype() const { return dtype_; }  // the run's
 
  private:
+  Region& RegionOf(const Parameter& parameter);
+
   std::vector<std::unique_ptr<Parameter>> parameters_;
   Region regions_[kRegions];
   DType dtype_ = DType::kF32;
 };
+
+// The place of `rank` in the replica group of a view.
+int MemberOf(View view, const Layout& layout, int rank);
 
 }  // namespace mneme

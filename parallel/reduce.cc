@@ -14,62 +14,30 @@ Comm& ReplicasOf(Mesh& mesh, const Region& region) {
   return region.view == View::kDense ? *mesh.world : *mesh.expert_replicas;
 }
 
-// More stretches than that are gathered with all that lies between them.
-constexpr size_t kMostStretches = 16;
-
-// Of a region with copies, what is read accurately; neighbours in one.
-std::vector<Range> AccurateStretches(const Region& region) {
-  std::vector<Range> stretches;
-  bool before = false;
-  for (const Parameter* parameter : region.parameters) {
-    const bool accurate = parameter->reading == Reading::kAccurate;
-    const Range here = {parameter->region_offset,
-                        parameter->region_offset + parameter->shape.elements()};
-    if (accurate && before) stretches.back().end = here.end;
-    if (accurate && !before) stretches.push_back(here);
-    before = accurate;
-  }
-  if (stretches.size() > kMostStretches) {
-    return {{stretches.front().begin, stretches.back().end}};
-  }
-  return stretches;
-}
-
 // What of a range of a region each member owns.
 struct Owned {
   std::vector<int64_t> counts;
   Range mine;
 };
 
-Owned OwnedOf(const Comm& replicas, const Region& region, Range range) {
+Owned OwnedOf(const Region& region, Range range) {
   Owned owned;
   int64_t begin = 0;
-  for (size_t r = 0; r < region.counts.size(); ++r) {
+  for (const int64_t count : region.counts) {
     const int64_t first = std::clamp(begin, range.begin, range.end);
-    begin += region.counts[r];
-    const int64_t last = std::clamp(begin, range.begin, range.end);
-    owned.counts.push_back(last - first);
-    if (static_cast<int>(r) == replicas.rank()) owned.mine = {first, last};
+    begin += count;
+    owned.counts.push_back(std::clamp(begin, range.begin, range.end) - first);
   }
+  owned.mine = {std::clamp(region.owned.begin, range.begin, range.end),
+                std::clamp(region.owned.end, range.begin, range.end)};
   return owned;
-}
-
-// What each member owns of `range` to all.
-void Gather(Stream& stream, Comm& replicas, const Region& region, Range range, Tensor& whole) {
-  const auto [counts, mine] = OwnedOf(replicas, region, range);
-  Tensor all = whole.Flat(range.begin, range.end);
-  replicas.AllGather(stream, whole.Flat(mine.begin, mine.end), counts, all);
-}
-
-void GatherWhole(Stream& stream, Comm& replicas, const Region& region, Tensor& whole) {
-  Gather(stream, replicas, region, {0, whole.elements()}, whole);
 }
 
 }  // namespace
 
 std::vector<GradientBucket> BucketsOf(Region& region, int64_t bytes) {
   std::vector<GradientBucket> buckets;
-  int64_t end = region.grad.elements();
+  int64_t end = region.elements;
   GradientBucket bucket;
   for (size_t i = region.parameters.size(); i-- > 0;) {
     Parameter* parameter = region.parameters[i];
@@ -121,31 +89,19 @@ void GradientReduction::SetOut(Stream& stream, Bucket& bucket) {
   Comm& replicas = ReplicasOf(mesh_, region);
   const Range range = bucket.what.range;
   jobs_.push_back(SideJob::Run(stream, {}, [&](Stream& side) {
-    const auto [counts, mine] = OwnedOf(replicas, region, range);
+    const auto [counts, mine] = OwnedOf(region, range);
     Tensor sum = region.grad.Flat(mine.begin, mine.end);
     replicas.ReduceScatter(side, region.grad.Flat(range.begin, range.end), counts, sum);
   }));
   bucket.gone = true;
 }
 
-void GatherValues(Stream& stream, Mesh& mesh, ParameterStore& store) {
-  for (Region* region : store.regions()) {
-    Comm& replicas = ReplicasOf(mesh, *region);
-    if (replicas.size() == 1 || region->value.elements() == 0) continue;
-    GatherWhole(stream, replicas, *region, region->value);
-    if (region->copy.defined()) GatherWhole(stream, replicas, *region, region->copy);
-  }
-}
-
 SideJob GatherRead(Stream& stream, Mesh& mesh, Region& region) {
   Comm& replicas = ReplicasOf(mesh, region);
-  if (replicas.size() == 1 || region.value.elements() == 0) return {};
+  if (replicas.size() == 1 || region.elements == 0) return {};
   return SideJob::Run(stream, {}, [&](Stream& side) {
-    if (!region.copy.defined()) return GatherWhole(side, replicas, region, region.value);
-    GatherWhole(side, replicas, region, region.copy);
-    for (const Range& stretch : AccurateStretches(region)) {
-      Gather(side, replicas, region, stretch, region.value);
-    }
+    const Tensor mine = region.read.Flat(region.owned.begin, region.owned.end);
+    replicas.AllGather(side, mine, region.counts, region.read);
   });
 }
 

@@ -56,11 +56,8 @@ class GradientReduction {
   std::vector<SideJob> jobs_;  // of the buckets that set out
 };
 
-// Every rank's owned range of region.value, and of its rounded copy, to all members of the group.
-void GatherValues(Stream& stream, Mesh& mesh, ParameterStore& store);
-// The same of one region for what kernels read, which is all that a step needs: where there are
-// copies, accurate values stay with their owners but for those of parameters that are read
-// accurately. Beside the stream.
+// What kernels read of a region, from the owner of each range to all members of the group: all that
+// a step needs, since masters stay with their owners. Beside the stream.
 SideJob GatherRead(Stream& stream, Mesh& mesh, Region& region);
 
 }  // namespace mneme

@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 
+#include "engine/device.h"
 #include "kernels/core/driver.h"
+#include "kernels/kernels.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
@@ -176,6 +179,55 @@ TEST_F(GpuParity, OverlapChangesNoBit) {
       EXPECT_EQ(State("in_turn_" + name), State("beside_" + name)) << name;
     }
   }
+}
+
+// Parts that are computed again on the way back, experts and tables spread over all: the same bits.
+TEST_F(GpuParity, PartsMadeAgainChangeNoBit) {
+  const std::vector<std::string> keys = {"train.precision=bf16", Axis(Ranks()),
+                                         MemoryAxis(Ranks())};
+  const auto with = [&](const std::string& parts) {
+    std::vector<std::string> all = keys;
+    all.push_back("train.recompute=[" + parts + "]");
+    return all;
+  };
+  const auto want = Together("again_none", with(""));
+  for (const std::string part : {"attention", "ffn", "mhc", "exchange", "engram", "all"}) {
+    EXPECT_EQ(Together("again_" + part, with(part)), want) << part;
+    EXPECT_EQ(State("again_" + part), State("again_none")) << part;
+  }
+}
+
+// In bf16 a value stands with its owner alone, and every rank has it rounded: all the bits of a
+// checkpoint come in and go out on any layout.
+TEST_F(GpuParity, MastersPassThroughCheckpoints) {
+  const auto path = [&](const std::string& name) { return folder_ + "/" + name + "/step-20"; };
+  Together("masters", {"train.precision=bf16"});
+  const auto want = State("masters");
+  std::string from = folder_ + "/masters/checkpoints/step-20";
+  const Device mine = ChooseDevice(*mpi_world, Config("masters", {})).value();
+  for (int axis = 1; axis <= Ranks(); ++axis) {
+    if (Ranks() % axis != 0) continue;
+    const std::string name = "masters_" + std::to_string(axis);
+    if (mpi_world->rank() == 0) std::filesystem::create_directories(folder_ + "/" + name);
+    mpi_world->Barrier();
+    const RunConfig config =
+        Config("masters", {"train.precision=bf16", Axis(axis), MemoryAxis(axis)});
+    const auto reads =
+        LoadAndSave(*mpi_world, *GpuKernels(), mine, config, from, folder_ + "/" + name);
+    if (mpi_world->rank() == 0) ExpectRoundedFrom(want, reads);
+    from = path(name);
+    if (mpi_world->rank() == 0) EXPECT_EQ(CheckpointState(from), want) << name;
+  }
+  if (mpi_world->rank() == 0) {  // and one rank alone
+    const std::string to = folder_ + "/masters_alone";
+    std::filesystem::create_directories(to);
+    ThreadWorld::Run(1, [&](World& world) {
+      const RunConfig config = Config("masters", {"train.precision=bf16"});
+      ExpectRoundedFrom(want, LoadAndSave(world, *GpuKernels(), mine, config, from, to));
+    });
+    EXPECT_EQ(CheckpointState(to + "/step-20"), want);
+  }
+  mpi_world->Barrier();
 }
 
 // n GPUs, then one GPU or one CPU, and the other way round.

@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kSmall = int64_t{64} << 10;  // up to there blocks are kept by size
 constexpr int64_t kReservedAlignment = 512;
+constexpr int64_t kMostWasted = int64_t{32} << 20;  // of a block
 
 int64_t RoundUp(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
 
@@ -36,11 +37,12 @@ Allocator::~Allocator() {
 }
 
 // Classes an eighth of a power of two apart: at most 12.5 % is wasted and nearly equal requests
-// share blocks.
+// share blocks. Of large ones, which are mostly what a run keeps (an eighth of all gradients is
+// 2 GiB of a model of 27B), no more than kMostWasted.
 int64_t Allocator::BlockSize(int64_t bytes) {
   if (bytes <= 512) return std::max(kAlignment, RoundUp(bytes, kAlignment));
-  const int64_t step =
-      std::max(kAlignment, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes))) / 8);
+  const auto power = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes)));
+  const int64_t step = std::clamp(power / 8, kAlignment, kMostWasted);
   return RoundUp(bytes, step);
 }
 

@@ -16,6 +16,7 @@
 #include "engine/run_folder.h"
 #include "engine/signals.h"
 #include "tests/engine/tiny_run.h"
+#include "tests/rounding.h"
 
 namespace mneme {
 namespace {
@@ -191,6 +192,35 @@ TEST(Checkpoint, LoadsWeightsOnAnyRanks) {
       ASSERT_TRUE(score.ok()) << score.status();
       EXPECT_LT(std::abs(score->loss / trained - 1), 1e-12) << ranks << " ranks";
     });
+  }
+}
+
+// In bf16 a value stands with its owner alone, and every rank has it rounded: on any layout a
+// checkpoint comes in and goes out to the bit, and what is read is its values rounded.
+TEST(Checkpoint, MastersPassThroughCheckpoints) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run", {"train.precision=f32"});
+  ASSERT_EQ(TrainThreads(2, config).exit_code, 0);
+  const auto want = CheckpointState(Step(config, 6));
+  std::string from = Step(config, 6);
+  struct Case {
+    int ranks, expert, memory;
+  };
+  for (const auto& [ranks, expert, memory] :
+       {Case{1, 1, 1}, Case{3, 1, 1}, Case{2, 2, 2}, Case{4, 2, 4}, Case{1, 1, 1}}) {
+    const std::string layout = std::to_string(ranks) + "_" + std::to_string(expert);
+    const RunConfig rounded =
+        Short(temp.path(), "run",
+              {"train.precision=bf16", "parallel.expert=" + std::to_string(expert),
+               "parallel.memory=" + std::to_string(memory)});
+    const std::string to = temp.path() + "/passed_" + layout;
+    fs::create_directories(to);
+    ThreadWorld::Run(ranks, [&](World& world) {
+      ExpectRoundedFrom(want,
+                        LoadAndSave(world, test::RoundingKernels(), Device{}, rounded, from, to));
+    });
+    from = to + "/step-6";  // the next one reads what this one wrote
+    EXPECT_EQ(CheckpointState(from), want) << layout;
   }
 }
 

@@ -123,6 +123,23 @@ TEST_F(GpuRun, SideBySideEachHasTheBitsThatItHasAlone) {
   }
 }
 
+// Parts that are computed again on the way back, one by one and all: the same bits.
+TEST_F(GpuRun, PartsMadeAgainChangeNoBit) {
+  const auto end = [&](const std::string& name) {
+    return CheckpointState(temp_.path() + "/" + name + "/checkpoints/step-20");
+  };
+  for (const char* precision : {"f32", "bf16"}) {
+    const std::string plain = std::string(precision) + "_none";
+    const auto want = Train(Config(plain, "gpu", precision, {"train.recompute=[]"}));
+    for (const char* part : {"attention", "ffn", "mhc", "exchange", "engram", "all"}) {
+      const std::string name = std::string(precision) + "_" + part;
+      const std::string key = std::string("train.recompute=[") + part + "]";
+      EXPECT_EQ(Train(Config(name, "gpu", precision, {key})), want) << name;
+      EXPECT_EQ(end(name), end(plain)) << name;
+    }
+  }
+}
+
 // A checkpoint knows nothing of the device that wrote it.
 TEST_F(GpuRun, CheckpointsPassToTheCpuAndBack) {
   const std::vector<double> whole = Train(Config("whole", "cpu", "f32"));

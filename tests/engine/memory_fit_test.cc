@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/device.h"
 #include "parallel/layout.h"
 #include "tests/engine/tiny_run.h"
 
@@ -69,19 +70,24 @@ TEST_F(MemoryFit, NamesEverySetOfPartsOnceAndAllOfThemLast) {
     shrink = way.shrink;
     sets.insert(way.recompute);
   }
-  EXPECT_EQ(sets.size(), 8u) << "of attention, ffn and mhc";
-  EXPECT_EQ(Ways(config).back().recompute.size(), 3u);
+  EXPECT_EQ(sets.size(), 16u) << "of attention, ffn, mhc and engram";
+  EXPECT_EQ(Ways(config).back().recompute.size(), 4u);
   EXPECT_EQ(WantedMicroBatch(config.train, config.train.sequence_length, {}, shrink), 1);
 
   const RunConfig plain = Run({"model.mhc.streams=1"});
   sets.clear();
   for (const Savings& way : Ways(plain)) sets.insert(way.recompute);
-  EXPECT_EQ(sets.size(), 4u) << "one stream has no mixes to make again";
+  EXPECT_EQ(sets.size(), 8u) << "one stream has no mixes to make again";
 
   const Layout spread = *MakeLayout(Run({"parallel.expert=2"}).parallel, 2);
   sets.clear();
   for (const Savings& way : WaysToSave(plain, spread, kVocabulary, {})) sets.insert(way.recompute);
-  EXPECT_EQ(sets.size(), 8u) << "what other ranks sent can be sent again";
+  EXPECT_EQ(sets.size(), 16u) << "what other ranks sent can be sent again";
+
+  const RunConfig forgetful = Run({"model.engram.blocks=[]"});
+  sets.clear();
+  for (const Savings& way : Ways(forgetful)) sets.insert(way.recompute);
+  EXPECT_EQ(sets.size(), 8u) << "no memory, nothing of it to make again";
 }
 
 // What somebody chose stays.
@@ -94,6 +100,18 @@ TEST_F(MemoryFit, KeepsWhatTheRunStates) {
   const RunConfig both = Run({"train.micro_batch=8", "train.recompute=[]"});
   EXPECT_EQ(Ways(both).size(), 1u);
   EXPECT_EQ(Needs(both, NoSavings(both)), PredictFootprint(both, layout_, kVocabulary).needs());
+}
+
+// Of ranks alone and CPUs nothing; further GPUs of a host cost more, further hosts do not.
+TEST(Communicators, TakeMemoryByTheNumberOfGpus) {
+  const Device gpu{Device::Kind::kGpu, 0};
+  constexpr int64_t kGiB = int64_t{1} << 30;
+  EXPECT_EQ(CommunicatorBytes({}, 8), 0);
+  EXPECT_EQ(CommunicatorBytes(gpu, 1), 0);
+  EXPECT_NEAR(static_cast<double>(CommunicatorBytes(gpu, 4)), 2.1 * kGiB, 0.1 * kGiB);
+  EXPECT_LT(CommunicatorBytes(gpu, 2), CommunicatorBytes(gpu, 4));
+  EXPECT_LT(CommunicatorBytes(gpu, 4), CommunicatorBytes(gpu, 8));
+  EXPECT_EQ(CommunicatorBytes(gpu, 64), CommunicatorBytes(gpu, 8));
 }
 
 TEST_F(MemoryFit, SaysWhatIsGivenUp) {

@@ -269,7 +269,7 @@ Values AllState(Rig& rig) {
     all.insert(all.end(), t.data<double>(), t.data<double>() + t.elements());
   };
   for (RegionState& state : rig.optimizer.state()) {
-    append(state.region->value);
+    append(state.region->read);
     append(state.first);
     append(state.second);
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -15,7 +16,10 @@
 #include "configs/load.h"
 #include "data/hdf5_file.h"
 #include "data/prepare.h"
+#include "engine/checkpoint.h"
 #include "engine/checkpoint_manifest.h"
+#include "engine/machine.h"
+#include "engine/optimizer.h"
 #include "kernels/core/random.h"
 
 namespace mneme {
@@ -200,6 +204,62 @@ std::vector<std::pair<std::string, std::string>> CheckpointState(const std::stri
   }
   AddTables(path, *manifest, state);
   return {state.begin(), state.end()};
+}
+
+std::map<std::string, std::string> LoadAndSave(World& world, const Kernels& kernels, Device device,
+                                               const RunConfig& config, const std::string& from,
+                                               const std::string& to) {
+  std::map<std::string, std::string> reads;
+  const CheckpointMeta meta = ReadCheckpointMeta(from).value();
+  const Layout layout = MakeLayout(config.parallel, world.size()).value();
+  Machine machine(world, layout, PrecisionOf(config), device);
+  Context context{kernels, machine.stream, machine.mesh, PrecisionOf(config)};
+  ModelConfig model = config.model;
+  model.vocab_size = meta.vocabulary.size;
+  ParameterStore store;
+  const auto stack =
+      Stack::Make(context, model, MakeVocabulary(model, meta.vocabulary), {}, 0, store).value();
+  store.Allocate(machine.stream, context.dtype, layout, world.rank());
+  Optimizer optimizer(context, config.optim, model, config.train.skip, store, *stack);
+  const CheckpointPart part = {&store, &optimizer, stack.get()};
+  const auto position = LoadCheckpoint(world, context, from, part);
+  EXPECT_TRUE(position.ok()) << position.status();
+  if (!position.ok()) return reads;
+  for (const auto& parameter : store.parameters()) {
+    for (const Piece& piece : parameter->pieces) {
+      const Tensor value = parameter->value.Flat(piece.offset, piece.offset + piece.elements());
+      std::string& bytes = reads[piece.name];
+      bytes.resize(static_cast<size_t>(value.bytes()));
+      Download(machine.stream, value, bytes.data(), value.bytes());
+    }
+  }
+  const auto saved = SaveCheckpoint(world, context, to, *position, meta, part);
+  EXPECT_TRUE(saved.ok()) << saved.status();
+  return reads;
+}
+
+void ExpectRoundedFrom(const std::vector<std::pair<std::string, std::string>>& state,
+                       const std::map<std::string, std::string>& reads) {
+  const std::map<std::string, std::string> stored(state.begin(), state.end());
+  size_t rounded = 0;
+  for (const auto& [name, bytes] : reads) {
+    const std::string& exact = stored.at("value/" + name);
+    if (bytes.size() == exact.size()) {
+      EXPECT_EQ(bytes, exact) << name;
+      continue;
+    }
+    ++rounded;
+    ASSERT_EQ(2 * bytes.size(), exact.size()) << name;
+    for (size_t i = 0; 2 * i < bytes.size(); ++i) {
+      float value;
+      uint16_t bits;
+      std::memcpy(&value, exact.data() + 4 * i, sizeof value);
+      std::memcpy(&bits, bytes.data() + 2 * i, sizeof bits);
+      ASSERT_EQ(bits, BFloat16(value).bits) << name << " element " << i;
+    }
+  }
+  EXPECT_GT(rounded, 0u);
+  EXPECT_LT(rounded, reads.size());
 }
 
 std::vector<std::string> MetricsState(const std::string& path) {

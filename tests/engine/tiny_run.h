@@ -3,12 +3,14 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "configs/run.h"
 #include "engine/report.h"
 #include "engine/trainer.h"
+#include "kernels/kernels.h"
 #include "parallel/world.h"
 
 namespace mneme {
@@ -48,6 +50,16 @@ std::vector<double> Losses(const Outcome& outcome);
 // Every value, moment, row and position of a checkpoint by name, as bytes: equal exactly where the
 // states are, on whatever layout they were written.
 std::vector<std::pair<std::string, std::string>> CheckpointState(const std::string& path);
+// Reads the checkpoint `from` into the model and optimizer of `config` on this world's layout,
+// computed by `kernels`, and saves it anew in the folder `to`. Returns what kernels read of every
+// piece that this rank has, as bytes, by name. Collective.
+std::map<std::string, std::string> LoadAndSave(World& world, const Kernels& kernels, Device device,
+                                               const RunConfig& config, const std::string& from,
+                                               const std::string& to);
+// What a model in bf16 reads of the values in CheckpointState, `reads` being those of a rank that
+// holds them: each of its pieces as it stands there or rounded, whichever has its number of bytes.
+void ExpectRoundedFrom(const std::vector<std::pair<std::string, std::string>>& state,
+                       const std::map<std::string, std::string>& reads);
 // step -> {loss, grad_norm, tokens, learning_rate} lines of metrics.jsonl, times left out.
 std::vector<std::string> MetricsState(const std::string& path);
 

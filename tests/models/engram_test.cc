@@ -150,6 +150,41 @@ TEST(Engram, GradientOtherOrdersAndTaps) {
   ExpectEngramGradients(model, true);
 }
 
+// What is made again is not kept, and every gradient has the same bits.
+TEST(Engram, MadeAgainChangesNoBit) {
+  ModelConfig single = TinyModel();
+  single.engram.gate.branches = "single";
+  ModelConfig plain = TinyModel();
+  plain.engram.gate.branches = "none";
+  plain.engram.conv.enabled = false;
+  for (const ModelConfig& model : {TinyModel(), single, plain}) {
+    std::vector<Pieces> gradients;
+    std::vector<int64_t> kept;
+    for (const bool again : {false, true}) {
+      OnOneRank(DType::kF64, [&](Rank& rank) {
+        Context& c = rank.context;
+        Memory memory(rank, model, true);
+        memory.engram.recompute = again;
+        const Tensor x = RandomTensor(c, {kRows * kLength, model.mhc.streams, model.hidden}, "x");
+        const Tensor dy = RandomTensor(c, x.shape(), "dy");
+        Engram::Saved saved;
+        memory.Forward(c, x, &saved, nullptr);
+        kept.push_back(KeptBytes(saved));
+        const Tensor dx = memory.engram.Backward(c, memory.pass, dy, std::move(saved));
+        memory.engram.rows->ReduceGradients(rank.stream);
+        Tensor step = Tensor::Zeros(rank.stream, DType::kF64, {kStepScalars});
+        step.data<double>()[kStepApply] = 1.0;
+        memory.engram.rows->Update(rank.stream, step);
+        gradients.push_back(Gradients(rank.store));
+        gradients.back()["x"] = Values(dx);
+        gradients.back()["table"] = Values(memory.store->grads);
+      });
+    }
+    EXPECT_LT(kept[1], kept[0]);
+    EXPECT_EQ(gradients[1], gradients[0]) << model.engram.gate.branches;
+  }
+}
+
 // With the convolution at its zero start Y = alpha v: the skip remains (docs/mathematics.md).
 TEST(Engram, ZeroConvolutionIsTheSkip) {
   OnOneRank(DType::kF64, [](Rank& rank) {

@@ -114,7 +114,7 @@ TEST(Layout, RanksWithoutTokens) {
 TEST(Layout, ExpertsInPieces) {
   const Outcome one = RunLayout(1, 1, 1, 1, {});
   for (const bool recompute : {false, true}) {
-    const Outcome many = RunLayout(4, 4, 1, 1, {false, recompute, false}, 0.0, 1.0);
+    const Outcome many = RunLayout(4, 4, 1, 1, {.ffn = recompute}, 0.0, 1.0);
     EXPECT_EQ(many.load, one.load);
     EXPECT_NEAR(many.loss() / one.loss(), 1.0, 1e-10);
     for (const auto& [name, values] : one.gradients) {
@@ -126,9 +126,10 @@ TEST(Layout, ExpertsInPieces) {
 // Recomputation across ranks repeats no exchange out of step and changes no bit.
 TEST(Layout, RecomputeOnFourRanks) {
   const Outcome plain = RunLayout(4, 4, 4, 1, {});
-  for (const RecomputePlan& plan :
-       {RecomputePlan{true, true, true, true}, RecomputePlan{false, false, false, true},
-        RecomputePlan{true, true, true, false}}) {
+  for (const RecomputePlan& plan : {RecomputePlan{true, true, true, true, true},
+                                    RecomputePlan{false, false, false, true, false},
+                                    RecomputePlan{false, false, false, false, true},
+                                    RecomputePlan{true, true, true, false, false}}) {
     const Outcome again = RunLayout(4, 4, 4, 1, plan);
     ExpectSameBits(again, plain);
     EXPECT_EQ(again.load, plain.load);

@@ -9,6 +9,7 @@
 #include "parallel/reduce.h"
 #include "parallel/region_cut.h"
 #include "tests/parallel/ranks.h"
+#include "tests/rounding.h"
 
 namespace mneme {
 namespace {
@@ -96,16 +97,99 @@ TEST(ParameterStore, InitialValuesDependOnNamesOnly) {
   }
 }
 
+// In bf16 every rank has all rounded values, and accurate ones of what it owns and of what is read
+// accurately: the bits of one rank, on every layout.
+TEST(ParameterStore, MastersStandWithTheirOwners) {
+  TestStream t;
+  const auto declare = [](ParameterStore& store, const Layout& layout, int rank) {
+    store.Declare("gain", {11}, View::kDense, UpdateKind::kAdamW, {Matrix("gain", 1, 11)},
+                  Reading::kAccurate);
+    // More than is drawn at once, and no multiple of it.
+    store.Declare("large", {1051, 1003}, View::kDense, UpdateKind::kAdamW,
+                  {Matrix("large", 1051, 1003)});
+    DeclareModel(store, layout, rank);
+  };
+  Values drawn;
+  const auto draws = [&](const Piece& piece) -> const std::vector<float>& {
+    std::vector<float>& want = drawn[piece.name];
+    if (!want.empty()) return want;
+    want.resize(static_cast<size_t>(piece.elements()));
+    switch (piece.init.kind) {
+      case Init::Kind::kConstant:
+        std::fill(want.begin(), want.end(), static_cast<float>(piece.init.value));
+        break;
+      case Init::Kind::kNormal:
+        FillNormal(MakeKey(17, piece.name), 0, piece.elements(), piece.init.value, want.data());
+        break;
+      case Init::Kind::kValues:
+        want.assign(piece.init.values.begin(), piece.init.values.end());
+    }
+    return want;
+  };
+  for (const int world : {1, 4}) {
+    for (const Layout& layout : LayoutsOf(world)) {
+      std::map<std::string, int64_t> masters;  // piece -> elements over all ranks
+      std::map<std::string, int64_t> holders;  // piece -> ranks that have it
+      for (int rank = 0; rank < world; ++rank) {
+        ParameterStore store;
+        declare(store, layout, rank);
+        store.Allocate(t.stream, DType::kBf16, layout, rank);
+        store.Initialize(t.stream, test::RoundingKernels(), 17);
+        for (const auto& parameter : store.parameters()) {
+          for (const Piece& piece : parameter->pieces) {
+            const std::vector<float>& want = draws(piece);
+            ++holders[piece.name];
+            for (int64_t i = 0; i < piece.elements(); ++i) {
+              const float exact = want[static_cast<size_t>(i)];
+              const int64_t at = piece.offset + i;
+              if (parameter->reading == Reading::kAccurate) {
+                ASSERT_EQ(parameter->value.data<float>()[at], exact) << piece.name;
+              } else {
+                ASSERT_EQ(parameter->value.data<BFloat16>()[at].bits, BFloat16(exact).bits)
+                    << piece.name << " on " << world;
+              }
+            }
+          }
+        }
+        for (Region* region : store.regions()) {
+          EXPECT_EQ(region->master.elements(), region->owned.size());
+          EXPECT_EQ(region->read.elements(), region->elements);
+          for (const Region::Slice& slice : region->Slices(region->owned)) {
+            const Piece& piece = *slice.piece;
+            const std::vector<float>& want = draws(piece);
+            const int64_t first = slice.row_begin * piece.cols;
+            const int64_t count = (slice.row_end - slice.row_begin) * piece.cols;
+            const float* master =
+                region->master.data<float>() + slice.region_begin - region->owned.begin;
+            masters[piece.name] += count;
+            for (int64_t i = 0; i < count; ++i)
+              ASSERT_EQ(master[i], want[static_cast<size_t>(first + i)]) << piece.name;
+          }
+        }
+      }
+      for (const auto& [name, count] : masters) {
+        EXPECT_GT(count, 0) << name;
+        const bool expert = name.starts_with("experts.");
+        EXPECT_EQ(holders[name], expert ? layout.expert_replicas() : world) << name;
+      }
+      EXPECT_EQ(masters.size(), holders.size());
+      EXPECT_EQ(masters["large"], 1051 * 1003);
+    }
+  }
+}
+
 TEST(ParameterStore, ParametersAreViewsOfTheirRegion) {
   TestStream t;
   ParameterStore store;
   DeclareModel(store, {1, 1, 1}, 0);
   store.Allocate(t.stream, DType::kF64, {1, 1, 1}, 0);
   for (const auto& parameter : store.parameters()) {
-    Region& region = store.region(parameter->view, parameter->kind);
+    Region& region = store.region(parameter->view, parameter->kind, Reading::kAccurate);
     EXPECT_EQ(parameter->region_offset % kParameterAlignment, 0);
     EXPECT_EQ(parameter->value.data<double>(),
-              region.value.data<double>() + parameter->region_offset);
+              region.read.data<double>() + parameter->region_offset);
+    EXPECT_EQ(region.master.data<double>(), region.read.data<double>() + region.owned.begin)
+        << "no second copy";
     parameter->grad.data<double>()[0] = 3.0;
     EXPECT_EQ(region.grad.data<double>()[parameter->region_offset], 3.0);
   }
@@ -134,7 +218,7 @@ TEST(ParameterStore, OwnersShareEveryRowOnce) {
             EXPECT_GE(count, 0);
             total += count;
           }
-          EXPECT_EQ(total, region->value.elements());
+          EXPECT_EQ(total, region->elements);
           for (const Region::Slice& slice : region->Slices(region->owned)) {
             if (region->kind == UpdateKind::kMuon || slice.piece->rows == 1) {
               EXPECT_EQ(slice.row_begin, 0);
@@ -186,7 +270,7 @@ TEST(Reduce, BucketsAreWholeNeighboursFromTheEnd) {
     store.Declare(name, {rows, 16}, View::kDense, UpdateKind::kMuon, {Matrix(name, rows, 16)});
   }
   store.Allocate(t.stream, DType::kF32, Layout{1, 1, 1}, 0);
-  Region& region = store.region(View::kDense, UpdateKind::kMuon);
+  Region& region = store.region(View::kDense, UpdateKind::kMuon, Reading::kAccurate);
   const auto cut = [&](int64_t bytes) {
     std::vector<std::vector<int64_t>> rows;
     for (const GradientBucket& bucket : BucketsOf(region, bytes)) {
@@ -201,7 +285,8 @@ TEST(Reduce, BucketsAreWholeNeighboursFromTheEnd) {
   EXPECT_EQ(cut(3 * kRow), (Rows{{10, 19, 1}, {6, 10, 2}, {0, 6, 2}}));
   EXPECT_EQ(cut(6 * kRow), (Rows{{10, 19, 1}, {0, 10, 4}}));
   EXPECT_EQ(cut(100 * kRow), (Rows{{0, 19, 5}}));
-  EXPECT_TRUE(BucketsOf(store.region(View::kExpert, UpdateKind::kMuon), 1).empty());
+  EXPECT_TRUE(
+      BucketsOf(store.region(View::kExpert, UpdateKind::kMuon, Reading::kAccurate), 1).empty());
 }
 
 // Gradients of all ranks end summed at the owner, whether a bucket sets out when its last parameter
@@ -219,7 +304,7 @@ TEST(Reduce, SumsGradientsAtTheirOwnersAndBringsValuesBack) {
         for (Region* region : store.regions()) {
           for (int64_t i = 0; i < region->grad.elements(); ++i) {
             region->grad.data<float>()[i] = static_cast<float>((world.rank() + 1) * (i % 13));
-            region->value.data<float>()[i] = -1.0f;
+            region->read.data<float>()[i] = -1.0f;
           }
         }
         for (size_t i = store.parameters().size(); told && i-- > 1;) {  // of one nobody tells
@@ -236,21 +321,21 @@ TEST(Reduce, SumsGradientsAtTheirOwnersAndBringsValuesBack) {
           }
           for (int64_t i = region->owned.begin; i < region->owned.end; ++i) {
             ASSERT_EQ(region->grad.data<float>()[i], static_cast<float>(weight * (i % 13)));
-            region->value.data<float>()[i] = static_cast<float>(i);
+            region->master.data<float>()[i - region->owned.begin] = static_cast<float>(i);
           }
         }
       }
-      GatherValues(t.stream, mesh, store);
       for (Region* region : store.regions()) {
-        for (int64_t i = 0; i < region->value.elements(); ++i) {
-          EXPECT_EQ(region->value.data<float>()[i], static_cast<float>(i));
+        GatherRead(t.stream, mesh, *region).Join();
+        for (int64_t i = 0; i < region->elements; ++i) {
+          EXPECT_EQ(region->read.data<float>()[i], static_cast<float>(i));
         }
       }
     }
   });
 }
 
-// In bf16 every rank ends a step with what its kernels read, copies and accurate values.
+// In bf16 every rank ends a step with what its kernels read, rounded and accurate values.
 TEST(Reduce, BringsBackWhatIsRead) {
   OnWorlds([](World& world) {
     for (const int vectors : {0, 1, 40}) {
@@ -267,14 +352,12 @@ TEST(Reduce, BringsBackWhatIsRead) {
       }
       store.Declare("matrix", {9, 9}, View::kDense, UpdateKind::kMuon, {Matrix("matrix", 9, 9)});
       store.Allocate(t.stream, DType::kBf16, layout, world.rank());
-      const auto value_at = [](int64_t i) { return static_cast<float>(i) + 0.5f; };
+      const auto value_at = [](int64_t i) { return static_cast<float>(i) + 0.53125f; };
       for (Region* region : store.regions()) {
-        for (int64_t i = 0; i < region->value.elements(); ++i) {
-          const bool mine = i >= region->owned.begin && i < region->owned.end;
-          region->value.data<float>()[i] = mine ? value_at(i) : -1.0f;
-          region->copy.data<BFloat16>()[i] = BFloat16(region->value.data<float>()[i]);
-        }
+        for (int64_t i = region->owned.begin; i < region->owned.end; ++i)
+          region->master.data<float>()[i - region->owned.begin] = value_at(i);
       }
+      store.RoundMasters(t.stream, test::RoundingKernels());
       for (Region* region : store.regions()) GatherRead(t.stream, mesh, *region).Join();
       for (const auto& parameter : store.parameters()) {
         for (int64_t i = 0; i < parameter->value.elements(); ++i) {

@@ -42,6 +42,8 @@ struct Kernels {
   GatherRowsFn* gather_rows;
   ScatterAddRowsFn* scatter_add_rows;
   UniqueIdsFn* unique_ids;
+  SumUniqueFn* sum_unique;
+  DealRowsFn* deal_rows;
   RouteFn* route;
   BalanceLossFn* balance_loss;
   RouteGradFn* route_grad;

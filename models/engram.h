@@ -31,8 +31,8 @@ struct Engram {
 
     template <class F>
     void ForEachTensor(F&& f) const {
-      for (const Tensor* t : {&fetched.inverse, &fetched.ids, &fetched.asked, &e, &h, &kv, &rh, &rk,
-                              &s, &alpha, &u, &normed, &norm.rstd}) {
+      for (const Tensor* t : {&fetched.inverse, &fetched.order, &fetched.ids, &fetched.asked, &e,
+                              &h, &kv, &rh, &rk, &s, &alpha, &u, &normed, &norm.rstd}) {
         f(*t);
       }
     }

@@ -97,7 +97,8 @@ void DeviceGradient::BeginMerge(Stream& stream) {
   unique_ = Tensor::Empty(stream, DType::kI64, {n}, MemoryTag::kExchange);
   inverse_ = Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange);
   Tensor count = Tensor::Empty(stream, DType::kI64, {1}, MemoryTag::kExchange);
-  kernels_.unique_ids(stream, ids_[0], store_.rows(), unique_, inverse_, count);
+  Tensor unordered;
+  kernels_.unique_ids(stream, ids_[0], store_.rows(), unique_, inverse_, unordered, count);
   distinct_ = Arrival(stream, count);
 }
 

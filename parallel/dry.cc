@@ -1,6 +1,7 @@
 #include "parallel/dry.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -21,10 +22,11 @@ namespace {
 
 constexpr int64_t kStageBytes = 1 << 20;  // of a reduce-scatter (parallel/comm.cc)
 
-// Kernels of making a device's ids unique: a sort of 64-bit numbers with what goes before and
-// after.
-constexpr int64_t kSortCalls = 24;
-constexpr double kSortPasses = 8;
+// Kernels of making a device's ids unique (kernels/gpu/unique.cu), and of a sort of their places
+// with what goes before and after.
+constexpr int64_t kUniqueCalls = 5;
+constexpr int64_t kSortCalls = 12;
+constexpr double kSortPasses = 4;
 
 int64_t Sum(absl::Span<const int64_t> counts) {
   return std::accumulate(counts.begin(), counts.end(), int64_t{0});
@@ -171,12 +173,17 @@ class DryExchange : public DryTable {
   // What is kept between a micro-batch's announcement and its rows.
   void Announce(Stream& stream, const RowQuery& query) override {
     if (!on_device_) return;
-    Announced& next = announced_.emplace_back();
-    next.job = SideJob::Run(stream, {}, [&](Stream& side) {
-      next.inverse = Exchange(side, DType::kI32, {query.requests()});
-      next.unique = Exchange(side, DType::kI64, {query.requests()});
-      Sort(side, query.requests());
+    Question& next = announced_.emplace_back();
+    next.requests = query.requests();
+    next.distinct = Distinct(query.hash, query.canonical.elements(),
+                             static_cast<double>(query.tokens.elements()));
+    next.asking = SideJob::Run(stream, {}, [&](Stream& side) {
+      const Tensor ids = Exchange(side, DType::kI64, {next.requests});
+      next.unique = Exchange(side, DType::kI64, {next.requests});
+      next.fetched.inverse = Exchange(side, DType::kI32, {next.requests});
+      next.fetched.order = Exchange(side, DType::kI32, {next.requests});
       Tensor counts = Exchange(side, DType::kI64, {2 * members()});
+      Unique(side, next.requests);
       Tensor here = counts.Flat(members(), 2 * members());
       const std::vector<int64_t> one_each(static_cast<size_t>(members()), 1);
       mesh_.memory->AllToAll(side, counts.Flat(0, members()), one_each, here, one_each);
@@ -185,23 +192,27 @@ class DryExchange : public DryTable {
   }
 
   Pending<FetchedRows> Fetch(Stream& stream, const RowQuery& query, DType dtype) override {
-    if (announced_.empty()) Announce(stream, query);
-    Tensor asked;
-    if (!on_device_) asked = Exchange(stream, DType::kI64, {query.requests()});
+    auto coming = std::make_shared<Question>();
     tokens_ += query.tokens.elements();
     hash_ = query.hash;
     vocabulary_ = query.canonical.elements();
-    auto coming = std::make_shared<Coming>();
+    step_distinct_ = Distinct(hash_, vocabulary_, static_cast<double>(tokens_));
+    Tensor ids;
     if (on_device_) {
-      coming->asked = std::move(announced_.front());
+      if (announced_.empty()) Announce(stream, query);
+      *coming = std::move(announced_.front());
       announced_.pop_front();
-      ReadCounts(*mesh_.memory, coming->asked.counts, 1);
+      Tell(stream, *coming);
+    } else {
+      ids = Exchange(stream, DType::kI64, {query.requests()});
+      AskOnHost(stream, query, *coming);
     }
-    coming->brought =
-        SideJob::Run(stream, {}, [&](Stream& side) { BringRows(side, query, dtype, *coming); });
+    coming->bringing =
+        SideJob::Run(stream, {}, [&](Stream& side) { BringRows(side, dtype, *coming); });
     return Pending<FetchedRows>::After([this, coming](Stream&) {
-      coming->brought.Join();
-      coming->asked.job.Join();
+      coming->bringing.Join();
+      coming->asking.Join();
+      coming->telling.Join();
       gradients_.Join();
       return std::move(coming->fetched);
     });
@@ -211,6 +222,7 @@ class DryExchange : public DryTable {
     const int64_t distinct = fetched.ids.elements();
     gradients_ = SideJob::Run(stream, {drows}, [&](Stream& side) {
       Tensor summed = Exchange(side, spec_.dtype, {distinct, spec_.width});
+      if (on_device_) SortOthers(side, fetched.inverse.elements() - distinct);
       if (members() > 1) summed = Carried(side, *mesh_.memory, summed);
       if (on_device_) {
         AddPart(side, fetched.asked, summed);
@@ -218,8 +230,9 @@ class DryExchange : public DryTable {
         sums_.Grow(step_distinct_);
         Account();
       }
-      LedgerOf(side).Add(Work::kTables, 0, static_cast<double>(drows.bytes() + 4 * summed.bytes()));
+      LedgerOf(side).Add(Work::kTables, 0, static_cast<double>(drows.bytes() + 2 * summed.bytes()));
     });
+    for (Question& question : announced_) Tell(stream, question);
     ++pushed_;
   }
 
@@ -242,7 +255,6 @@ class DryExchange : public DryTable {
     fresh_ += came;
   }
 
-  // Sums of one micro-batch stand in order; those of several are put in order.
   void ReduceGradients(Stream& stream) override {
     if (on_device_) {
       gradients_ = SideJob::Run(stream, {}, [&](Stream& side) { Group(side); });
@@ -253,8 +265,7 @@ class DryExchange : public DryTable {
       return Tensor::Empty(stream, dtype, shape, MemoryTag::kGradients);
     };
     ids_ = make(DType::kI64, {n});
-    if (pushed_ > 1 || mesh_.memory->size() > 1 || mesh_.memory_replicas->size() > 1)
-      grads_ = make(spec_.dtype, {n, spec_.width});
+    grads_ = make(spec_.dtype, {n, spec_.width});
     if (mesh_.memory_replicas->size() == 1) return;
     const Tensor moved = Exchange(stream, spec_.dtype, {n, spec_.width});
     const Tensor theirs = Carried(stream, *mesh_.memory_replicas, moved);
@@ -281,36 +292,58 @@ class DryExchange : public DryTable {
   void ResetTraffic() override {}
 
  private:
-  struct Announced {
-    Tensor inverse, unique;
+  // SpreadExchange's, with how many of the requests are distinct.
+  struct Question {
+    int64_t requests = 0, distinct = 0;
+    Tensor unique;
     Arrival counts;
-    SideJob job;
-  };
-  struct Coming {
     FetchedRows fetched;
-    Announced asked;
-    SideJob brought;
+    SideJob asking, telling, bringing;
   };
 
-  void BringRows(Stream& side, const RowQuery& query, DType dtype, Coming& coming) {
-    FetchedRows& fetched = coming.fetched;
-    const int64_t n = query.requests();
-    const auto asked_by = [&](int64_t tokens) {
-      return Distinct(hash_, vocabulary_, static_cast<double>(tokens));
-    };
-    const int64_t distinct = asked_by(query.tokens.elements());
-    step_distinct_ = asked_by(tokens_);
-    fetched.inverse = on_device_ ? coming.asked.inverse : Exchange(side, DType::kI32, {n});
-    const Tensor unique = on_device_ ? coming.asked.unique : Exchange(side, DType::kI64, {n});
-    fetched.ids = unique.Rows(0, distinct);
+  void Tell(Stream& stream, Question& question) {
+    FetchedRows& fetched = question.fetched;
+    if (fetched.ids.defined()) return;
+    ReadCounts(*mesh_.memory, question.counts, 1);
+    fetched.ids = question.unique.Rows(0, question.distinct);
+    question.telling = SideJob::Run(stream, {}, [&](Stream& side) {
+      fetched.asked = fetched.ids;
+      if (members() > 1) fetched.asked = Carried(side, *mesh_.memory, fetched.ids);
+    });
+  }
+
+  void AskOnHost(Stream& stream, const RowQuery& query, Question& question) {
+    FetchedRows& fetched = question.fetched;
+    question.requests = query.requests();
+    question.distinct = Distinct(hash_, vocabulary_, static_cast<double>(query.tokens.elements()));
+    fetched.inverse = Exchange(stream, DType::kI32, {question.requests});
+    fetched.order = Exchange(stream, DType::kI32, {question.requests});
+    question.unique = Exchange(stream, DType::kI64, {question.requests});
+    fetched.ids = question.unique.Rows(0, question.distinct);
     fetched.asked = fetched.ids;
-    if (members() > 1) fetched.asked = Carried(side, *mesh_.memory, fetched.ids);
+    if (members() > 1) fetched.asked = Carried(stream, *mesh_.memory, fetched.ids);
+  }
+
+  // On a device those that this rank holds itself do not travel.
+  void BringRows(Stream& side, DType dtype, Question& question) {
+    FetchedRows& fetched = question.fetched;
+    const int64_t here = on_device_ ? PartOf(question.distinct, members(), 0).size() : 0;
     const DType carried = on_device_ ? dtype : spec_.dtype;
-    Tensor found = Exchange(side, carried, {distinct, spec_.width});
-    if (members() > 1) found = Carried(side, *mesh_.memory, found);
-    fetched.rows = Tensor::Empty(side, dtype, {n, spec_.width});
+    Tensor found = Exchange(side, carried, {question.distinct - here, spec_.width});
+    const double read = static_cast<double>(found.bytes());
+    if (on_device_) {
+      std::vector<int64_t> parts;
+      for (int r = 0; r < members(); ++r) {
+        parts.push_back(r == 0 ? 0 : PartOf(question.distinct, members(), r).size());
+      }
+      found = Carry(side, *mesh_.memory, found, parts, parts);
+    } else if (members() > 1) {
+      found = Carried(side, *mesh_.memory, found);
+    }
+    fetched.rows = Tensor::Empty(side, dtype, {question.requests, spec_.width});
     LedgerOf(side).Add(Work::kTables, 0,
-                       static_cast<double>(fetched.rows.bytes() + 3 * found.bytes()));
+                       static_cast<double>(fetched.rows.bytes()) + 3.0 * read +
+                           static_cast<double>(here * row_bytes()));
   }
 
   // Rows that came in one, or their sums: ids and gradients.
@@ -336,8 +369,7 @@ class DryExchange : public DryTable {
     const Tensor all_ids = Exchange(stream, DType::kI64, {rows});
     merging_ = {Exchange(stream, DType::kI64, {rows}), Exchange(stream, DType::kI32, {rows})};
     const Tensor count = Exchange(stream, DType::kI64, {1});
-    const Tensor sort = Tensor::Empty(stream, DType::kI32, {7 * rows}, MemoryTag::kWorkspace);
-    Sort(stream, rows);
+    Unique(stream, rows);
     distinct_ = Arrival(stream, count);
   }
   void Settle(Stream& stream) {
@@ -373,8 +405,23 @@ class DryExchange : public DryTable {
   }
 
   static void Sort(Stream& stream, int64_t rows) {
-    const double bytes = 2.0 * kSortPasses * static_cast<double>(rows) * (8.0 + 4.0);
+    const double bytes = 2.0 * kSortPasses * static_cast<double>(rows) * (4.0 + 4.0);
     LedgerOf(stream).Add(Work::kTables, {kSortCalls, 0.0, bytes});
+  }
+  // The table of slots and the places of first requests.
+  static void Unique(Stream& stream, int64_t requests) {
+    const auto slots = static_cast<int64_t>(
+        std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(2 * requests, 2))));
+    const Tensor claimed = Tensor::Empty(stream, DType::kI32, {slots}, MemoryTag::kWorkspace);
+    const Tensor place = Tensor::Empty(stream, DType::kI32, {requests}, MemoryTag::kWorkspace);
+    const double bytes = static_cast<double>(2 * claimed.bytes() + requests * (3 * 8 + 8 * 4));
+    LedgerOf(stream).Add(Work::kTables, {kUniqueCalls, 0.0, bytes});
+  }
+  // Requests that are not the first of their row, for their sums: keys and numbers, twice.
+  void SortOthers(Stream& stream, int64_t others) const {
+    if (others < 1) return;
+    const Tensor sort = Exchange(stream, DType::kI32, {4 * others});
+    Sort(stream, others);
   }
   int64_t members() const { return mesh_.memory->size(); }
   // An equal part of it to each member, and as much back.
@@ -413,7 +460,7 @@ class DryExchange : public DryTable {
   Allocator& allocator_;
   NgramHash hash_;  // of the last query, and over how many ids
   int64_t vocabulary_ = 0;
-  std::deque<Announced> announced_;
+  std::deque<Question> announced_;
   std::vector<Summed> parts_;  // of this step on a device, as DeviceGradient has them
   Summed merging_;             // distinct ids and places of parts that are being summed
   Arrival distinct_;           // how many these are, which is estimated here

@@ -110,10 +110,12 @@ void HostExchange::Ask(Stream& stream, const Tensor& ids, FetchedRows& fetched) 
   Comm& axis = *mesh_.memory;
   const int64_t n = ids.elements();
   fetched.inverse = Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange);
+  fetched.order = Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange);
   Tensor unique = Tensor::Empty(stream, DType::kI64, {n}, MemoryTag::kExchange);
   fetched.send.resize(static_cast<size_t>(axis.size()));
   Tensor counts = Tensor::Wrap(fetched.send.data(), DType::kI64, {axis.size()});
-  kernels_.unique_ids(stream, ids, store_->spec().rows, unique, fetched.inverse, counts);
+  kernels_.unique_ids(stream, ids, store_->spec().rows, unique, fetched.inverse, fetched.order,
+                      counts);
   fetched.ids = unique.Rows(0, Total(fetched.send));
   if (axis.size() == 1) {
     fetched.recv = fetched.send;
@@ -158,9 +160,9 @@ void HostExchange::PushGradient(Stream& stream, const FetchedRows& fetched, cons
   Comm& axis = *mesh_.memory;
   const int64_t sent_before = BytesSent();
   Tensor summed =
-      Tensor::Zeros(stream, store_->spec().dtype, {fetched.ids.elements(), store_->spec().width},
+      Tensor::Empty(stream, store_->spec().dtype, {fetched.ids.elements(), store_->spec().width},
                     MemoryTag::kExchange);
-  kernels_.scatter_add_rows(stream, drows, fetched.inverse, summed);
+  kernels_.sum_unique(stream, drows, fetched.inverse, fetched.order, summed);
   if (axis.size() > 1) summed = Carry(stream, axis, summed, fetched.send, fetched.recv);
   AddParts(fetched.asked, summed, fetched.recv);
   traffic_.bytes += BytesSent() - sent_before;

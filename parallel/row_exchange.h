@@ -22,9 +22,10 @@ namespace mneme {
 struct FetchedRows {
   Tensor rows;  // [n, W] one a request, in the dtype asked for
   // The route back, filled by Fetch.
-  Tensor ids;      // i64: the distinct ids by owner, rising inside, each by its number there
-                   // (RowShare); where the table is whole on the device, all n requests
+  Tensor ids;      // i64: the distinct ids by owner, each by its number there (RowShare), as
+                   // unique_ids has them; where the table is whole on the device, all n requests
   Tensor inverse;  // i32 [n] place of each request among `ids`; not where the table is whole
+  Tensor order;    // i32 [n] the first request of each of `ids`, then the others; likewise
   std::vector<int64_t> send, recv;  // rows asked of each member, rows each member asks here
   Tensor asked;                     // i64 [Σ recv] asked of this rank: ids; on a device numbers
 };
@@ -52,8 +53,9 @@ class RowExchange {
   virtual ~RowExchange() = default;
 
   // What a coming Fetch of this query will ask: what the host must know of it is on its way from
-  // here. Worth it where the host can know it before the device gets there, so a micro-batch
-  // ahead. Optional; queries are then fetched in the order in which they were announced.
+  // here, and with the next PushGradient owners are told. Worth it where the host can know it
+  // before the device gets there, so a micro-batch ahead. Optional; queries are then fetched in the
+  // order in which they were announced.
   virtual void Announce(Stream&, const RowQuery&) {}
   // ids i64 [n] on the device. Starts the exchange; rows in `dtype` are there when waited for.
   virtual Pending<FetchedRows> Fetch(Stream& stream, const Tensor& ids, DType dtype) = 0;

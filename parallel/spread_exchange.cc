@@ -2,14 +2,18 @@
 // the host knows of it how many ids each owner is asked for, and no more.
 //
 // Those counts are made where the ids are, exchanged there, and on their way to the host from the
-// moment that a micro-batch is announced. Announced one micro-batch ahead, they have arrived long
-// before its rows are asked for, and the device never waits for the host.
+// moment that a micro-batch is announced. Announced one micro-batch ahead, they arrive while it
+// computes; then, with its gradients, the numbers go to their owners. When its rows are asked for,
+// owners know what to send, and what is left is gather, wire, and the rows to their requests. Rows
+// that this rank holds itself are read from the table by their requests, and travel nowhere.
 //
 // All of it runs beside the stream (kernels/core/side.h): rows come while the blocks before their
 // layer compute, gradients leave while those of the same blocks do.
 #include <deque>
 #include <memory>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "kernels/core/check.h"
 #include "parallel/carry.h"
@@ -39,7 +43,8 @@ class SpreadExchange : public RowExchange {
   Pending<FetchedRows> Fetch(Stream& stream, const Tensor& ids, DType dtype) override {
     CHECK(announced_.empty());
     Question question;
-    question.job = SideJob::Run(stream, {ids}, [&](Stream& side) { AskFor(side, ids, question); });
+    question.asking =
+        SideJob::Run(stream, {ids}, [&](Stream& side) { AskFor(side, ids, question); });
     return Bring(stream, std::move(question), dtype);
   }
 
@@ -55,13 +60,16 @@ class SpreadExchange : public RowExchange {
     pushed_ = SideJob::Run(stream, {drows}, [&](Stream& side) {
       const int64_t sent_before = BytesSent();
       const Shape shape = {fetched.ids.elements(), store_->spec().width};
-      Tensor summed = Tensor::Zeros(side, store_->spec().dtype, shape, MemoryTag::kExchange);
-      kernels_.scatter_add_rows(side, drows, fetched.inverse, summed);
+      Tensor summed = Tensor::Empty(side, store_->spec().dtype, shape, MemoryTag::kExchange);
+      kernels_.sum_unique(side, drows, fetched.inverse, fetched.order, summed);
       const Tensor carried = Carry(side, axis_, summed, fetched.send, fetched.recv);
       Settle(side);
       gradient_.Add(side, fetched.asked, carried);
       traffic_.bytes += BytesSent() - sent_before;
     });
+    // The counts of what was announced before this micro-batch are there, or will be before the
+    // device has done what is queued.
+    for (Question& question : announced_) Tell(stream, question);
   }
 
   void ReduceGradients(Stream& stream) override {
@@ -88,13 +96,15 @@ class SpreadExchange : public RowExchange {
   void ResetTraffic() override { traffic_ = {}; }
 
  private:
-  // What a micro-batch asks for, and the way back.
+  // What a micro-batch asks for. Asked: its ids are distinct and counted. Told: owners have them.
   struct Question {
     const void* tokens = nullptr;  // of the query
     Tensor unique;                 // i64 [n] numbers at their owners, by owner
-    Tensor inverse;                // i32 [n]
     Arrival counts;                // i64 [2, members]: asked of each, asked here by each
-    SideJob job;
+    FetchedRows fetched;           // `order` and `inverse` from asking on; once told all but rows
+    SideJob asking, telling, bringing;
+
+    bool told() const { return !fetched.send.empty(); }
   };
 
   // The host waits for the device here, and so for other members.
@@ -117,8 +127,9 @@ class SpreadExchange : public RowExchange {
   Question Ask(Stream& stream, const RowQuery& query) {
     Question question;
     question.tokens = query.tokens.raw();
-    question.job = SideJob::Run(stream, {query.tokens, query.canonical, query.doc_start},
-                                [&](Stream& side) { AskFor(side, IdsOf(side, query), question); });
+    question.asking =
+        SideJob::Run(stream, {query.tokens, query.canonical, query.doc_start},
+                     [&](Stream& side) { AskFor(side, IdsOf(side, query), question); });
     return question;
   }
 
@@ -126,39 +137,46 @@ class SpreadExchange : public RowExchange {
     const int64_t sent_before = BytesSent();
     const int64_t n = ids.elements();
     const int64_t members = axis_.size();
+    FetchedRows& fetched = question.fetched;
     question.unique = Tensor::Empty(side, DType::kI64, {n}, MemoryTag::kExchange);
-    question.inverse = Tensor::Empty(side, DType::kI32, {n}, MemoryTag::kExchange);
+    fetched.inverse = Tensor::Empty(side, DType::kI32, {n}, MemoryTag::kExchange);
+    fetched.order = Tensor::Empty(side, DType::kI32, {n}, MemoryTag::kExchange);
     Tensor counts = Tensor::Empty(side, DType::kI64, {2 * members}, MemoryTag::kExchange);
     Tensor asked = counts.Flat(0, members);
     Tensor asked_here = counts.Flat(members, 2 * members);
-    kernels_.unique_ids(side, ids, store_->spec().rows, question.unique, question.inverse, asked);
+    kernels_.unique_ids(side, ids, store_->spec().rows, question.unique, fetched.inverse,
+                        fetched.order, asked);
     const std::vector<int64_t> one_each(static_cast<size_t>(members), 1);
     axis_.AllToAll(side, asked, one_each, asked_here, one_each);
     question.counts = Arrival(side, counts);
     traffic_.bytes += BytesSent() - sent_before;
   }
 
-  // The rows of a question on their way to whoever waits for them.
-  struct Coming {
-    FetchedRows fetched;
-    SideJob asked, brought;
-  };
-
-  Pending<FetchedRows> Bring(Stream& stream, Question question, DType dtype) {
-    auto coming = std::make_shared<Coming>();
-    coming->asked = std::move(question.job);
-    FetchedRows& fetched = coming->fetched;
+  // The host waits for the counts, and the numbers go to their owners. Once.
+  void Tell(Stream& stream, Question& question) {
+    if (question.told()) return;
+    FetchedRows& fetched = question.fetched;
     const std::vector<int64_t> counts = ReadCounts(axis_, question.counts, 1);
     fetched.send.assign(counts.begin(), counts.begin() + axis_.size());
     fetched.recv.assign(counts.begin() + axis_.size(), counts.end());
-    fetched.inverse = question.inverse;
     fetched.ids = question.unique.Rows(0, Total(fetched.send));
-    coming->brought =
-        SideJob::Run(stream, {}, [&](Stream& side) { BringRows(side, dtype, fetched); });
+    question.telling = SideJob::Run(stream, {}, [&](Stream& side) {
+      const int64_t sent_before = BytesSent();
+      fetched.asked = Carry(side, axis_, fetched.ids, fetched.send, fetched.recv);
+      traffic_.bytes += BytesSent() - sent_before;
+    });
+  }
+
+  Pending<FetchedRows> Bring(Stream& stream, Question question, DType dtype) {
+    auto coming = std::make_shared<Question>(std::move(question));
+    Tell(stream, *coming);
+    coming->bringing =
+        SideJob::Run(stream, {}, [&](Stream& side) { BringRows(side, dtype, coming->fetched); });
     return Pending<FetchedRows>::After([this, coming](Stream&) {
-      coming->brought.Join();
+      coming->bringing.Join();
       // Jobs before it are done as well; what they were lent goes back.
-      coming->asked.Join();
+      coming->asking.Join();
+      coming->telling.Join();
       pushed_.Join();
       return std::move(coming->fetched);
     });
@@ -166,20 +184,40 @@ class SpreadExchange : public RowExchange {
 
   void BringRows(Stream& side, DType dtype, FetchedRows& fetched) {
     const int64_t sent_before = BytesSent();
-    const int64_t width = store_->spec().width;
-    fetched.asked = Carry(side, axis_, fetched.ids, fetched.send, fetched.recv);
-    // Converted before they travel: to the values that the requests get.
-    Tensor found =
-        Tensor::Empty(side, dtype, {fetched.asked.elements(), width}, MemoryTag::kExchange);
-    kernels_.gather_rows(side, store_->values(), fetched.asked, found);
-    found = Carry(side, axis_, found, fetched.recv, fetched.send);
+    const auto me = static_cast<size_t>(axis_.rank());
+    const int64_t own = fetched.send[me];
+    std::vector<int64_t> leaving = fetched.recv;
+    std::vector<int64_t> coming = fetched.send;
+    leaving[me] = coming[me] = 0;
+    const Tensor found = FoundForOthers(side, dtype, fetched, Total(leaving));
+    const Tensor came = Carry(side, axis_, found, leaving, coming);
+    const int64_t first =
+        std::accumulate(coming.begin(), coming.begin() + axis_.rank(), int64_t{0});
     const int64_t requests = fetched.inverse.elements();
-    fetched.rows = Tensor::Empty(side, dtype, {requests, width});
-    kernels_.gather_rows(side, found, fetched.inverse, fetched.rows);
+    fetched.rows = Tensor::Empty(side, dtype, {requests, store_->spec().width});
+    kernels_.deal_rows(side, store_->values(), fetched.ids.Rows(first, first + own), first, came,
+                       fetched.inverse, fetched.rows);
     traffic_.requested += requests;
     traffic_.unique += fetched.ids.elements();
-    traffic_.remote += fetched.ids.elements() - fetched.send[static_cast<size_t>(axis_.rank())];
+    traffic_.remote += fetched.ids.elements() - own;
     traffic_.bytes += BytesSent() - sent_before;
+  }
+
+  // What the others asked for here: `rows` rows, by who asked. Converted before they travel: to the
+  // values that the requests get.
+  Tensor FoundForOthers(Stream& side, DType dtype, const FetchedRows& fetched, int64_t rows) const {
+    Tensor found = Tensor::Empty(side, dtype, {rows, store_->spec().width}, MemoryTag::kExchange);
+    const int64_t own_begin =
+        std::accumulate(fetched.recv.begin(), fetched.recv.begin() + axis_.rank(), int64_t{0});
+    const int64_t asked = fetched.asked.elements();
+    const auto gather = [&](int64_t begin, int64_t end, int64_t to) {
+      if (begin == end) return;
+      Tensor part = found.Rows(to, to + end - begin);
+      kernels_.gather_rows(side, store_->values(), fetched.asked.Rows(begin, end), part);
+    };
+    gather(0, own_begin, 0);
+    gather(asked - (rows - own_begin), asked, own_begin);
+    return found;
   }
 
   Comm& axis_;

@@ -57,10 +57,6 @@ void StepGradient::Sorted(Stream& stream, Tensor& ids, Tensor& grads) {
   ids = Tensor::Empty(stream, DType::kI64, {m}, MemoryTag::kGradients);
   if (m > 0) Upload(stream, index_.ids(), ids.bytes(), ids);
   int64_t* id = ids.data<int64_t>();
-  if (std::is_sorted(id, id + m)) {
-    grads = Tensor::Wrap(sums_.row(0), dtype_, {m, width_});
-    return;
-  }
   std::vector<std::pair<int64_t, int64_t>> order;  // (id, slot)
   order.reserve(static_cast<size_t>(m));
   for (int64_t slot = 0; slot < m; ++slot) order.emplace_back(id[slot], slot);

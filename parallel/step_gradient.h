@@ -19,8 +19,7 @@ class StepGradient {
   // Adds grads [n, W] (n rows of the store's dtype) to the rows `ids`, distinct. Sums are made in
   // order of the calls.
   void Add(absl::Span<const int64_t> ids, const void* grads);
-  // All rows added since Clear: ids i64 [m] rising, grads [m, W]. Views where rows came in order;
-  // they hold until the next Add.
+  // All rows added since Clear: ids i64 [m] rising, grads [m, W].
   void Sorted(Stream& stream, Tensor& ids, Tensor& grads);
   void Clear() { index_.Clear(); }
 

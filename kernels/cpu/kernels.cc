@@ -25,6 +25,8 @@ constexpr Kernels Plain() {
       .gather_rows = cpu::GatherRows,
       .scatter_add_rows = cpu::ScatterAddRows,
       .unique_ids = cpu::UniqueIds,
+      .sum_unique = cpu::SumUnique,
+      .deal_rows = cpu::DealRows,
       .route = cpu::Route,
       .balance_loss = cpu::BalanceLoss,
       .route_grad = cpu::RouteGrad,

@@ -28,6 +28,8 @@ constexpr Kernels Dry() {
       .gather_rows = dry::GatherRows,
       .scatter_add_rows = dry::ScatterAddRows,
       .unique_ids = kPass<UniqueIdsFn, Work::kTables>,
+      .sum_unique = kPass<SumUniqueFn, Work::kTables>,
+      .deal_rows = kPass<DealRowsFn, Work::kTables>,
       .route = dry::Route,
       .balance_loss = kPass<BalanceLossFn, Work::kRouting>,
       .route_grad = kPass<RouteGradFn, Work::kRouting>,

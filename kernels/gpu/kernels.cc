@@ -22,6 +22,8 @@ const Kernels* GpuKernels() {
       .gather_rows = gpu::GatherRows,
       .scatter_add_rows = gpu::ScatterAddRows,
       .unique_ids = gpu::UniqueIds,
+      .sum_unique = gpu::SumUnique,
+      .deal_rows = gpu::DealRows,
       .route = gpu::Route,
       .balance_loss = gpu::BalanceLoss,
       .route_grad = gpu::RouteGrad,

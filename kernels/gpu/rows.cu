@@ -1,10 +1,15 @@
-// Rows by id: gather, with conversion, and scatter-add in a fixed order.
+// Rows by id: gather, with conversion, and scatter-add in a fixed order; rows of distinct ids to
+// their requests, and sums back.
 //
 // gather_rows: device/gather.cuh. Floor: W (bytes read + bytes written) a row over the copy
 // bandwidth; the paper's rows (80 f32 to bf16): 480 bytes.
 // scatter_add_rows: requests sorted by row (sort.cu), summed in tiles (device/row_sums.cuh), each
 // sum added to its row once. Floor: W a bytes a request, 8 W a distinct row; besides, the sort.
 // Embedding of 32,768 tokens, D 512, bf16: 34 + 2 · 2 · (distinct tokens / 1,000) MB, 15 µs.
+// sum_unique: the gradient of each first request is its sum so far, a gather; the other requests
+// alone are sorted and added. Floor: W a bytes a request, 4 W a distinct row.
+// deal_rows: a gather from two places. Floor: W b bytes a request, W b a row that came, 4 W one of
+// the table.
 #include "kernels/gpu/device/gather.cuh"
 #include "kernels/gpu/device/row_sums.cuh"
 #include "kernels/gpu/sort.h"
@@ -53,9 +58,81 @@ template <class T, int N>
 void ScatterWith(Stream& stream, const Tensor& dout, const RowGroups& sorted, int64_t width,
                  Tensor& dtable) {
   const AddToRows add{Data<int32_t>(sorted.keys), static_cast<int>(width), Data<float>(dtable)};
-  const Tensor part = dout.Reshape({sorted.keys.elements(), width});
+  const Tensor part = dout.Reshape({dout.elements() / width, width});
   SumRows<T, N>(stream, PlanRowSums(sorted.keys.elements(), width, N), MakeParts<T>({&part, 1}),
                 sorted.keys, sorted.order, width, add, add);
+}
+
+// Every sum goes to its row, those of `sorted` requests.
+void AddSorted(Stream& stream, const Tensor& dout, const RowGroups& sorted, int64_t width,
+               Tensor& table) {
+  if (dout.dtype() == DType::kBf16 && width % 8 == 0) {
+    return ScatterWith<bf16, 8>(stream, dout, sorted, width, table);
+  }
+  DispatchActivation(dout.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    if (width % 4 == 0) return ScatterWith<T, 4>(stream, dout, sorted, width, table);
+    ScatterWith<T, 1>(stream, dout, sorted, width, table);
+  });
+}
+
+// Where the row of a place stands.
+template <class Y>
+struct TwoPlaces {
+  const float* table;
+  int64_t rows;
+  const int64_t* own;  // numbers there of places [first, first + count)
+  int64_t first, count;
+  const Y* came;
+  int64_t came_rows;
+};
+
+// As GatherTile, from the table or from what came.
+template <class Y, int N>
+__global__ void __launch_bounds__(kGatherThreads)
+    Deal(TwoPlaces<Y> from, const int32_t* inverse, int64_t n, int width, int lanes, Y* out) {
+  const int teams = static_cast<int>(blockDim.x) / lanes;
+  const int team = static_cast<int>(threadIdx.x) / lanes;
+  const int lane = static_cast<int>(threadIdx.x) % lanes;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * teams * kGatherRows + team;
+  int64_t rows[kGatherRows];  // of the table, or −1 − those of `came`
+#pragma unroll
+  for (int r = 0; r < kGatherRows; ++r) {
+    const int64_t i = begin + r * teams;
+    const int64_t place = i < n ? inverse[i] : -1;
+    const int64_t own = place - from.first;
+    if (own >= 0 && own < from.count) {
+      rows[r] = from.own[own];
+      if (rows[r] < 0 || rows[r] >= from.rows) __trap();
+    } else {
+      const int64_t other = own < 0 ? place : place - from.count;
+      if (i < n && (other < 0 || other >= from.came_rows)) __trap();
+      rows[r] = -1 - other;
+    }
+  }
+  for (int column = lane * N; column < width; column += lanes * N) {
+    Vec<float, N> x[kGatherRows];
+    Vec<Y, N> y[kGatherRows];
+#pragma unroll
+    for (int r = 0; r < kGatherRows; ++r) {
+      if (begin + r * teams >= n) continue;
+      if (rows[r] >= 0) {
+        x[r] = *reinterpret_cast<const Vec<float, N>*>(from.table + rows[r] * width + column);
+      } else {
+        y[r] = *reinterpret_cast<const Vec<Y, N>*>(from.came + (-1 - rows[r]) * width + column);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kGatherRows; ++r) {
+      const int64_t i = begin + r * teams;
+      if (i >= n) continue;
+      if (rows[r] >= 0) {
+#pragma unroll
+        for (int k = 0; k < N; ++k) y[r].v[k] = FromFloat<Y>(x[r].v[k]);
+      }
+      *reinterpret_cast<Vec<Y, N>*>(out + i * width + column) = y[r];
+    }
+  }
 }
 
 }  // namespace
@@ -87,13 +164,43 @@ void ScatterAddRows(Stream& stream, const Tensor& dout, const Tensor& ids, Tenso
   const int64_t width = dtable.elements() / rows;
   RowGroups sorted;
   SortRows(stream, {&ids, 1}, rows, sorted);
-  if (dout.dtype() == DType::kBf16 && width % 8 == 0) {
-    return ScatterWith<bf16, 8>(stream, dout, sorted, width, dtable);
-  }
-  DispatchActivation(dout.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    if (width % 4 == 0) return ScatterWith<T, 4>(stream, dout, sorted, width, dtable);
-    ScatterWith<T, 1>(stream, dout, sorted, width, dtable);
+  AddSorted(stream, dout, sorted, width, dtable);
+}
+
+void SumUnique(Stream& stream, const Tensor& dout, const Tensor& inverse, const Tensor& order,
+               Tensor& out) {
+  const int64_t n = inverse.elements();
+  if (n == 0) return;
+  const int64_t distinct = out.dim(0);
+  const int64_t width = out.elements() / distinct;
+  CHECK_EQ(dout.elements(), n * width);
+  GatherRows(stream, dout.Reshape({n, width}), order.Rows(0, distinct), out);
+  if (distinct == n) return;
+  RowGroups others;
+  SortChosen(stream, inverse, order.Rows(distinct, n), distinct, others);
+  AddSorted(stream, dout, others, width, out);
+}
+
+void DealRows(Stream& stream, const Tensor& table, const Tensor& own, int64_t first,
+              const Tensor& came, const Tensor& inverse, Tensor& out) {
+  const int64_t n = inverse.elements();
+  if (n == 0) return;
+  const int64_t width = out.elements() / n;
+  CHECK_EQ(table.elements(), table.dim(0) * width);
+  CHECK_EQ(came.elements(), came.dim(0) * width);
+  WithGather(table, out, width, [&](auto of_table, auto to, auto columns) {
+    using Y = decltype(to);
+    constexpr int kN = decltype(columns)::value;
+    if constexpr (std::is_same_v<decltype(of_table), float>) {
+      const GatherShape shape = ShapeGather(width, kN);
+      const TwoPlaces<Y> from{Data<float>(table), table.dim(0),  Data<int64_t>(own), first,
+                              own.elements(),     Data<Y>(came), came.dim(0)};
+      Launch(stream, Deal<Y, kN>, dim3(static_cast<unsigned>(CeilDiv(n, shape.tile()))),
+             dim3(static_cast<unsigned>(shape.threads())), 0, from, Data<int32_t>(inverse), n,
+             static_cast<int>(width), shape.lanes, Data<Y>(out));
+    } else {
+      Fatal(__FILE__, __LINE__, "tables are f32");
+    }
   });
 }
 

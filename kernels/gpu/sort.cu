@@ -5,18 +5,15 @@
 // n requests among R rows: ⌈log2 R / 8⌉ passes of 16 n bytes, 24 n to make the keys, 4 n to find
 // the heads. 4 M requests among 22 M rows: 0.37 GB, 86 µs at 4.3 TB/s.
 #include <thrust/iterator/counting_iterator.h>
-#include <thrust/iterator/transform_iterator.h>
 
 #include <algorithm>
 #include <bit>
 #include <cub/device/device_radix_sort.cuh>
-#include <cub/device/device_scan.cuh>
 #include <cub/device/device_select.cuh>
 #include <limits>
 
 #include "kernels/gpu/launch.cuh"
 #include "kernels/gpu/sort.h"
-#include "kernels/ops/rows.h"
 
 namespace mneme::gpu {
 namespace {
@@ -66,13 +63,24 @@ void NumberParts(Stream& stream, RowParts ids, int64_t n, int64_t rows, uint32_t
 }
 
 // Whether a new key begins at a place of the sorted keys.
-template <class Key, class Out>
 struct Begins {
-  const Key* keys;
-  __device__ __forceinline__ Out operator()(int32_t place) const {
-    return place == 0 || keys[place - 1] != keys[place] ? 1 : 0;
+  const int32_t* keys;
+  __device__ __forceinline__ bool operator()(int32_t place) const {
+    return place == 0 || keys[place - 1] != keys[place];
   }
 };
+
+// Keys of some requests: ids[i], i = chosen[k].
+__global__ void NumberChosen(const int32_t* ids, const int32_t* chosen, int64_t n, int64_t rows,
+                             uint32_t* keys, int32_t* order) {
+  for (int64_t k = ThreadNumber(); k < n; k += Threads()) {
+    const int32_t i = chosen[k];
+    const int32_t row = ids[i];
+    if (row < 0 || row >= rows) __trap();
+    keys[k] = static_cast<uint32_t>(row);
+    order[k] = i;
+  }
+}
 
 // Scratch of a CUB call: f(scratch, bytes) says how much where scratch is null, else runs.
 template <class F>
@@ -85,42 +93,14 @@ void WithScratch(Stream& stream, F&& f) {
   Check(f(scratch.raw(), bytes));
 }
 
-// Ids by owner and by their number there: owner · span + number, span numbers an owner.
-__global__ void NumberIds(const int64_t* ids, int64_t n, int64_t rows, int64_t owners, int64_t span,
-                          int64_t* keys, int32_t* numbers) {
-  for (int64_t i = ThreadNumber(); i < n; i += Threads()) {
-    const int64_t row = ids[i];
-    if (row < 0 || row >= rows) __trap();
-    keys[i] = owners == 1 ? row : row % owners * span + row / owners;
-    numbers[i] = static_cast<int32_t>(i);
-  }
-}
-
-// unique and inverse of sorted keys, and how many each owner has; last[i]: distinct keys in places
-// [0, i].
-__global__ void DealUnique(const int64_t* keys, const int32_t* order, const int32_t* last,
-                           int64_t n, int64_t span, int64_t* unique, int32_t* inverse,
-                           int64_t* counts) {
-  for (int64_t i = ThreadNumber(); i < n; i += Threads()) {
-    const int32_t place = last[i] - 1;
-    inverse[order[i]] = place;
-    if (i > 0 && keys[i - 1] == keys[i]) continue;
-    const int64_t owner = keys[i] / span;
-    unique[place] = keys[i] - owner * span;
-    atomicAdd(reinterpret_cast<unsigned long long*>(counts + owner), 1ULL);
-  }
-}
-
 __global__ void AddSeen(int64_t requests, const int64_t* distinct, int64_t* seen) {
   seen[0] += requests;
   seen[1] += *distinct;
 }
 
-}  // namespace
-
-void SortRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
-  CHECK_LE(ids.size(), size_t{kMostParts});
-  const int64_t n = ids.empty() ? 0 : ids[0].elements() * static_cast<int64_t>(ids.size());
+// number(keys, order) queues what makes the n keys in [0, rows), and the requests that they are of.
+template <class F>
+void SortNumbered(Stream& stream, int64_t n, int64_t rows, RowGroups& groups, F&& number) {
   CHECK_LT(std::max(n, rows), int64_t{std::numeric_limits<int32_t>::max()});
   const auto make = [&] { return Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange); };
   Tensor keys[2] = {make(), make()};
@@ -131,11 +111,7 @@ void SortRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
   const auto words = [](Tensor& t) { return reinterpret_cast<uint32_t*>(Data<int32_t>(t)); };
   cub::DoubleBuffer<uint32_t> key(words(keys[0]), words(keys[1]));
   cub::DoubleBuffer<int32_t> order(Data<int32_t>(orders[0]), Data<int32_t>(orders[1]));
-  if (ids[0].dtype() == DType::kI32) {
-    NumberParts<int32_t>(stream, ids, n, rows, key.Current(), order.Current());
-  } else {
-    NumberParts<int64_t>(stream, ids, n, rows, key.Current(), order.Current());
-  }
+  number(key.Current(), order.Current());
   const int bits = std::max(1, static_cast<int>(std::bit_width(static_cast<uint64_t>(rows - 1))));
   WithScratch(stream, [&](void* scratch, size_t& bytes) {
     return cub::DeviceRadixSort::SortPairs(scratch, bytes, key, order, static_cast<int>(n), 0, bits,
@@ -145,13 +121,36 @@ void SortRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
   groups.order = orders[order.selector];
 }
 
+}  // namespace
+
+void SortRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups) {
+  CHECK_LE(ids.size(), size_t{kMostParts});
+  const int64_t n = ids.empty() ? 0 : ids[0].elements() * static_cast<int64_t>(ids.size());
+  SortNumbered(stream, n, rows, groups, [&](uint32_t* keys, int32_t* order) {
+    if (ids[0].dtype() == DType::kI32) {
+      NumberParts<int32_t>(stream, ids, n, rows, keys, order);
+    } else {
+      NumberParts<int64_t>(stream, ids, n, rows, keys, order);
+    }
+  });
+}
+
+void SortChosen(Stream& stream, const Tensor& ids, const Tensor& chosen, int64_t rows,
+                RowGroups& groups) {
+  const int64_t n = chosen.elements();
+  SortNumbered(stream, n, rows, groups, [&](uint32_t* keys, int32_t* order) {
+    Launch(stream, NumberChosen, BlocksOf(stream, n), kThreads, 0, Data<int32_t>(ids),
+           Data<int32_t>(chosen), n, rows, keys, order);
+  });
+}
+
 void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups, Tensor& seen) {
   SortRows(stream, ids, rows, groups);
   const int64_t n = groups.keys.elements();
   groups.heads = Tensor::Empty(stream, DType::kI32, {n}, MemoryTag::kExchange);
   groups.count = Tensor::Zeros(stream, DType::kI64, {1}, MemoryTag::kExchange);
   if (n == 0) return;
-  const Begins<int32_t, bool> begins{Data<int32_t>(groups.keys)};
+  const Begins begins{Data<int32_t>(groups.keys)};
   WithScratch(stream, [&](void* scratch, size_t& bytes) {
     return cub::DeviceSelect::If(scratch, bytes, thrust::counting_iterator<int32_t>(0),
                                  Data<int32_t>(groups.heads), Data<int64_t>(groups.count),
@@ -159,43 +158,6 @@ void GroupRows(Stream& stream, RowParts ids, int64_t rows, RowGroups& groups, Te
   });
   if (!seen.defined()) return;
   Launch(stream, AddSeen, 1, 1, 0, n, Data<int64_t>(groups.count), Data<int64_t>(seen));
-}
-
-void UniqueIds(Stream& stream, const Tensor& ids, int64_t rows, Tensor& unique, Tensor& inverse,
-               Tensor& counts) {
-  const int64_t n = ids.elements();
-  const int64_t owners = counts.elements();
-  CHECK_EQ(unique.elements(), n);
-  CHECK_EQ(inverse.elements(), n);
-  CHECK_LT(n, int64_t{std::numeric_limits<int32_t>::max()});
-  Zero(stream, counts);
-  if (n == 0) return;
-  const auto make = [&](DType dtype) {
-    return Tensor::Empty(stream, dtype, {n}, MemoryTag::kWorkspace);
-  };
-  Tensor keys[2] = {make(DType::kI64), make(DType::kI64)};
-  Tensor orders[2] = {make(DType::kI32), make(DType::kI32)};
-  Tensor last = make(DType::kI32);
-  cub::DoubleBuffer<int64_t> key(Data<int64_t>(keys[0]), Data<int64_t>(keys[1]));
-  cub::DoubleBuffer<int32_t> order(Data<int32_t>(orders[0]), Data<int32_t>(orders[1]));
-  const auto size = static_cast<int>(n);
-  const cudaStream_t queue = QueueOf(stream).stream;
-  const int64_t span = CeilDiv(rows, owners);
-  const int bits =
-      std::max(1, static_cast<int>(std::bit_width(static_cast<uint64_t>(span * owners - 1))));
-  Launch(stream, NumberIds, BlocksOf(stream, n), kThreads, 0, Data<int64_t>(ids), n, rows, owners,
-         span, key.Current(), order.Current());
-  WithScratch(stream, [&](void* scratch, size_t& bytes) {
-    return cub::DeviceRadixSort::SortPairs(scratch, bytes, key, order, size, 0, bits, queue);
-  });
-  const auto begins = thrust::make_transform_iterator(thrust::counting_iterator<int32_t>(0),
-                                                      Begins<int64_t, int32_t>{key.Current()});
-  WithScratch(stream, [&](void* scratch, size_t& bytes) {
-    return cub::DeviceScan::InclusiveSum(scratch, bytes, begins, Data<int32_t>(last), size, queue);
-  });
-  Launch(stream, DealUnique, BlocksOf(stream, n), kThreads, 0, key.Current(), order.Current(),
-         Data<int32_t>(std::as_const(last)), n, span, Data<int64_t>(unique), Data<int32_t>(inverse),
-         Data<int64_t>(counts));
 }
 
 }  // namespace mneme::gpu

@@ -462,17 +462,16 @@ class Bench {
       b_.Line("embedding_grad", k_.scatter_add_rows, {3 * Bytes({x})},
               [&] { k_.scatter_add_rows(s_, x, ids, dtable); });
     }
-    if (!b_.WantsAny({"gather_rows", "unique_ids", "adam_rows"})) return;
+    if (!b_.WantsAny({"gather_rows", "unique_ids", "sum_unique", "deal_rows", "adam_rows"})) return;
     const int64_t asked = t * 2 * kMemoryHeads;
     Tensor table = b_.Normal(kR, {kTableRows, kMemoryWidth});
     Tensor ids = b_.Ids(DType::kI64, {asked}, kTableRows);
     Tensor e = b_.Empty(a_, {asked, kMemoryWidth});
     b_.Line("gather_rows", k_.gather_rows, {Bytes({ids, e}) + D(asked * kMemoryWidth * 4)},
             [&] { k_.gather_rows(s_, table, ids, e); });
-    Tensor unique = b_.Empty(DType::kI64, {asked}), inverse = b_.Empty(DType::kI32, {asked});
-    Tensor count = b_.Empty(DType::kI64, {1});
-    b_.Line("unique_ids", k_.unique_ids, {Bytes({ids, unique, inverse})},
-            [&] { k_.unique_ids(s_, ids, kTableRows, unique, inverse, count); });
+    Unique("", ids);
+    int64_t different = 0;
+    Unique(", Zipf 1.1", b_.Host(DType::kI64, {asked}, ZipfIds(asked, &different)));
     std::vector<int64_t> distinct;
     const RandomKey key = MakeKey(1, "slots");
     for (int64_t i = 0; i < asked; ++i) distinct.push_back(Permute(key, i, kTableRows));
@@ -480,6 +479,28 @@ class Bench {
     Tensor m = b_.Zeros(kR, table.shape()), v = b_.Zeros(kR, table.shape());
     b_.Line("adam_rows", k_.adam_rows, {7 * Bytes({g}) + Bytes({slots})},
             [&] { k_.adam_rows(s_, {}, Step(), g, slots, m, v, table); });
+  }
+
+  // Distinct ids of a micro-batch for two owners, their rows dealt, and their gradients summed.
+  void Unique(const std::string& which, const Tensor& ids) {
+    const int64_t n = ids.elements();
+    Tensor unique = b_.Empty(DType::kI64, {n}), inverse = b_.Empty(DType::kI32, {n});
+    Tensor order = b_.Empty(DType::kI32, {n}), counts = b_.Empty(DType::kI64, {2});
+    const auto find = [&] { k_.unique_ids(s_, ids, kTableRows, unique, inverse, order, counts); };
+    b_.Line("unique_ids" + which, k_.unique_ids, {Bytes({ids, unique, inverse, order})}, find);
+    find();
+    int64_t each[2] = {};
+    Download(s_, counts, each, counts.bytes());
+    const Tensor table = b_.Normal(kR, {kTableRows / 2 + 1, kMemoryWidth});
+    const Tensor came = b_.Normal(a_, {each[1], kMemoryWidth});
+    const Tensor own = unique.Rows(0, each[0]);
+    Tensor e = b_.Empty(a_, {n, kMemoryWidth});
+    b_.Line("deal_rows" + which, k_.deal_rows,
+            {Bytes({own, came, inverse, e}) + D(each[0] * kMemoryWidth * 4)},
+            [&] { k_.deal_rows(s_, table, own, 0, came, inverse, e); });
+    Tensor sums = b_.Empty(kR, {each[0] + each[1], kMemoryWidth});
+    b_.Line("sum_unique" + which, k_.sum_unique, {Bytes({e, inverse, order, sums})},
+            [&] { k_.sum_unique(s_, e, inverse, order, sums); });
   }
 
   // The hash of Engram-27B's tables.

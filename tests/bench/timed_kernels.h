@@ -28,6 +28,8 @@ class TimedKernels {
     Put<&Kernels::gather_rows>("gather_rows", k);
     Put<&Kernels::scatter_add_rows>("scatter_add_rows", k);
     Put<&Kernels::unique_ids>("unique_ids", k);
+    Put<&Kernels::sum_unique>("sum_unique", k);
+    Put<&Kernels::deal_rows>("deal_rows", k);
     Put<&Kernels::route>("route", k);
     Put<&Kernels::balance_loss>("balance_loss", k);
     Put<&Kernels::route_grad>("route_grad", k);

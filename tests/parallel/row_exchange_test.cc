@@ -334,32 +334,45 @@ struct Text {
   Tensor tokens, canonical, doc_start, rows;
 };
 
+// The rows of a few texts, each announced `ahead` of its turn; with gradients, owners are told
+// then.
+void FetchTexts(World& world, const Layout& layout, Kind kind, size_t ahead, bool gradients) {
+  constexpr size_t kBatches = 4;
+  TestStream t;
+  Mesh mesh = MakeMesh(world, layout);
+  auto table = MakeTable(t.stream, mesh, kind, false);
+  std::vector<Text> texts;
+  for (size_t b = 0; b < kBatches; ++b) {
+    texts.emplace_back(t, world.rank(), static_cast<int>(b));
+  }
+  size_t told = 0;
+  for (size_t b = 0; b < kBatches; ++b) {
+    for (; told < std::min(kBatches, ahead == 0 ? 0 : b + ahead + 1); ++told) {
+      table->Announce(t.stream, texts[told].Query());
+    }
+    const Text& text = texts[b];
+    const FetchedRows fetched = table->Fetch(t.stream, text.Query(), DType::kF64).Wait(t.stream);
+    for (int64_t i = 0; i < text.rows.elements(); ++i) {
+      const Row want = Reference(Spec(false, DType::kF64)).At(text.rows.data<int64_t>()[i]);
+      ASSERT_NEAR(fetched.rows.data<double>()[i * kWidth], want.p[0], 1e-12);
+    }
+    if (!gradients) continue;
+    const Shape shape = {text.rows.elements(), kWidth};
+    table->PushGradient(t.stream, fetched, Tensor::Zeros(t.stream, DType::kF64, shape));
+  }
+  if (!gradients) return;
+  table->ReduceGradients(t.stream);
+  EXPECT_EQ(GlobalSquares(t.stream, mesh, *table), 0);
+}
+
 // Announced one ahead, announced all at once or not at all: the rows of the ids that the text has.
 TEST(RowExchange, AnnouncedTextsBringTheirOwnRows) {
   OnWorlds([](World& world) {
-    constexpr size_t kBatches = 3;
     for (const Layout& layout : MemoryLayouts(world.size())) {
       for (const Kind kind : {Kind::kLazy, Kind::kDevice}) {
-        TestStream t;
-        Mesh mesh = MakeMesh(world, layout);
-        auto table = MakeTable(t.stream, mesh, kind, false);
-        std::vector<Text> texts;
-        for (size_t b = 0; b < kBatches; ++b) {
-          texts.emplace_back(t, world.rank(), static_cast<int>(b));
-        }
         for (const size_t ahead : {0, 1, 3}) {
-          size_t told = 0;
-          for (size_t b = 0; b < kBatches; ++b) {
-            for (; told < std::min(kBatches, ahead == 0 ? 0 : b + ahead + 1); ++told) {
-              table->Announce(t.stream, texts[told].Query());
-            }
-            const Text& text = texts[b];
-            const Tensor got =
-                table->Fetch(t.stream, text.Query(), DType::kF64).Wait(t.stream).rows;
-            for (int64_t i = 0; i < text.rows.elements(); ++i) {
-              const Row want = Reference(Spec(false, DType::kF64)).At(text.rows.data<int64_t>()[i]);
-              ASSERT_NEAR(got.data<double>()[i * kWidth], want.p[0], 1e-12);
-            }
+          for (const bool gradients : {false, true}) {
+            FetchTexts(world, layout, kind, ahead, gradients);
           }
         }
       }

@@ -107,7 +107,14 @@ std::optional<Arguments> SplitRuns(const std::string& verb, const std::vector<st
       overrides.push_back(word);
     }
   }
-  for (RunArguments& run : runs) run.overrides = overrides;
+  for (RunArguments& run : runs) {
+    std::error_code error;
+    run.overrides = overrides;
+    if (runs.size() == 1 || std::filesystem::is_regular_file(run.config, error)) continue;
+    return Answer("mneme " + verb + ": '" + run.config +
+                      "' is neither an option nor key=value, and no file of that name is there",
+                  2);
+  }
   if (runs.empty()) {
     return Answer("mneme " + verb + ": names no config; try configs/" +
                       (verb == "sweep" ? "sweeps/demo" : "runs/tiny") + ".yaml, see mneme help " +

@@ -58,18 +58,18 @@ bool Lease::Beat() {
 
 void Lease::Release() { Write("free"); }
 
+bool LeaseBook::IsFree(const std::string& folder, const LeaseState& lease) {
+  if (lease.free()) return true;
+  const auto now = std::chrono::steady_clock::now();
+  Sight& sight = seen_[folder];
+  if (sight.generation != lease.generation || sight.content != lease.content)
+    sight = {lease.generation, lease.content, now};
+  return std::chrono::duration<double>(now - sight.since).count() >= seconds_;
+}
+
 absl::StatusOr<std::optional<Lease>> LeaseBook::Take(const std::string& folder) {
   const LeaseState state = ReadLease(folder);
-  if (!state.free()) {
-    const auto now = std::chrono::steady_clock::now();
-    Sight& sight = seen_[folder];
-    if (sight.generation != state.generation || sight.content != state.content) {
-      sight = {state.generation, state.content, now};
-      return std::optional<Lease>();
-    }
-    if (std::chrono::duration<double>(now - sight.since).count() < seconds_)
-      return std::optional<Lease>();
-  }
+  if (!IsFree(folder, state)) return std::optional<Lease>();
   const int64_t generation = state.generation + 1;
   ASSIGN_OR_RETURN(const bool made,
                    CreateExclusively(LeasePath(folder, generation), owner_ + " beat 0\n"));

@@ -39,12 +39,24 @@ class Lease {
   int64_t beats_ = 0;
 };
 
+// The highest generation, 0 where there is none, and its holder's line.
+struct LeaseState {
+  int64_t generation = 0;
+  std::string content;  // "owner beat 17" or "owner free"
+  bool free() const { return generation == 0 || content.ends_with(" free\n"); }
+  std::string owner() const { return content.substr(0, content.find(' ')); }
+};
+LeaseState ReadLease(const std::string& folder);
+
 // What one process has seen of leases, and the leases that it makes.
 class LeaseBook {
  public:
   // owner: names this process among all ("host:pid").
   LeaseBook(std::string owner, double seconds) : owner_(std::move(owner)), seconds_(seconds) {}
 
+  // Whether the cell of `folder` may be taken: nobody holds it, or whoever does has not been heard
+  // of for `seconds`, as far as this book has seen; a look counts as one.
+  bool IsFree(const std::string& folder, const LeaseState& lease);
   // Takes the cell of `folder`, which exists; nothing where another holds it or was faster.
   absl::StatusOr<std::optional<Lease>> Take(const std::string& folder);
 
@@ -58,14 +70,5 @@ class LeaseBook {
   double seconds_;
   std::map<std::string, Sight> seen_;
 };
-
-// The highest generation, 0 where there is none, and its holder's line.
-struct LeaseState {
-  int64_t generation = 0;
-  std::string content;  // "owner beat 17" or "owner free"
-  bool free() const { return generation == 0 || content.ends_with(" free\n"); }
-  std::string owner() const { return content.substr(0, content.find(' ')); }
-};
-LeaseState ReadLease(const std::string& folder);
 
 }  // namespace mneme

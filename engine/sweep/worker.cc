@@ -141,14 +141,15 @@ class Worker {
 
   // How many cells to take: those that are free are divided among the workers that are seen at
   // work, so that the last ones do not all go to one of them.
-  int64_t Share() const {
+  int64_t Share() {
     int64_t free = 0;
     std::set<std::string> workers = {owner_};
     for (const SweepCell& cell : grid_.cells) {
       const CellState state = StateOf(sweep_, cell);
       if (!IsOpen(state)) continue;
-      free += state.lease.free();
-      if (!state.lease.free()) workers.insert(state.lease.owner());
+      const bool is_free = book_.IsFree(FolderOf(sweep_, cell).dir, state.lease);
+      free += is_free;
+      if (!is_free) workers.insert(state.lease.owner());
     }
     const auto each =
         (free + static_cast<int64_t>(workers.size()) - 1) / static_cast<int64_t>(workers.size());

@@ -15,6 +15,8 @@
 #include "engine/footprint.h"
 #include "engine/run_folder.h"
 #include "engine/signals.h"
+#include "kernels/core/check.h"
+#include "parallel/world.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
@@ -182,6 +184,16 @@ TEST_F(SideBySide, AllSaveOnASignalAndGoOn) {
   EXPECT_EQ(ExitCodeOf(TrainSideBySide(runs, hooks)), 0);
   for (const std::string dir : {"one", "two"})
     EXPECT_EQ(ListCheckpoints(Path(dir + "/checkpoints")).size(), 2u) << dir;
+}
+
+TEST(SideBySideDeathTest, TheLastWordsOfTheProcessNameTheRun) {
+  EXPECT_EXIT(ThreadWorld::RunApart(2,
+                                    [](int number, World& world) {
+                                      world.SetName("run number " + std::to_string(number));
+                                      if (number == 1) Fatal("file", 7, "broken");
+                                      std::this_thread::sleep_for(std::chrono::seconds(60));
+                                    }),
+              testing::ExitedWithCode(1), "file:7: broken; run number 1");
 }
 
 TEST(DeviceRoomTest, DealsInOrderAndTakesBack) {

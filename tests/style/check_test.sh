@@ -45,5 +45,6 @@ fresh; plant engine/bad.cc '#include "engine/sweep/fit.h"'; must_fail 'engine ma
 fresh; plant engine/a.h '#pragma once' '' '#include "engine/b.h"'
 plant engine/b.h '#pragma once' '' '#include "engine/a.h"'; must_fail 'files include each other: engine/a.h, engine/b.h'
 fresh; plant kernels/cpu/bad.cc '#ifdef MNEME_GPU' '#endif'; must_fail '#if on a backend'
+fresh; plant models/bad.cc "// $(printf 'x%.0s' {1..98})"; must_fail 'models/bad.cc:1: 101 columns, at most 100'
 fresh; plant models/bad.cc 'int  x ;'; must_fail 'models/bad.cc: not formatted'
 echo "check_test: sound"

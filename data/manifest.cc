@@ -117,6 +117,12 @@ absl::StatusOr<Manifest> ReadManifest(const std::string& folder) {
   }
 }
 
+bool HasCorpusManifest(const std::string& folder) {
+  // The text begins with it, and is no longer JSON where a byte of it was lost.
+  const std::string text = ReadFileBytes(folder + "/" + kManifestName).value_or("").substr(0, 64);
+  return text.find(std::string("\"format\": \"") + kFormat + '"') != std::string::npos;
+}
+
 std::string CorpusDigest(const Manifest& manifest) {
   std::string text = std::string(kFormat) + "\n" + manifest.vocabulary_digest + "\n" +
                      std::to_string(manifest.text_bytes);

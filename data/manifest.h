@@ -45,6 +45,9 @@ std::string ManifestText(const Manifest& manifest);
 // NotFound, or DataLoss naming the file: not a manifest, changed, of another version, numbers that
 // do not add up.
 absl::StatusOr<Manifest> ReadManifest(const std::string& folder);
+// Whether the folder's manifest says that it is a corpus's, damaged or of another version as it may
+// be.
+bool HasCorpusManifest(const std::string& folder);
 // Names the data whatever its path: vocabulary, ids and documents.
 std::string CorpusDigest(const Manifest& manifest);
 

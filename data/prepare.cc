@@ -12,8 +12,10 @@
 #include "data/external_ids.h"
 #include "data/files.h"
 #include "data/inputs.h"
+#include "data/own_folder.h"
 #include "data/staging.h"
 #include "data/tokenizer.h"
+#include "data/vocabulary_file.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -97,6 +99,48 @@ absl::StatusOr<bool> FindOutput(const PrepareOptions& options,
   }
   report.already_there = true;
   return true;
+}
+
+constexpr char kMaker[] = "mneme prepare";
+constexpr const char* kSides[] = {"", "/train", "/held_out"};
+
+// What is made in a folder: a corpus, or the two of a split.
+bool IsCorpusPath(std::string path, bool is_folder) {
+  if (is_folder) return path == "train" || path == "held_out";
+  if (path == kStagingLock) return true;
+  for (const char* side : {"train/", "held_out/"}) {
+    if (path.starts_with(side)) path.erase(0, std::string(side).size());
+  }
+  if (path == kManifestName || path == kVocabularyName) return true;
+  const bool shard = path.size() > 9 && path.starts_with("shard-") && path.ends_with(".h5");
+  return shard && path.find_first_not_of("0123456789", 6) == path.size() - 3;
+}
+
+// The same while it is made.
+bool IsDraftPath(const std::string& path, bool is_folder) {
+  const std::string name = std::filesystem::path(path).filename().string();
+  const bool draft = name == "spool" || name == std::string(kManifestName) + ".tmp";
+  return IsCorpusPath(path, is_folder) ||
+         (draft && !is_folder &&
+          IsCorpusPath(path.substr(0, path.size() - name.size()) + kManifestName, false));
+}
+
+// What --replace may take away: nothing but corpora, and these whole.
+absl::Status CheckIsCorpus(const std::string& output) {
+  RETURN_IF_ERROR(CheckOwn(output, IsCorpusPath, kMaker));
+  for (const char* side : kSides) {
+    const std::string folder = output + side;
+    std::error_code error;
+    bool files = false;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+      files = files || (!entry.is_directory(error) && entry.path().filename() != kStagingLock);
+    }
+    if (!files || HasCorpusManifest(folder)) continue;
+    return absl::FailedPreconditionError(
+        folder + ": has no manifest.json of a corpus, so that nothing says that " + kMaker +
+        " made it; nothing was removed. Remove it yourself, or name another folder");
+  }
+  return absl::OkStatus();
 }
 
 // Ids of text, with the end of each document; a document of nothing but white space is dropped.
@@ -201,7 +245,8 @@ absl::StatusOr<PrepareReport> Build(const PrepareOptions& options,
                                     const VocabularyInfo& vocabulary,
                                     const std::vector<ManifestFile>& sources,
                                     const std::string& fingerprint) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Staging> staging, Staging::Begin(options.output));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Staging> staging,
+                   Staging::Begin(options.output, IsDraftPath, kMaker));
   const std::vector<std::string> names = CorpusNames(options);
   std::vector<std::unique_ptr<CorpusWriter>> writers;
   for (const std::string& name : names) {
@@ -252,8 +297,9 @@ absl::StatusOr<PrepareReport> Prepare(const PrepareOptions& options) {
       RETURN_IF_ERROR(found.status());
       return absl::FailedPreconditionError(
           options.output +
-          ": holds something else already; name another folder, remove this one, or replace it");
+          ": holds something else already; name another folder, or replace it if it is a corpus");
     }
+    RETURN_IF_ERROR(CheckIsCorpus(options.output));
   }
   return Build(options, inputs, vocabulary, sources, fingerprint);
 }

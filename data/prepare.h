@@ -49,7 +49,9 @@ struct PrepareOptions {
   // output/held_out. Which side a document falls on depends on its first 2^18 ids alone.
   double held_out = 0.0;
 
-  bool replace = false;  // put the new corpus in the place of another one
+  // Put the new corpus in the place of another one. Of nothing else: a folder whose manifest is no
+  // corpus's, or that holds anything more, is refused and stays as it is.
+  bool replace = false;
   int64_t shard_tokens = int64_t{1}
                          << 28;  // a shard ends at the first document's end at or after so many
   ExternalIds ids;               // for .npy inputs

@@ -17,23 +17,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kLockName[] = "/.lock";
-
 // "a/b/" and "a/b" name one folder; its parent is "." where none is named.
 fs::path Clean(const std::string& target) {
   fs::path path = fs::path(target).lexically_normal();
   if (path.filename().empty()) path = path.parent_path();
   return path;
-}
-
-absl::Status RemoveContents(const std::string& folder) {
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().filename() == fs::path(kLockName).filename()) continue;
-    fs::remove_all(entry.path(), error);
-    if (error) break;
-  }
-  return error ? FileError(folder, "empty", error.value()) : absl::OkStatus();
 }
 
 }  // namespace
@@ -44,45 +32,73 @@ bool HoldsSomething(const std::string& folder) {
   return !fs::is_directory(folder, error) || !fs::is_empty(folder, error);
 }
 
-absl::StatusOr<std::unique_ptr<Staging>> Staging::Begin(const std::string& target) {
+absl::StatusOr<std::unique_ptr<Staging>> Staging::Begin(const std::string& target,
+                                                        const OwnPaths& own,
+                                                        const std::string& maker) {
   const fs::path path = Clean(target);
   if (path.filename().empty() || path.filename() == "." || path.filename() == "..") {
     return absl::InvalidArgumentError("'" + target + "' cannot be made: name a folder of its own");
   }
+  std::error_code error;
+  if (fs::is_symlink(path, error)) {
+    return absl::FailedPreconditionError(target + ": is a link to " +
+                                         fs::read_symlink(path, error).string() +
+                                         "; name the folder itself");
+  }
   const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
   const fs::path hidden = parent / ("." + path.filename().string() + ".preparing");
-  std::error_code error;
   fs::create_directories(hidden, error);
   if (error) return FileError(hidden.string(), "make", error.value());
 
   std::unique_ptr<Staging> staging(new Staging);
+  staging->own_ = [own](const std::string& name, bool is_folder) {
+    return (name == kStagingLock && !is_folder) || own(name, is_folder);
+  };
+  staging->maker_ = maker;
   staging->target_ = path.string();
-  const std::string lock = hidden.string() + kLockName;
+  const std::string lock = hidden.string() + "/" + kStagingLock;
   staging->lock_ = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (staging->lock_ < 0) return FileError(lock, "create", errno);
   if (::flock(staging->lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
     return absl::FailedPreconditionError(target +
                                          ": another process is making it; wait for its end");
   }
-  staging->folder_ = hidden.string();  // ours from here on
-  RETURN_IF_ERROR(RemoveContents(staging->folder_));
-  return staging;
+  const absl::Status status = staging->TakeOver(hidden.string());
+  if (status.ok()) return staging;
+  ::unlink(lock.c_str());
+  ::rmdir(hidden.c_str());  // where nothing else is in it
+  return status;
+}
+
+absl::Status Staging::TakeOver(const std::string& hidden) {
+  std::error_code error;
+  const std::string old = hidden + ".old";
+  if (fs::exists(old, error) && !HoldsSomething(target_)) {
+    RETURN_IF_ERROR(CheckOwn(old, own_, maker_));
+    if (std::rename(old.c_str(), target_.c_str()) != 0) {
+      return FileError(target_, "bring back", errno);
+    }
+  }
+  RETURN_IF_ERROR(RemoveOwn(old, own_, maker_));
+  RETURN_IF_ERROR(EmptyOwn(hidden, own_, maker_, kStagingLock));
+  folder_ = hidden;
+  return absl::OkStatus();
 }
 
 Staging::~Staging() {
-  std::error_code ignored;
-  if (!published_ && !folder_.empty()) fs::remove_all(folder_, ignored);
+  if (!published_ && !folder_.empty()) (void)RemoveOwn(folder_, own_, maker_);
   if (lock_ >= 0) ::close(lock_);
 }
 
 absl::Status Staging::Publish(bool replace) {
   RETURN_IF_ERROR(SyncPath(folder_));
   const std::string old = folder_ + ".old";
-  std::error_code ignored;
-  fs::remove_all(old, ignored);
   const bool move_away = replace && HoldsSomething(target_);
-  if (move_away && std::rename(target_.c_str(), old.c_str()) != 0) {
-    return FileError(target_, "move away", errno);
+  if (move_away) {
+    RETURN_IF_ERROR(CheckOwn(target_, own_, maker_));
+    if (std::rename(target_.c_str(), old.c_str()) != 0) {
+      return FileError(target_, "move away", errno);
+    }
   }
   // Takes the place of an empty folder; of a full one never.
   if (std::rename(folder_.c_str(), target_.c_str()) != 0) {
@@ -96,8 +112,8 @@ absl::Status Staging::Publish(bool replace) {
   published_ = true;
   // The lock goes along and is removed there, lest another process take the hidden folder for a
   // dead one's.
-  ::unlink((target_ + kLockName).c_str());
-  fs::remove_all(old, ignored);
+  ::unlink((target_ + "/" + kStagingLock).c_str());
+  RETURN_IF_ERROR(RemoveOwn(old, own_, maker_));
   const fs::path parent = fs::path(target_).parent_path();
   return SyncPath(parent.empty() ? "." : parent.string());
 }

@@ -353,7 +353,8 @@ std::optional<Arguments> ParsePrepare(VerbParser& parser, const std::vector<std:
       ->capture_default_str();
   app.add_option("--shard-tokens", options.shard_tokens, "tokens of a file, about")
       ->capture_default_str();
-  app.add_flag("--replace", options.replace, "put the new corpus in the place of another one");
+  app.add_flag("--replace", options.replace,
+               "put the new corpus in the place of another one; of nothing but a corpus");
   ExternalIds& ids = options.ids;
   const std::string group = "Token ids made elsewhere (.npy)";
   app.add_option("--eos", ids.eos, "the end-of-document id")->group(group);

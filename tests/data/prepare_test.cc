@@ -198,6 +198,119 @@ TEST_F(PrepareTest, AnotherCorpusIsNotOverwrittenUnlessAsked) {
   EXPECT_EQ(Fails(options).code(), absl::StatusCode::kFailedPrecondition);
 }
 
+// --replace takes corpora away, and nothing that is more than one.
+TEST_F(PrepareTest, WhatIsNoCorpusIsNeverReplaced) {
+  PrepareOptions options = Options({Put("in/a.txt", "some text")});
+  ASSERT_TRUE(Prepare(options).ok());
+  const auto copy = [&](const std::string& name) {
+    std::filesystem::copy(Path("corpus"), Path(name), std::filesystem::copy_options::recursive);
+  };
+  const auto refused = [&](const std::string& name, const std::string& what) {
+    const auto all = [&] {
+      std::vector<std::string> paths;
+      for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_)) {
+        paths.push_back(entry.path().string());
+      }
+      std::sort(paths.begin(), paths.end());
+      return paths;
+    };
+    PrepareOptions replace = options;
+    replace.inputs = {Put("in/b.txt", "other text")};
+    replace.output = Path(name);
+    replace.replace = true;
+    const std::vector<std::string> before = all();
+    const absl::Status status = Prepare(replace).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << name << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(what)) << name;
+    EXPECT_EQ(all(), before) << name;
+    std::filesystem::remove(Path("in/b.txt"));
+  };
+  Put("home/letters/1.txt", "dear");
+  Put("home/.profile", "export");
+  refused("home", ".profile, letters/; nothing was removed");
+  Put("many/a", ""), Put("many/b", ""), Put("many/c", ""), Put("many/d", ""), Put("many/e", "");
+  refused("many", "a, b, c, d and 1 more");
+  refused("in/a.txt", "is no folder");
+  copy("with_notes");
+  Put("with_notes/notes.txt", "mine");
+  refused("with_notes", "notes.txt; nothing was removed. Move that elsewhere");
+  copy("with_folder");
+  Put("with_folder/train/thesis.tex", "mine");
+  refused("with_folder", "train/thesis.tex");
+  copy("headless");
+  std::filesystem::remove(Path("headless/manifest.json"));
+  refused("headless", "has no manifest.json of a corpus");
+  copy("other_manifest");
+  Put("other_manifest/manifest.json", "{\"name\": \"an app\"}\n");
+  refused("other_manifest", "has no manifest.json of a corpus");
+  copy("folder_as_shard");
+  Put("folder_as_shard/shard-00001.h5/data", "mine");
+  refused("folder_as_shard", "shard-00001.h5/");
+  Put("shards/shard-00000.h5", "of another program");
+  refused("shards", "has no manifest.json of a corpus");
+  std::filesystem::create_directory_symlink(Path("corpus"), Path("link"));
+  refused("link", "is a link to");
+  refused("link/", "is a link to");
+  std::filesystem::create_directory_symlink(Path("nowhere"), Path("dangling"));
+  refused("dangling", "is a link to");
+  copy("with_link");
+  std::filesystem::remove(Path("with_link/vocabulary.h5"));
+  std::filesystem::create_symlink(Path("in/a.txt"), Path("with_link/vocabulary.h5"));
+  refused("with_link", "vocabulary.h5; nothing was removed");
+  Put(".fresh.preparing/mine.txt", "not a corpus's");
+  refused("fresh", "mine.txt");
+  copy("moved");
+  Put(".moved.preparing.old/mine.txt", "not a corpus's");
+  refused("moved", "mine.txt");
+  Put(".gone.preparing.old/mine.txt", "not a corpus's");
+  refused("gone", "mine.txt");
+}
+
+// Damaged or of two sides, a corpus stays one.
+TEST_F(PrepareTest, EveryCorpusCanBeReplaced) {
+  const std::string input = Put("a.txt", "some text");
+  const auto replaced = [&](const std::string& name) {
+    PrepareOptions options = Options({input});
+    options.output = Path(name);
+    options.replace = true;
+    EXPECT_TRUE(Prepare(options).ok()) << name;
+    EXPECT_EQ(Text(*Opened(options.output)), "some text|") << name;
+  };
+  std::string lines;
+  for (int i = 0; i < 100; ++i) lines += "{\"text\":\"document " + std::to_string(i) + "\"}\n";
+  PrepareOptions split = Options({Put("b.jsonl", lines)});
+  split.held_out = 0.5;
+  ASSERT_TRUE(Prepare(split).ok());
+  replaced("corpus");
+  PrepareOptions sharded = Options({Path("b.jsonl")});
+  sharded.shard_tokens = 100;
+  for (const std::string damage : {"manifest.json", "vocabulary.h5", "shard-00001.h5"}) {
+    sharded.replace = true;
+    ASSERT_TRUE(Prepare(sharded).ok());
+    Flip(Path("corpus/" + damage), 600);
+    replaced("corpus");
+    ASSERT_TRUE(Prepare(sharded).ok());
+    std::filesystem::resize_file(Path("corpus/" + damage), 100);
+    replaced("corpus");
+  }
+  // Killed before its lock was taken away.
+  Put("corpus/.lock", "");
+  ASSERT_TRUE(Prepare(sharded).ok());
+  // Killed when the old one had been moved away, and the new one had no name yet.
+  std::filesystem::rename(Path("corpus"), Path(".corpus.preparing.old"));
+  Put(".corpus.preparing/vocabulary.h5", "");
+  replaced("corpus");
+  EXPECT_THAT(Names("."), ElementsAre("a.txt", "b.jsonl", "corpus"));
+}
+
+TEST_F(PrepareTest, WhatWasMovedAwayComesBack) {
+  ASSERT_TRUE(Prepare(Options({Put("a.txt", "some text")})).ok());
+  std::filesystem::rename(Path("corpus"), Path(".corpus.preparing.old"));
+  EXPECT_FALSE(Prepare(Options({Put("b.txt", "other text")})).ok());
+  EXPECT_EQ(Text(*Opened(Path("corpus"))), "some text|");
+  EXPECT_THAT(Names("."), ElementsAre("a.txt", "b.txt", "corpus"));
+}
+
 TEST_F(PrepareTest, TheSameInputGivesTheSameBytes) {
   PrepareOptions options = Options({Put("a.txt", "text\n\nmore")});
   ASSERT_TRUE(Prepare(options).ok());

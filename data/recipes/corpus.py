@@ -19,6 +19,7 @@ import lzma
 import os
 import pathlib
 import platform
+import re
 import sqlite3
 import struct
 import subprocess
@@ -273,6 +274,33 @@ def prepare(program, made, vocabulary, output):
 
 # ---- The whole
 
+# What the recipe, and `prepare` for it, leave in the output folder and in its ids/.
+OWN = re.compile(r"ids|train|held_out(_\w+)?|apart_\w+|manifest\.json|\.lock|\.manifest\.json\.new|\.\w+\.preparing(\.old)?")
+OWN_IDS = re.compile(r"\w+\.npy|tokenizer\.json|\.[\w.]+\.new")
+
+
+def check_output(output):
+    """A folder that holds anything but what a recipe made is nobody's to write over: its ids and manifest would go."""
+    if not output.exists() and not output.is_symlink():
+        return
+    if not output.is_dir():
+        raise RecipeError(f"{output}: is no folder; name another one")
+    foreign = [p.name for p in output.iterdir() if not OWN.fullmatch(p.name)]
+    ids, manifest = output / "ids", output / "manifest.json"
+    if ids.is_dir():
+        foreign += [f"ids/{p.name}" for p in ids.iterdir() if not OWN_IDS.fullmatch(p.name)]
+        if not (output / ".lock").exists() and not manifest.exists():  # the lock comes first, the manifest last
+            foreign.append("ids")
+    try:
+        if manifest.exists() and json.loads(manifest.read_bytes()).get("format") != "mneme-recipe":
+            foreign.append("manifest.json")
+    except (OSError, ValueError, AttributeError):
+        foreign.append("manifest.json")
+    if foreign:
+        raise RecipeError(f"{output}: holds something else already: {', '.join(sorted(foreign)[:4])}; nothing was changed. Name "
+                          "another folder, or move that elsewhere")
+
+
 def tool_versions(own):
     import numpy  # pylint: disable=import-outside-toplevel
     import tokenizers  # pylint: disable=import-outside-toplevel
@@ -302,8 +330,7 @@ def build(a):
         raise RecipeError(f"{why}: pip install tokenizers numpy (in a virtual environment)") from None
     if not a.ids_only and not os.access(a.program, os.X_OK):
         raise RecipeError(f"{a.program}: no program; build it (launch/build.sh), name it (--program), or stop at ids (--ids-only)")
-    if output.exists() and not (output / "ids").exists() and {p.name for p in output.iterdir()} - {".lock"}:
-        raise RecipeError(f"{output}: holds something else already; name another folder, or remove it")
+    check_output(output)
 
     chosen = [] if a.text else choose(pk.read_table(), a.classes, a.without)
     locks = [pk.locked(folder) for folder in ([output] if a.text else [output, work])]

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -391,8 +392,39 @@ class CommandLine(Place):
         (self.folder / "out").mkdir()
         (self.folder / "out" / "thesis.txt").touch()
         got = self.run_recipe("--output", self.folder / "out", "--ids-only")
-        self.assertIn("holds something else already", got.stderr)
+        self.assertIn("holds something else already: thesis.txt", got.stderr)
         self.assertEqual(self.calls(), 0)
+
+    def test_nothing_of_somebody_else_is_written_over(self):
+        out = self.folder / "out"
+
+        def refused(what, **files):
+            shutil.rmtree(out, ignore_errors=True)
+            for name, text in files.items():
+                path = out / name.replace("__", "/").replace("DOT", ".")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            before = sorted((p, p.read_text()) for p in out.rglob("*") if p.is_file())
+            with self.assertRaisesRegex(RecipeError, f"holds something else already: {what}"):
+                corpus.check_output(out)
+            self.assertEqual(sorted((p, p.read_text()) for p in out.rglob("*") if p.is_file()), before)
+
+        ours = json.dumps({"format": "mneme-recipe"})
+        refused("ids;", ids__trainDOTnpy="mine")
+        refused("ids/notes.txt;", DOTlock="", ids__notesDOTtxt="mine")
+        refused("manifest.json;", DOTlock="", ids__trainDOTnpy="", manifestDOTjson='{"name": "an app"}')
+        refused("manifest.json;", ids__trainDOTnpy="", manifestDOTjson="[")
+        refused("src;", ids__trainDOTnpy="", manifestDOTjson=ours, src__mainDOTpy="mine")
+        shutil.rmtree(out)
+        for name in (".lock", "manifest.json", "ids/train.npy", "ids/tokenizer.json", "ids/.train.npy.new", "held_out_K/shard-00000.h5",
+                     ".train.preparing/spool"):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(ours)
+        corpus.check_output(out)
+        (out / "manifest.json").unlink()
+        corpus.check_output(out)
+        with self.assertRaisesRegex(RecipeError, "is no folder"):
+            corpus.check_output(out / ".lock")
 
 
 if __name__ == "__main__":

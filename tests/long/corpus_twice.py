@@ -42,7 +42,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--mneme", required=True)
     p.add_argument("--classes", default="KRFZTPW")
-    p.add_argument("--folder", type=pathlib.Path, default=ROOT / "build" / "corpus_twice", help="emptied first")
+    p.add_argument("--folder", type=pathlib.Path, default=ROOT / "build" / "corpus_twice", help="must not be there, or be of an earlier call")
     p.add_argument("--packages", type=pathlib.Path, default=ROOT / "build" / "recipe" / "packages")
     a = p.parse_args()
     try:
@@ -52,6 +52,8 @@ def main():
         print(f"{why}: pip install tokenizers numpy")
         sys.exit(77)
     a.packages.mkdir(parents=True, exist_ok=True)
+    if a.folder.exists() and {p.name for p in a.folder.iterdir()} - {"one", "two"}:
+        sys.exit(f"corpus_twice: {a.folder}: holds something else already; name another folder")
     shutil.rmtree(a.folder, ignore_errors=True)
     first, second = build(a, a.folder / "one"), build(a, a.folder / "two")
     differing = [name for name in first.keys() | second.keys() if first.get(name) != second.get(name)]

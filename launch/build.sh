@@ -45,11 +45,17 @@ memory=$(awk -v each=$each '/MemAvailable/ {print int($2 / each)}' /proc/meminfo
 jobs=$((memory < cores ? memory : cores))
 [ "$jobs" -ge 1 ] || jobs=1
 
-# A build folder that came along with a moved or copied checkout still names the old place.
-made_for=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt" 2>/dev/null || true)
+# A build folder that came along with a moved or copied checkout still names the old place. Only what CMake knows of it
+# goes: what else lies in the folder may be somebody's.
+cached() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt" 2>/dev/null || true; }
+made_for=$(cached CMAKE_HOME_DIRECTORY)
+if [ -n "$made_for" ] && [ "$(cached CMAKE_PROJECT_NAME)" != mneme ]; then
+  echo "build: $build is the build folder of another project, $made_for; name another one (BUILD=)" >&2
+  exit 2
+fi
 if [ -n "$made_for" ] && [ "$made_for" != "$(pwd -P)" ]; then
   echo "build: $build was made for $made_for; starting it again" >&2
-  rm -rf "$build"
+  rm -rf "${build:?}/CMakeCache.txt" "${build:?}/CMakeFiles"
 fi
 mkdir -p "$build"
 log=$build/configure.log

@@ -52,6 +52,32 @@ absl::StatusOr<std::vector<std::string>> Candidates(const std::string& path) {
   return absl::NotFoundError(path + ": is no checkpoint, and no run folder that holds one");
 }
 
+// A config.yaml as a run leaves it says every key in its own words: written anew it is the same.
+bool IsWrittenByRun(const std::string& text, const std::string& path) {
+  const absl::StatusOr<RunConfig> config = ParseConfig(text, path);
+  return config.ok() && DumpConfig(*config) == text;
+}
+
+// What a run writes would take the place of somebody's own file.
+absl::Status CheckNothingForeign(const RunFolder& folder) {
+  const auto refuse = [](const std::string& path) {
+    return absl::InvalidArgumentError(
+        path + ": is there already, and no run wrote it; a run would put its own in its place. " +
+        "Move it elsewhere, or give another run.dir");
+  };
+  const absl::StatusOr<std::string> text = ReadFileBytes(folder.config());
+  if (!text.ok() && !absl::IsNotFound(text.status())) return text.status();
+  if (text.ok() && !folder.HoldsRun() && !IsWrittenByRun(*text, folder.config())) {
+    return refuse(folder.config());
+  }
+  // A run writes its config before all else.
+  if (text.ok() || !ListCandidates(folder.checkpoints()).empty()) return absl::OkStatus();
+  for (const std::string& path : {folder.metrics(), folder.result(), folder.documents()}) {
+    if (HasBytes(path)) return refuse(path);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<FolderLock> FolderLock::Take(const std::string& folder) {
@@ -104,6 +130,7 @@ int64_t TotalSteps(const RunConfig& config) {
 }
 
 absl::Status CheckMayRun(const RunFolder& folder, const RunConfig& config) {
+  RETURN_IF_ERROR(CheckNothingForeign(folder));
   const bool holds = folder.HoldsRun();
   if (config.run.resume == "must" && ListCandidates(folder.checkpoints()).empty()) {
     return absl::InvalidArgumentError(folder.dir +

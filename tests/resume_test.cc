@@ -4,6 +4,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "configs/load.h"
+#include "data/files.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
@@ -111,6 +113,33 @@ TEST(Resume, NeverAndMustMeanWhatTheySay) {
   ASSERT_EQ(TrainThreads(1, Quick(temp.path(), "run", {"run.resume=never"}), 2).exit_code, 75);
   EXPECT_EQ(TrainThreads(1, Quick(temp.path(), "run", {"run.resume=never"}), 4).exit_code, 2);
   EXPECT_EQ(TrainThreads(1, Quick(temp.path(), "run", {"run.resume=must"}), 4).exit_code, 75);
+}
+
+// A run writes config.yaml, metrics.jsonl, result.json and documents.json: never over somebody's.
+TEST(Resume, FilesThatNoRunWroteAreNotWrittenOver) {
+  TempFolder temp;
+  const auto refused = [&](const std::string& dir, const std::string& name,
+                           const std::string& text) {
+    const std::string folder = temp.path() + "/" + dir, path = folder + "/" + name;
+    std::filesystem::create_directories(folder);
+    ASSERT_TRUE(WriteFileAtomically(path, text).ok());
+    const Outcome outcome = TrainThreads(1, Quick(temp.path(), dir), 2);
+    EXPECT_EQ(outcome.exit_code, 2) << dir << ": " << outcome.message;
+    EXPECT_NE(outcome.message.find(path + ": is there already, and no run wrote it"),
+              std::string::npos)
+        << outcome.message;
+    EXPECT_EQ(ReadFileBytes(path).value_or(""), text);
+  };
+  refused("notes", "config.yaml", "# Mine.\ntrain:\n  steps: 7\n");
+  refused("app", "config.yaml", "services:\n  web: {image: nginx}\n");
+  refused("log", "metrics.jsonl", "{\"step\": 1, \"mine\": 2}\n");
+  refused("survey", "result.json", "{\"answer\": 42}\n");
+  refused("library", "documents.json", "[]\n");
+  // What a run wrote that came no further, it goes on from.
+  const RunConfig config = Quick(temp.path(), "begun");
+  std::filesystem::create_directories(config.run.dir);
+  ASSERT_TRUE(WriteFileAtomically(config.run.dir + "/config.yaml", DumpConfig(config)).ok());
+  EXPECT_EQ(TrainThreads(1, config, 2).exit_code, 75);
 }
 
 TEST(Resume, MovedDataIsTheSameDataAndOtherDataIsNot) {

@@ -1,10 +1,14 @@
 #include "engine/convert/work_folder.h"
 
 #include <filesystem>
+#include <set>
 #include <system_error>
 #include <vector>
 
 #include "data/files.h"
+#include "data/own_folder.h"
+#include "engine/convert/convert.h"
+#include "engine/convert/json_tree.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -13,6 +17,54 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kPlanName[] = ".plan";
+constexpr char kMaker[] = "mneme convert";
+
+// The files that the certificate of a converted folder names, and itself; none without one.
+std::set<std::string> CertifiedFiles(const std::string& folder) {
+  const absl::StatusOr<JsonTree> certificate = ReadJson(folder + "/" + kCertificateName);
+  const JsonTree* maker = certificate.ok() ? certificate->Find("certificate") : nullptr;
+  const JsonTree* to = certificate.ok() ? certificate->Find("to") : nullptr;
+  const JsonTree* files = to == nullptr ? nullptr : to->Find("files");
+  if (maker == nullptr || maker->text != kMaker || files == nullptr) return {};
+  std::set<std::string> names = {kCertificateName};
+  for (const JsonMember& file : files->members) names.insert(file.key);
+  return names;
+}
+
+// Of a folder that is to be replaced.
+OwnPaths CertifiedPaths(const std::string& folder) {
+  return [names = CertifiedFiles(folder)](const std::string& path, bool is_folder) {
+    return !is_folder && names.count(path) > 0;
+  };
+}
+
+absl::Status CheckTarget(const fs::path& target, const std::string& to, bool replace) {
+  if (target.filename().empty() || target.filename() == "." || target.filename() == "..") {
+    return absl::InvalidArgumentError("--to '" + to + "': name a folder of its own");
+  }
+  std::error_code error;
+  if (fs::symlink_status(target, error).type() == fs::file_type::not_found) {
+    return absl::OkStatus();
+  }
+  if (!replace) {
+    return absl::FailedPreconditionError(to +
+                                         ": is there already; give another folder, or --replace");
+  }
+  return CheckOwn(target.string(), CertifiedPaths(target.string()), kMaker);
+}
+
+// Begun by a conversion, which says so in its plan before anything else and takes that away after
+// all else; or empty.
+absl::Status CheckWork(const std::string& path) {
+  std::error_code error;
+  if (fs::exists(path + "/" + kPlanName, error)) return absl::OkStatus();
+  const OwnPaths certified = CertifiedPaths(path);
+  const OwnPaths own = [&](const std::string& name, bool is_folder) {
+    const bool hidden = name == ".lock" || name == std::string(kPlanName) + ".tmp";
+    return (hidden && !is_folder) || certified(name, is_folder);
+  };
+  return CheckOwn(path, own, kMaker);
+}
 
 }  // namespace
 
@@ -20,11 +72,8 @@ absl::StatusOr<WorkFolder> WorkFolder::Open(const std::string& to, const std::st
                                             bool replace) {
   fs::path target = fs::path(to).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();
+  RETURN_IF_ERROR(CheckTarget(target, to, replace));
   std::error_code error;
-  if (fs::exists(target, error) && !replace) {
-    return absl::FailedPreconditionError(to +
-                                         ": is there already; give another folder, or --replace");
-  }
   WorkFolder work(target.string(), target.string() + ".converting");
   fs::create_directories(work.path_, error);
   if (error) return FileError(work.path_, "make the folder", error.value());
@@ -34,6 +83,10 @@ absl::StatusOr<WorkFolder> WorkFolder::Open(const std::string& to, const std::st
                                   ": another conversion is writing it; wait for it to end");
   }
   work.lock_ = std::move(lock).value();
+  RETURN_IF_ERROR(CheckWork(work.path_));
+  if (fs::exists(work.Old(), error)) {
+    RETURN_IF_ERROR(CheckOwn(work.Old(), CertifiedPaths(work.Old()), kMaker));
+  }
   const std::string path = work.path_ + "/" + kPlanName;
   const absl::StatusOr<std::string> old = ReadFileBytes(path);
   const bool same = old.ok() && *old == plan;
@@ -55,21 +108,24 @@ bool WorkFolder::Has(const std::string& name) const {
 
 absl::Status WorkFolder::Publish() {
   std::error_code error;
-  std::vector<fs::path> hidden;  // plan, lock, leftovers
+  std::vector<fs::path> hidden;  // lock, leftovers
   for (const auto& entry : fs::directory_iterator(path_, error)) {
-    if (entry.path().filename().string()[0] == '.') hidden.push_back(entry.path());
+    const std::string name = entry.path().filename().string();
+    if (name[0] == '.' && name != kPlanName) hidden.push_back(entry.path());
   }
   for (const fs::path& each : hidden) fs::remove_all(each, error);
+  fs::remove(path_ + "/" + kPlanName, error);
   RETURN_IF_ERROR(SyncPath(path_));
-  const std::string old = to_ + ".replaced";
+  const OwnPaths replaced = CertifiedPaths(to_);
   if (fs::exists(to_, error)) {
-    fs::remove_all(old, error);
-    fs::rename(to_, old, error);
+    RETURN_IF_ERROR(CheckOwn(to_, replaced, kMaker));
+    RETURN_IF_ERROR(RemoveOwn(Old(), CertifiedPaths(Old()), kMaker));
+    fs::rename(to_, Old(), error);
     if (error) return FileError(to_, "move aside", error.value());
   }
   fs::rename(path_, to_, error);
   if (error) return FileError(to_, "publish", error.value());
-  fs::remove_all(old, error);
+  RETURN_IF_ERROR(RemoveOwn(Old(), replaced, kMaker));
   const fs::path parent = fs::path(to_).parent_path();
   return SyncPath(parent.empty() ? "." : parent.string());
 }

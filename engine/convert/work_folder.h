@@ -14,8 +14,9 @@ namespace mneme {
 class WorkFolder {
  public:
   // TO.converting beside TO. What lies in it is kept where `plan` (any text) is the one it was made
-  // under, and removed otherwise. FailedPrecondition where TO is there and may not be replaced;
-  // Unavailable where another process writes it.
+  // under, and removed otherwise. FailedPrecondition where TO is there and may not be replaced:
+  // only a folder whose certificate names all that is in it ever is; the same for a TO.converting
+  // that no conversion began. Unavailable where another process writes it.
   static absl::StatusOr<WorkFolder> Open(const std::string& to, const std::string& plan,
                                          bool replace);
 
@@ -27,6 +28,7 @@ class WorkFolder {
 
  private:
   WorkFolder(std::string to, std::string path) : to_(std::move(to)), path_(std::move(path)) {}
+  std::string Old() const { return to_ + ".replaced"; }  // on its way out
   std::string to_;
   std::string path_;
   std::optional<FolderLock> lock_;

@@ -334,6 +334,47 @@ TEST_F(ConvertTest, OptionsAreChecked) {
   EXPECT_TRUE(std::filesystem::exists(Path("x/manifest.json")));
 }
 
+// --replace takes away what a conversion made, and nothing that is more than that.
+TEST_F(ConvertTest, WhatNoConversionMadeIsNeverReplaced) {
+  const std::string from = kFixtures + "/v2_bf16";
+  const auto refused = [&](const std::string& to, const std::string& why) {
+    const auto before = Contents(folder_);
+    ConvertOptions options = Options(from, to, "mneme");
+    options.replace = true;
+    const absl::Status status = Convert(options).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << to << ": " << status;
+    EXPECT_THAT(Message(status), HasSubstr(why)) << to;
+    auto after = Contents(folder_);
+    std::erase_if(after, [](const auto& file) { return file.first.ends_with("/.lock"); });
+    EXPECT_TRUE(after == before) << to;
+  };
+  Put("home/letters/1.txt", "dear");
+  refused("home", "letters/; nothing was removed");
+  Put("file", "x");
+  refused("file", "is no folder");
+  ASSERT_TRUE(Import(from, "made").ok());
+  std::filesystem::create_directory_symlink(Path("made"), Path("link"));
+  refused("link", "is a link to");
+  std::filesystem::copy(Path("made"), Path("noted"));
+  Put("noted/README.md", "mine");
+  refused("noted", "README.md");
+  std::filesystem::copy(Path("made"), Path("bare"));
+  std::filesystem::remove(Path("bare/certificate.json"));
+  refused("bare", "manifest.json");
+  Put("fresh.converting/mine.txt", "mine");
+  refused("fresh", "mine.txt");
+  std::filesystem::copy(Path("made"), Path("twice"));
+  Put("twice.replaced/mine.txt", "mine");
+  ConvertOptions twice = Options(from, "twice", "mneme");
+  twice.replace = true;
+  EXPECT_THAT(Message(Convert(twice).status()), HasSubstr("mine.txt"));
+  EXPECT_TRUE(std::filesystem::exists(Path("twice.replaced/mine.txt")));
+  EXPECT_TRUE(std::filesystem::exists(Path("twice/manifest.json")));
+  ConvertOptions again = Options(from, "made", "mneme");
+  again.replace = true;
+  EXPECT_TRUE(Convert(again).ok());
+}
+
 // --- damage
 // -----------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 // The only file that knows CLI11.
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <limits>
 #include <memory>
 
 #include "configs/device_rates.h"
@@ -11,6 +12,9 @@
 
 namespace mneme {
 namespace {
+
+// Fewer would make a folder of thousands of files.
+constexpr int64_t kFewestShardTokens = 65536;
 
 Arguments Answer(const std::string& text, int exit_code) {
   Arguments arguments;
@@ -352,7 +356,8 @@ std::optional<Arguments> ParsePrepare(VerbParser& parser, const std::vector<std:
                  "share of documents set aside: output/train and output/held_out")
       ->capture_default_str();
   app.add_option("--shard-tokens", options.shard_tokens, "tokens of a file, about")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(kFewestShardTokens, std::numeric_limits<int64_t>::max()));
   app.add_flag("--replace", options.replace,
                "put the new corpus in the place of another one; of nothing but a corpus");
   ExternalIds& ids = options.ids;
@@ -414,7 +419,8 @@ std::optional<Arguments> ParseConvert(VerbParser& parser, const std::vector<std:
                  "a config whose model.engram the model gets, its logits unchanged; key=value "
                  "overrides go on top");
   parser.TakeWords("overrides", "with --add-engram: key=value");
-  app.add_flag("--replace", options.replace, "put the new folder in the place of an old one");
+  app.add_flag("--replace", options.replace,
+               "put the new folder in the place of another conversion's; of nothing else");
   app.add_flag("--no-logits", no_logits, "do not run the model on both sides");
   parser.AddJson(convert.json);
   auto answer = parser.Parse(rest);

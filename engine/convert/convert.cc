@@ -16,6 +16,7 @@
 namespace mneme {
 namespace {
 
+constexpr int64_t kMostFiles = 10'000;          // of weights
 constexpr int64_t kMostCompared = 300'000'000;  // parameters of a model that is also run
 
 bool ToForeign(const ConvertOptions& options) { return options.format == "huggingface"; }
@@ -59,6 +60,17 @@ absl::StatusOr<std::unique_ptr<ModelSource>> OpenSource(const ConvertOptions& op
   // The path was typed: a usage error where it cannot be read.
   if (!config.ok()) return absl::InvalidArgumentError(config.status().message());
   return AddEngram(std::move(source), config->model.engram);
+}
+
+absl::Status CheckFiles(const Conversion& conversion) {
+  const auto count = static_cast<int64_t>(conversion.files.size());
+  if (count <= kMostFiles) return absl::OkStatus();
+  int64_t bytes = 0;
+  for (const PlannedFile& file : conversion.files) bytes += file.bytes();
+  return absl::InvalidArgumentError(
+      "--file-bytes " + std::to_string(conversion.options.file_bytes) + ": would make " +
+      std::to_string(count) + " files, at most " + std::to_string(kMostFiles) +
+      " may be; the weights are " + std::to_string(bytes) + " bytes together");
 }
 
 // Some bias of a router is not 0: DeepSeek-V2's layout has no place for it.
@@ -158,6 +170,7 @@ absl::StatusOr<ConvertResult> Convert(const ConvertOptions& options) {
                          ? PlanForeignFiles(tensors, conversion.element, options.file_bytes)
                          : PlanCheckpointFiles(tensors, conversion.element, options.file_bytes,
                                                !options.add_engram.empty());
+  RETURN_IF_ERROR(CheckFiles(conversion));
   ASSIGN_OR_RETURN(WorkFolder work,
                    WorkFolder::Open(options.to, PlanText(conversion), options.replace));
 

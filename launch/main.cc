@@ -1,6 +1,12 @@
 // mneme VERB ...: the only main().
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "engine/trainer.h"
 #include "launch/environment.h"
@@ -41,7 +47,26 @@ int End(const absl::StatusOr<int>& result, bool speaks) {
   return ExitCode(result.status());
 }
 
-int Main(int argc, char** argv) {
+// A stream that was closed before we began is one that nobody reads: else the next file that is
+// opened would get its number, and with it what is printed. A file that may not grow any more
+// (ulimit -f) is an error of its write, and has a message; the signal has none.
+void MendProcess() {
+  std::signal(SIGXFSZ, SIG_IGN);
+  int descriptor = 0;
+  while (descriptor >= 0 && descriptor <= STDERR_FILENO) descriptor = open("/dev/null", O_RDWR);
+  if (descriptor > STDERR_FILENO) close(descriptor);
+}
+
+// A result that could not be written whole is a failure, however well it was made.
+int Flushed(int code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  if (errno != EPIPE) {
+    std::fprintf(stderr, "mneme: standard output: cannot write: %s\n", std::strerror(errno));
+  }
+  return code == 0 ? 1 : code;
+}
+
+int Run(int argc, char** argv) {
   MendMatrixLibrary(argv);
   const Arguments arguments = ParseArguments(argc, argv);
   if (arguments.verb.empty()) {
@@ -59,4 +84,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace mneme
 
-int main(int argc, char** argv) { return mneme::Main(argc, argv); }
+int main(int argc, char** argv) {
+  mneme::MendProcess();
+  return mneme::Flushed(mneme::Run(argc, argv));
+}

@@ -5,6 +5,7 @@
 
 #include "configs/load.h"
 #include "data/hdf5_file.h"
+#include "data/own_folder.h"
 #include "engine/json.h"
 #include "engine/plot.h"
 #include "engine/run_folder.h"
@@ -46,6 +47,7 @@ absl::StatusOr<int> ReportVerb(const ReportArguments& arguments) {
   const RunFolder folder{arguments.run};
   ASSIGN_OR_RETURN(const std::vector<Curve> curves, LossCurves(folder));
   if (!arguments.svg.empty()) {
+    RETURN_IF_ERROR(CheckMayWrite(arguments.svg, "<svg"));
     const std::string svg = PlotSvg(curves, folder.dir, "step", "nats a token");
     const absl::Status written = WriteFileAtomically(arguments.svg, svg);
     // The path was typed: a usage error where it cannot be.

@@ -54,6 +54,7 @@ absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
     return 0;
   }
   if (!grid.data_fault.empty()) return absl::NotFoundError(grid.data_fault);
+  RETURN_IF_ERROR(CheckSweepFolder(*sweep));
   for (const std::string& other : arguments.merge) {
     ASSIGN_OR_RETURN(const std::string line, MergeFolder(*sweep, grid, other));
     std::fprintf(stderr, "%s\n", line.c_str());

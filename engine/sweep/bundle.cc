@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <sstream>
 
 #include "configs/read.h"
 #include "configs/text.h"
 #include "data/files.h"
+#include "data/staging.h"
 #include "engine/json.h"
 #include "engine/sweep/fit.h"
 #include "engine/sweep/publish.h"
@@ -58,7 +60,8 @@ std::vector<std::string> FilesOf(const std::string& folder) {
   std::vector<std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
     const std::string name = fs::relative(entry.path(), folder).string();
-    if (entry.is_regular_file() && name != "MANIFEST") files.push_back(name);
+    const bool own = name != "MANIFEST" && name != kStagingLock;
+    if (entry.is_regular_file() && own) files.push_back(name);
   }
   std::sort(files.begin(), files.end());
   return files;
@@ -88,9 +91,9 @@ absl::Status CopyCells(const SweepConfig& sweep, const SweepGrid& grid, const st
   return WriteFileAtomically(folder + "/results.jsonl", lines);
 }
 
-// Into a folder that is there. Returns the line for people.
-absl::StatusOr<std::string> Fill(const SweepConfig& sweep, const SweepGrid& grid,
-                                 const std::string& folder) {
+// Into a folder that is there.
+absl::Status Fill(const SweepConfig& sweep, const SweepGrid& grid, const std::string& folder,
+                  int64_t& cells, size_t& count) {
   RETURN_IF_ERROR(WriteFileAtomically(folder + "/sweep.yaml", sweep.text));
   RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit_config.json", FitConfigJson(sweep.fit)));
   RETURN_IF_ERROR(CopyCells(sweep, grid, folder));
@@ -107,25 +110,36 @@ absl::StatusOr<std::string> Fill(const SweepConfig& sweep, const SweepGrid& grid
     ASSIGN_OR_RETURN(const std::string digest, FileDigest(folder + "/" + name));
     manifest += digest + "  " + name + "\n";
   }
-  RETURN_IF_ERROR(WriteFileAtomically(folder + "/MANIFEST", manifest));
-  return folder + ": " + std::to_string(fit.cells) + " cells, " + std::to_string(files.size()) +
-         " files; mneme sweep --verify " + folder + " makes the fit again";
+  cells = fit.cells;
+  count = files.size();
+  return WriteFileAtomically(folder + "/MANIFEST", manifest);
+}
+
+// What Fill makes, and its files while they are written.
+bool IsBundlePath(const std::string& path, bool is_folder) {
+  if (is_folder || path.find('/') != std::string::npos) return false;
+  const std::string name = path.substr(0, path.find(".tmp"));
+  for (const char* own : {"sweep.yaml", "fit_config.json", "documents.json", "results.jsonl",
+                          "results.csv", "report.html", "fit.json", "MANIFEST"}) {
+    if (name == own) return true;
+  }
+  return path.starts_with("loss_vs_");
 }
 
 }  // namespace
 
 absl::StatusOr<std::string> WriteBundle(const SweepConfig& sweep, const SweepGrid& grid,
                                         const std::string& folder) {
-  std::error_code error;
-  if (fs::exists(folder, error) && !fs::is_empty(folder, error)) {
+  if (HoldsSomething(folder))
     return absl::InvalidArgumentError(folder + ": is there already; a bundle takes a new folder");
-  }
-  fs::create_directories(folder, error);
-  if (error) return absl::InvalidArgumentError(folder + ": cannot be made: " + error.message());
-  absl::StatusOr<std::string> line = Fill(sweep, grid, folder);
-  // Half a bundle would stand in the way of the next.
-  if (!line.ok()) fs::remove_all(folder, error);
-  return line;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Staging> staging,
+                   Staging::Begin(folder, IsBundlePath, "mneme sweep --bundle"));
+  int64_t cells = 0;
+  size_t count = 0;
+  RETURN_IF_ERROR(Fill(sweep, grid, staging->folder(), cells, count));
+  RETURN_IF_ERROR(staging->Publish(/*replace=*/false));
+  return folder + ": " + std::to_string(cells) + " cells, " + std::to_string(count) +
+         " files; mneme sweep --verify " + folder + " makes the fit again";
 }
 
 absl::StatusOr<std::string> VerifyBundle(const std::string& folder) {

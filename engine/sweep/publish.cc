@@ -4,6 +4,7 @@
 
 #include "configs/text.h"
 #include "data/files.h"
+#include "data/own_folder.h"
 #include "engine/sweep/report.h"
 #include "engine/sweep/shared_files.h"
 #include "engine/sweep/sweep_folder.h"
@@ -70,6 +71,7 @@ absl::StatusOr<std::string> WriteReport(const SweepFit& fit, const std::string& 
     fs::create_directories(path, error);
     begin = (fs::path(path) / "").string();
   }
+  RETURN_IF_ERROR(CheckMayWrite(file.string(), "<!DOCTYPE html>"));
   const absl::Status written = WriteFileAtomically(file.string(), html);
   if (!written.ok()) return absl::InvalidArgumentError(written.message());
   const auto figures = WriteFigures(fit, begin);

@@ -144,6 +144,18 @@ CellState StateOf(const SweepConfig& sweep, const SweepCell& cell) {
   return state;
 }
 
+absl::Status CheckSweepFolder(const SweepConfig& sweep) {
+  if (Exists(sweep.folder + "/cells")) return absl::OkStatus();
+  for (const char* name : {"results.jsonl", "results.csv", "fit.json", "report.html", "fit.txt"}) {
+    const std::string path = sweep.folder + "/" + name;
+    if (!Exists(path)) continue;
+    return absl::FailedPreconditionError(path + ": is there already, and no sweep wrote it; a " +
+                                         "sweep would put its own in its place. Move it " +
+                                         "elsewhere, or give another folder");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status KeepSettings(const SweepConfig& sweep) {
   std::error_code error;
   fs::create_directories(sweep.folder + "/cells", error);

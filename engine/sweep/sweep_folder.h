@@ -40,6 +40,9 @@ struct CellState {
 };
 CellState StateOf(const SweepConfig& sweep, const SweepCell& cell);
 
+// Whether the folder is a sweep's, or may become one: before there are cells, none of the files
+// that a sweep writes over is there. FailedPrecondition naming it otherwise.
+absl::Status CheckSweepFolder(const SweepConfig& sweep);
 // Keeps the fit section and the file beside the first cell; later calls leave them. Errors: files.
 absl::Status KeepSettings(const SweepConfig& sweep);
 // What of the fit section has changed since, a line each; empty where nothing has.

@@ -97,5 +97,17 @@ refused 3 sweep.yaml set.evaluate.sets=[] fit.held_out= folder=new
 refused 3 sweep.yaml set.data.train=absent folder=new
 refused 3 sweep.yaml --merge absent
 refused 2 sweep.yaml folder=new --bundle bundle
+# Nothing of somebody else's is written over.
+mkdir mine && echo 'a,b' >mine/results.csv
+refused 2 sweep.yaml folder=mine --status
+refused 2 sweep.yaml folder=mine
+grep -q 'mine/results.csv: is there already, and no sweep wrote it' refused.txt || fail "$(cat refused.txt)"
+refused 2 sweep.yaml --bundle mine
+[ "$(ls mine):$(cat mine/results.csv)" = results.csv:a,b ] || fail "somebody's folder was changed: $(ls mine)"
+printf '%s\n' rho,seed,val 1,0,3.2 0.8,0,3 0.5,0,2.9 0.2,0,3.1 1,1,3.3 0.8,1,3.1 0.5,1,3 0.2,1,3.2 >cells.csv
+sum=$(cksum <cells.csv)
+refused 2 --fit cells.csv --report cells.csv
+grep -q 'cells.csv: is something else already' refused.txt || fail "$(cat refused.txt)"
+[ "$(cksum <cells.csv)" = "$sum" ] || fail "a report was written over the cells"
 if [ -e new ] || [ -e bundle ]; then fail "what was refused left a folder: $(ls)"; fi
 echo "mishaps_test: sound"

@@ -8,6 +8,10 @@
 namespace mneme {
 namespace {
 
+// A file of other things has many unknown keys: so many are named.
+constexpr size_t kMostUnknown = 30;
+constexpr size_t kLongestComplaint = 1000;  // of what a file says, a message shows so much
+
 void CollectKeys(const Section& section, const std::string& prefix,
                  std::vector<std::string>& keys) {
   for (const Field& field : section.fields) {
@@ -116,7 +120,8 @@ class FieldReader {
 
  private:
   void Complain(const Place& place, const std::string& what) {
-    complaints_.push_back({place, key_, what});
+    const bool whole = what.size() <= kLongestComplaint;
+    complaints_.push_back({place, key_, whole ? what : what.substr(0, kLongestComplaint) + " ..."});
   }
 
   void Wrong(const Tree& tree) {
@@ -192,6 +197,10 @@ void ReadSection(const Section& section, const Tree& tree, const std::string& pr
     const auto found = std::find_if(section.fields.begin(), section.fields.end(),
                                     [&, &name = word](const Field& f) { return f.key == name; });
     if (found == section.fields.end()) {
+      if (complaints.size() >= kMostUnknown) {
+        complaints.push_back({child.place, "", "more unknown keys from here on"});
+        return;
+      }
       std::string what = "unknown key; nearest: " + NearestKey(section, prefix, word);
       if (word.find('.') != std::string::npos)
         what += " (dotted keys are for the command line; files nest)";

@@ -40,6 +40,9 @@ class SourceReader {
       return Fail(named_at, key, path + ": no such file" + NearestFile(path));
     if (fs::is_directory(path, error))
       return Fail(named_at, key, path + ": is a folder, not a file");
+    // A pipe that nobody writes to would hang, a device need not end.
+    if (!fs::is_regular_file(path, error))
+      return Fail(named_at, key, path + ": is a pipe or a device, not a file");
     const std::string canonical = fs::weakly_canonical(path, error).string();
     if (std::find(open_.begin(), open_.end(), canonical) != open_.end()) {
       return Fail(named_at, key, path + ": includes itself, by way of " + Join(open_, " -> "));

@@ -11,6 +11,8 @@
 namespace mneme {
 namespace {
 
+constexpr size_t kLongestWord = 100;
+
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
 // Drops underscores that stand between digits; any other underscore stays and spoils the number.
@@ -137,7 +139,8 @@ int64_t EditDistance(const std::string& a, const std::string& b) {
   return at(a.size(), b.size());
 }
 
-std::string Nearest(const std::string& word, const std::vector<std::string>& candidates) {
+std::string Nearest(const std::string& given, const std::vector<std::string>& candidates) {
+  const std::string word = given.substr(0, kLongestWord);  // what is longer is near to nothing
   std::string best;
   int64_t fewest = std::numeric_limits<int64_t>::max();
   for (const std::string& candidate : candidates) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/files.h"
+#include "data/json_depth.h"
 #include "kernels/core/check.h"
 #include "nlohmann/json.hpp"
 
@@ -179,6 +180,7 @@ absl::Status ReadJsonLines(const std::string& path, const std::string& field, Do
   return ForEachLine(path, meter, [&](const std::string& line) {
     ++number;
     if (IsBlank(line)) return absl::OkStatus();
+    if (!IsShallowJson(line)) return LineError(path, number, "is JSON nested too deeply");
     nlohmann::json json;
     try {
       json = nlohmann::json::parse(line);

@@ -83,6 +83,15 @@ absl::Status WriteAndSync(const std::string& path, const std::string& bytes) {
   return absl::OkStatus();
 }
 
+// What is read is a regular file: a pipe that nobody writes to would hang, a device need not end.
+absl::Status CheckRegular(const std::string& path, struct stat& info) {
+  if (::stat(path.c_str(), &info) != 0) return FileError(path, "open", errno);
+  if (S_ISREG(info.st_mode)) return absl::OkStatus();
+  return absl::InvalidArgumentError(path + (S_ISDIR(info.st_mode)
+                                                ? ": is a folder, not a file"
+                                                : ": is a pipe or a device, not a file"));
+}
+
 struct StateFree {
   void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
 };
@@ -108,6 +117,7 @@ absl::Status FileError(const std::string& path, const std::string& deed, int cod
     case EISDIR:
     case EINVAL:
     case ENAMETOOLONG:
+    case ELOOP:
       return absl::InvalidArgumentError(text);
     default:
       return absl::UnavailableError(text);
@@ -116,6 +126,8 @@ absl::Status FileError(const std::string& path, const std::string& deed, int cod
 
 absl::StatusOr<std::string> FileDigest(const std::string& path,
                                        const std::function<void()>& on_piece) {
+  struct stat info;
+  RETURN_IF_ERROR(CheckRegular(path, info));
   Descriptor file(path, O_RDONLY);
   if (!file.ok()) return FileError(path, "open", errno);
   std::unique_ptr<XXH3_state_t, StateFree> state(XXH3_createState());
@@ -151,6 +163,8 @@ absl::Status WriteFileAtomically(const std::string& path, const std::string& byt
 }
 
 absl::StatusOr<std::string> ReadFileBytes(const std::string& path) {
+  struct stat info;
+  RETURN_IF_ERROR(CheckRegular(path, info));
   Descriptor file(path, O_RDONLY);
   if (!file.ok()) return FileError(path, "open", errno);
   std::string bytes;
@@ -165,7 +179,7 @@ absl::StatusOr<std::string> ReadFileBytes(const std::string& path) {
 
 absl::StatusOr<int64_t> FileSize(const std::string& path) {
   struct stat info;
-  if (::stat(path.c_str(), &info) != 0) return FileError(path, "open", errno);
+  RETURN_IF_ERROR(CheckRegular(path, info));
   return static_cast<int64_t>(info.st_size);
 }
 

@@ -27,7 +27,7 @@ uint64_t BytesHash(const void* data, size_t bytes);
 // never a part. On failure path.tmp is removed.
 absl::Status WriteFileAtomically(const std::string& path, const std::string& bytes);
 absl::StatusOr<std::string> ReadFileBytes(const std::string& path);
-absl::StatusOr<int64_t> FileSize(const std::string& path);
+absl::StatusOr<int64_t> FileSize(const std::string& path);  // InvalidArgument: no regular file
 
 // fsync of a file or a folder: what it holds (a folder: its names) outlives a power cut.
 absl::Status SyncPath(const std::string& path);

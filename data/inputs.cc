@@ -26,10 +26,6 @@ bool IsTaken(const fs::path& path) {
 }
 
 absl::Status AddFile(const fs::path& path, std::vector<InputFile>& files) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) {
-    return absl::InvalidArgumentError(path.string() + ": is not a regular file");
-  }
   ASSIGN_OR_RETURN(const int64_t bytes, FileSize(path.string()));
   files.push_back({.path = path.string(), .kind = KindOf(path), .bytes = bytes});
   return absl::OkStatus();
@@ -61,7 +57,6 @@ absl::StatusOr<std::vector<InputFile>> FindInputs(const std::vector<std::string>
   if (inputs.empty()) return absl::InvalidArgumentError("no input named; give files or folders");
   std::vector<InputFile> files;
   for (const std::string& input : inputs) {
-    RETURN_IF_ERROR(FileSize(input).status());
     std::error_code error;
     RETURN_IF_ERROR(fs::is_directory(input, error) ? AddFolder(input, files)
                                                    : AddFile(input, files));

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "data/files.h"
+#include "data/json_depth.h"
 #include "kernels/core/check.h"
 #include "nlohmann/json.hpp"
 
@@ -50,9 +51,14 @@ Json ToJson(const Manifest& manifest) {
               {"digest", ""}};
 }
 
+// Names of inputs may be any bytes; JSON is UTF-8.
+std::string Dump(const Json& json) {
+  return json.dump(2, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+}
+
 std::string TextOf(Json json) {
-  json["digest"] = BytesDigest(json.dump(2));
-  return json.dump(2) + "\n";
+  json["digest"] = BytesDigest(Dump(json));
+  return Dump(json) + "\n";
 }
 
 Manifest FromJson(const Json& json) {
@@ -97,6 +103,7 @@ std::string ManifestText(const Manifest& manifest) { return TextOf(ToJson(manife
 absl::StatusOr<Manifest> ReadManifest(const std::string& folder) {
   const std::string path = folder + "/" + kManifestName;
   ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
+  if (!IsShallowJson(text)) return Bad(path, "is not the manifest of a corpus");
   Json json = Json::parse(text, nullptr, false);
   if (!json.is_object() || json.value("format", Json()) != kFormat) {
     return Bad(path, "is not the manifest of a corpus");

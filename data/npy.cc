@@ -79,6 +79,7 @@ void Widen(const std::vector<char>& bytes, absl::Span<int64_t> out) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<NpyReader>> NpyReader::Open(const std::string& path) {
+  ASSIGN_OR_RETURN(const int64_t bytes, FileSize(path));
   std::unique_ptr<NpyReader> reader(new NpyReader);
   reader->path_ = path;
   reader->file_.reset(std::fopen(path.c_str(), "rb"));
@@ -101,7 +102,6 @@ absl::StatusOr<std::unique_ptr<NpyReader>> NpyReader::Open(const std::string& pa
   if (reader->size_ < 0) {
     return Bad(path, "has shape " + shape + "; ids are one-dimensional (numpy: ids.reshape(-1))");
   }
-  ASSIGN_OR_RETURN(const int64_t bytes, FileSize(path));
   if (bytes != header_end + reader->size_ * element) {
     return Bad(path, "has " + std::to_string(bytes) + " bytes where its header asks for " +
                          std::to_string(header_end + reader->size_ * element) +

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "data/hdf5_file.h"
+#include "data/json_depth.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -144,6 +145,7 @@ absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& te
                                                            const std::string& path) {
   // nlohmann throws where an entry is absent or of another type; it stops here.
   try {
+    if (!IsShallowJson(text)) return Torn(path, "is not a whole checkpoint manifest");
     Json j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!j.is_object() || j.value("format", "") != kFormat) {
       return Torn(path, "is not a whole checkpoint manifest");

@@ -9,23 +9,16 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <optional>
 
 #include "configs/text.h"
+#include "data/files.h"
 #include "engine/json.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
 namespace {
-
-absl::Status FileError(const std::string& path, const char* deed) {
-  const std::string text = path + ": cannot " + deed + ": " + std::strerror(errno);
-  return errno == ENOSPC ? absl::ResourceExhaustedError(
-                               text + "; free some space and run the same command again")
-                         : absl::InternalError(text);
-}
 
 // The number after `"key": ` in a line that MetricsLine wrote.
 std::optional<double> ValueIn(const std::string& line, const std::string& key) {
@@ -67,14 +60,14 @@ class FileMetricsLog : public MetricsLog {
     for (size_t done = 0; done < line.size();) {
       const ssize_t wrote = write(descriptor_, line.data() + done, line.size() - done);
       if (wrote < 0 && errno == EINTR) continue;
-      if (wrote < 0) return FileError(path_, "write");
+      if (wrote < 0) return FileError(path_, "write", errno);
       done += static_cast<size_t>(wrote);
     }
     return absl::OkStatus();
   }
 
   absl::Status Flush() override {
-    return fdatasync(descriptor_) == 0 ? absl::OkStatus() : FileError(path_, "sync");
+    return fdatasync(descriptor_) == 0 ? absl::OkStatus() : FileError(path_, "sync", errno);
   }
 
  private:
@@ -120,16 +113,21 @@ SlowestRank FindSlowest(const std::vector<double>& rank_seconds) {
 
 absl::StatusOr<std::unique_ptr<MetricsLog>> MetricsLog::Open(const std::string& path,
                                                              int64_t last_step) {
+  const absl::Status regular = FileSize(path).status();
+  if (!regular.ok() && !absl::IsNotFound(regular)) return regular;
   const int64_t sound = SoundBytes(path, last_step);
   const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (descriptor < 0) return FileError(path, "open");
+  if (descriptor < 0) return FileError(path, "open", errno);
   auto log = std::make_unique<FileMetricsLog>(path, descriptor);
-  if (ftruncate(descriptor, sound) != 0) return FileError(path, "cut to its last sound line");
+  if (ftruncate(descriptor, sound) != 0)
+    return FileError(path, "cut to its last sound line", errno);
   return log;
 }
 
 absl::StatusOr<std::vector<std::pair<double, double>>> ReadSeries(const std::string& path,
                                                                   const std::string& name) {
+  const absl::Status regular = FileSize(path).status();
+  if (!regular.ok() && !absl::IsNotFound(regular)) return regular;
   std::ifstream in(path, std::ios::binary);
   if (!in) return absl::NotFoundError(path + ": no metrics here; is this the folder of a run?");
   std::vector<std::pair<double, double>> series;

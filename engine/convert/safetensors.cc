@@ -56,10 +56,10 @@ int64_t ShapeElements(const std::vector<int64_t>& shape) {
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
+  ASSIGN_OR_RETURN(const int64_t bytes, FileSize(path));
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return FileError(path, "open", errno);
   std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(path, descriptor));
-  ASSIGN_OR_RETURN(const int64_t bytes, FileSize(path));
   if (bytes < kLengthBytes) {
     return Torn(path, "has " + std::to_string(bytes) + " bytes: no safetensors file is so short");
   }

@@ -8,6 +8,7 @@
 
 #include "configs/text.h"
 #include "data/files.h"
+#include "data/json_depth.h"
 #include "engine/json.h"
 #include "kernels/core/check.h"
 #include "nlohmann/json.hpp"
@@ -17,7 +18,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr double kLargestSeed = 9007199254740992.0;  // 2^53: whole numbers are exact up to here
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+
+// Discarded, which is no object, where it is no JSON or nests deeper than anything here does.
+Json ParseText(const std::string& text) {
+  if (!IsShallowJson(text)) return Json(Json::value_t::discarded);
+  return Json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
 
 absl::Status LineError(const std::string& path, size_t line, const std::string& why) {
   return absl::InvalidArgumentError(path + ":" + std::to_string(line) + ": " + why);
@@ -27,7 +35,7 @@ absl::Status LineError(const std::string& path, size_t line, const std::string& 
 std::optional<std::string> ScalarText(const Json& value) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_boolean()) return value.get<bool>() ? "true" : "false";
-  if (value.is_number_integer()) return std::to_string(value.get<int64_t>());
+  if (value.is_number_integer()) return value.dump();
   if (value.is_number()) return NumberText(value.get<double>());
   return std::nullopt;
 }
@@ -40,15 +48,24 @@ std::map<std::string, std::string> ScalarsOf(const Json& object) {
   return scalars;
 }
 
+// False where it is no count.
+bool TakeCount(const Json& json, int64_t& count) {
+  if (!json.is_number_unsigned()) return false;
+  const auto value = json.get<uint64_t>();
+  count = static_cast<int64_t>(value);
+  return value <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+}
+
 // `list`: [[tokens, nats], ...]. False where it is not.
 bool TakeDocuments(const Json& list, std::vector<DocumentScore>& documents) {
   if (!list.is_array()) return false;
   for (const Json& pair : list) {
-    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number_integer() ||
+    int64_t tokens = 0;
+    if (!pair.is_array() || pair.size() != 2 || !TakeCount(pair[0], tokens) ||
         !pair[1].is_number()) {
       return false;
     }
-    documents.push_back({pair[0].get<int64_t>(), pair[1].get<double>()});
+    documents.push_back({tokens, pair[1].get<double>()});
   }
   return true;
 }
@@ -62,7 +79,7 @@ absl::Status IsNoDocuments(const std::string& path) {
 // The object that a file of documents is.
 absl::StatusOr<Json> ReadDocumentFile(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  Json json = ParseText(text);
   if (!json.is_object()) return IsNoDocuments(path);
   return json;
 }
@@ -78,8 +95,9 @@ bool TakePacked(const Json& sets, std::map<std::string, Documents>& cells) {
       if (!values.is_array() || values.size() != tokens.size()) return false;
       Documents& documents = cells[key];
       for (size_t i = 0; i < values.size(); ++i) {
-        if (!tokens[i].is_number_integer() || !values[i].is_number()) return false;
-        documents.push_back({tokens[i].get<int64_t>(), values[i].get<double>()});
+        int64_t count = 0;
+        if (!TakeCount(tokens[i], count) || !values[i].is_number()) return false;
+        documents.push_back({count, values[i].get<double>()});
       }
     }
   }
@@ -128,7 +146,7 @@ class Reader {
 
  private:
   absl::Status JsonLine(const std::string& line) {
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const Json json = ParseText(line);
     if (!json.is_object()) return LineError(path_, line_, "is not a JSON object");
     CellResult cell;
     cell.columns = ScalarsOf(json);
@@ -195,7 +213,8 @@ class Reader {
       const absl::Status taken = TakeNumber(cell.columns, name, *value);
       if (!taken.ok()) return LineError(path_, line_, std::string(taken.message()));
     }
-    if (seed != std::floor(seed)) return LineError(path_, line_, "seed is no whole number");
+    if (seed != std::floor(seed) || std::fabs(seed) > kLargestSeed)
+      return LineError(path_, line_, "seed is no whole number");
     cell.seed = static_cast<int64_t>(seed);
     cell.key = has("key") ? cell.columns["key"] : "line " + std::to_string(line_);
     if (with_documents_ && cell.documents.empty() && has("documents")) {
@@ -263,13 +282,13 @@ std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>
 }
 
 std::map<std::string, std::string> ScalarsOf(const std::string& line) {
-  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const Json json = ParseText(line);
   return json.is_object() ? ScalarsOf(json) : std::map<std::string, std::string>();
 }
 
 std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& path) {
   std::vector<std::pair<std::string, double>> losses;
-  const Json json = Json::parse(ReadFileBytes(path).value_or(""), nullptr, false);
+  const Json json = ParseText(ReadFileBytes(path).value_or(""));
   if (!json.is_object() || !json.contains("sets") || !json["sets"].is_object()) return losses;
   for (const auto& [name, set] : json["sets"].items()) {
     if (set.is_object() && set.contains("loss") && set["loss"].is_number())
@@ -280,11 +299,11 @@ std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& pat
 
 std::string WithColumns(const std::string& line,
                         const std::vector<std::pair<std::string, std::string>>& columns) {
-  Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  Json json = ParseText(line);
   if (!json.is_object()) return line;
   bool same = true;
   for (const auto& [name, text] : columns) {
-    const Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const Json value = ParseText(text);
     same = same && json.contains(name) && json[name] == value;
     json[name] = value;
   }

@@ -175,9 +175,8 @@ std::string ByteTokenizerJson() {
       .Add("byte_fallback", false)
       .AddRaw("vocab", ids.Text())
       .AddRaw("merges", "[]");
-  const std::string split =
-      R"({"type": "ByteLevel", "add_prefix_space": false, )"
-      R"("trim_offsets": false, "use_regex": false})";
+  const std::string split = R"({"type": "ByteLevel", "add_prefix_space": false, )"
+                            R"("trim_offsets": false, "use_regex": false})";
   JsonObject json;
   json.Add("version", "1.0")
       .AddRaw("truncation", "null")

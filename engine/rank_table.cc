@@ -34,6 +34,8 @@ double SendRate(World& world, Comm& comm, Device device) {
   Stream stream(device, allocator);
   const int64_t members = comm.size();
   const int64_t part = (device.is_cpu() ? kHostBytes : kGpuBytes) / (members - 1) / 4;
+  if (!device.is_cpu()) allocator.Reserve(2 * members * part * 4 + (int64_t{1} << 20));
+  comm.ShareMemory(&stream);
   const auto make = [&] { return Tensor::Zeros(stream, DType::kI32, {members, part}); };
   const Tensor in = make();
   Tensor out = make();
@@ -52,6 +54,7 @@ double SendRate(World& world, Comm& comm, Device device) {
   const int rounds =
       longest > 2 * kLongSeconds ? 0 : std::clamp(static_cast<int>(kLongSeconds / longest), 2, 16);
   for (int i = 0; i < rounds; ++i) best = std::min(best, time());
+  comm.ShareMemory(nullptr);
   return static_cast<double>(part * 4 * (members - 1)) / best;
 }
 
@@ -73,6 +76,14 @@ RankRow Unpacked(const std::string& bytes) {
   bytes.copy(reinterpret_cast<char*>(row.rates.data()), row.rates.size() * sizeof(double),
              processors + 1);
   return row;
+}
+
+// Of what is spread, else of what is replicated.
+std::string WayOf(const Mesh& mesh) {
+  for (const Comm* axis : {mesh.expert.get(), mesh.memory.get()}) {
+    if (axis->size() > 1) return axis->way();
+  }
+  return mesh.world->way();
 }
 
 // A host with more ranks than processors: they wait for each other's turn, not for bytes.
@@ -110,6 +121,7 @@ RankTable MeasureRanks(World& world, Machine& machine) {
     table.axes.push_back(Name(axis));
     mine.rates.push_back(by_size[comm.size()]);
   };
+  table.way = WayOf(machine.mesh);
   add(*machine.mesh.world, Axis::kWorld);
   add(*machine.mesh.expert, Axis::kExpert);
   add(*machine.mesh.memory, Axis::kMemory);
@@ -136,7 +148,7 @@ std::string RankTableText(const RankTable& table) {
       if (column + 1 < line.size()) text += std::string(width - line[column].size() + 2, ' ');
     }
   }
-  return text;
+  return table.way.empty() ? text : text + "\nbetween GPUs: " + table.way;
 }
 
 std::string SlowAxesText(const RankTable& table, double link, const std::string& device_file) {

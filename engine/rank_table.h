@@ -21,6 +21,7 @@ struct RankRow {
 struct RankTable {
   std::vector<std::string> axes;  // of more than one rank
   std::vector<RankRow> ranks;
+  std::string way = "";  // of bytes between GPUs; empty on CPUs
 };
 
 // Processors that this process may use; 0 where the system does not say.
@@ -30,7 +31,7 @@ int64_t AllowedProcessors();
 // are measured once. Collective; the same table on every rank.
 RankTable MeasureRanks(World& world, Machine& machine);
 
-// A line a rank under a line of titles, without the last line end.
+// A line a rank under a line of titles, and one of the way between GPUs; without the last line end.
 std::string RankTableText(const RankTable& table);
 
 // A line an axis on which some rank sends less than a tenth of `link` bytes a second, which is the

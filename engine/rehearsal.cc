@@ -189,7 +189,9 @@ Rehearsal Rehearse(const RunConfig& config, const StageConfig& stage, const Layo
   out.tokens = plan->per_rank * length;
   device.dry = true;
   const double load = dealt == Dealt::kMost ? layout.expert_room : 1.0;
-  DryRun run(config, stage, layout, device, load, plan->micro * length);
+  Layout here = layout;
+  here.peer = here.peer && !device.is_cpu();
+  DryRun run(config, stage, here, device, load, plan->micro * length);
   if (!run.Build(std::max<int64_t>(1, vocabulary)).ok()) return out;
   // On the host what the first step made room for stays.
   if (device.is_cpu()) run.Step(*plan, out);

@@ -223,6 +223,8 @@ absl::Status Trainer::Build() {
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
                                            config_.train.skip, model_->store, *model_->stack);
   if (!device.is_cpu()) machine_->allocator.Reserve(footprint_.reserved);
+  if (const std::string why = ShareMemory(machine_->mesh, machine_->stream); !why.empty())
+    Say("parallel.transport: peer memory is not shared, exchanges go over NCCL: " + why);
   return absl::OkStatus();
 }
 

@@ -17,8 +17,8 @@ Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int
   return out;
 }
 
-std::vector<int64_t> ReadCounts(Comm& axis, Arrival& counts, int64_t each) {
-  std::vector<int64_t> both(static_cast<size_t>(2 * each * axis.size()));
+std::vector<int64_t> ReadCounts(Comm& axis, Arrival& counts, int64_t each, int64_t more) {
+  std::vector<int64_t> both(static_cast<size_t>(2 * each * axis.size() + more));
   const auto bytes = static_cast<int64_t>(both.size() * sizeof(int64_t));
   const InFlight waiting = axis.Waiting(Collective::kAllToAll, bytes);
   counts.Wait(both.data());

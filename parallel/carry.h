@@ -16,8 +16,8 @@ int64_t Total(const std::vector<int64_t>& counts);
 Tensor Carry(Stream& stream, Comm& axis, const Tensor& in, const std::vector<int64_t>& send,
              const std::vector<int64_t>& recv);
 
-// Counts i64 [2, members, each] that were exchanged on the device: for each member and from each.
-// The host waits for them, and shows it.
-std::vector<int64_t> ReadCounts(Comm& axis, Arrival& counts, int64_t each);
+// Counts i64 [2, members, each] that were exchanged on the device: for each member and from each;
+// and `more` numbers behind them. The host waits for them, and shows it.
+std::vector<int64_t> ReadCounts(Comm& axis, Arrival& counts, int64_t each, int64_t more = 0);
 
 }  // namespace mneme

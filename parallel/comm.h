@@ -4,12 +4,14 @@
 // collectives in the same order; between GPUs that is an order of queues, so the calls of a step go
 // to the side of its stream (kernels/core/side.h), and others come when all its jobs are joined. On
 // CPUs the transport only moves bytes: sums of floats are made by our own code in rank order, so
-// that threads and MPI give the same bits. Between GPUs NCCL makes the sums (nccl_comm.h).
+// that threads and MPI give the same bits. Between GPUs NCCL makes the sums (nccl_comm.h), and GPUs
+// of one host may write rows into each other's memory (peer_comm.h).
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -22,6 +24,30 @@
 namespace mneme {
 
 enum class Reduce { kSum, kMax };
+
+// What the members of a group can do beside that where they write into each other's memory
+// (peer_comm.h): rows need no buffer to leave from, and the host need not know how many they are.
+// At most kMostPutTensors tensors a call.
+class DirectExchange {
+ public:
+  virtual ~DirectExchange() = default;
+  // Comm::AllToAllOf of gathered rows: row i of in[0] is in[0][index[i]], index i32 [Σ send].
+  virtual void GatherToAll(Stream& stream, absl::Span<const Tensor> in, const Tensor& index,
+                           absl::Span<const int64_t> send, absl::Span<Tensor> out,
+                           absl::Span<const int64_t> recv) = 0;
+  // The same in two halves, with counts that were made on the device. leaving i64 [members, 2]:
+  // rows and pairs to each. out: room for equally many rows in each tensor, of any number. told i64
+  // [2 members + 1, 2]: leaving, then rows and pairs from each, then whether every member has room
+  // for what comes to it, where others can write: the same on all. If not, nothing is put.
+  virtual void Tell(Stream& stream, const Tensor& leaving, absl::Span<const Tensor> out,
+                    Tensor& told) = 0;
+  virtual void PutTold(Stream& stream, absl::Span<const Tensor> in, const Tensor& index,
+                       absl::Span<Tensor> out) = 0;
+  // What PutTold has sent to others, once the host knows.
+  virtual void AddSent(int64_t bytes) = 0;
+  // Multiprocessors that move rows, the same on all members: for measurements.
+  virtual void SetBlocks(int) {}
+};
 
 class Comm {
  public:
@@ -64,6 +90,16 @@ class Comm {
   // Whether calls are queued on the stream and read nothing from the host, so that a recording
   // (kernels/core/graph.h) may hold them. ExchangeCounts never is.
   virtual bool queues() const { return false; }
+  // Members may from here on write straight into what each has reserved in the pool of its stream
+  // (Allocator::Reserve, of which this needs 64 KiB to be free), in the all-to-alls of this group;
+  // with null, and before a pool goes, not any more. Returns why not, where they could; nothing
+  // where way() has said so. Collective; waits for the devices.
+  virtual std::string ShareMemory(Stream*) { return ""; }
+  static constexpr int64_t kLeastShared = (int64_t{64} << 10) + 1;  // bytes: less lies elsewhere
+  // null unless memory is shared.
+  virtual DirectExchange* direct() { return nullptr; }
+  // How bytes get from GPU to GPU, for people; empty on CPUs.
+  virtual std::string way() const { return ""; }
   // Bytes that this member has sent to others so far (payload), for the metrics.
   virtual int64_t bytes_sent() const = 0;
 };

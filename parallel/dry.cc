@@ -15,6 +15,7 @@
 #include "kernels/core/dry.h"
 #include "parallel/carry.h"
 #include "parallel/device_gradient.h"
+#include "parallel/parts.h"
 #include "parallel/resident_size.h"
 
 namespace mneme {
@@ -91,13 +92,15 @@ class DryComm : public Comm {
 
   std::unique_ptr<Comm> Split(int, int, Axis) override { return std::make_unique<DryComm>(size_); }
 
- private:
-  int64_t ToOthers(int64_t bytes) const { return bytes / size_ * (size_ - 1); }
+ protected:
   void Send(Stream& stream, Wire wire, int64_t bytes) {
     if (size_ == 1) return;
     bytes_sent_ += bytes;
     LedgerOf(stream).Send(wire, static_cast<double>(bytes));
   }
+
+ private:
+  int64_t ToOthers(int64_t bytes) const { return bytes / size_ * (size_ - 1); }
 
   int size_;
   int64_t bytes_sent_ = 0;
@@ -105,25 +108,69 @@ class DryComm : public Comm {
 
 // Members that send more tokens to the experts here than this one sends to theirs. What is counted
 // are [members, 2] rows and pairs (ExpertExchange).
-class DryExpertAxis : public DryComm {
+class DryExpertAxis : public DryComm, public DirectExchange {
  public:
-  DryExpertAxis(int size, double load, int64_t most_rows)
-      : DryComm(size), load_(load), most_rows_(most_rows) {}
+  DryExpertAxis(int size, double load, int64_t most_rows, bool direct)
+      : DryComm(size), load_(load), most_rows_(most_rows), direct_(direct) {}
+  DirectExchange* direct() override { return direct_ ? this : nullptr; }
 
   void AllToAllOf(Stream& stream, absl::Span<const Tensor> in, absl::Span<const int64_t> send,
                   absl::Span<Tensor> out, absl::Span<const int64_t> recv) override {
     DryComm::AllToAllOf(stream, in, send, out, recv);
-    if (in[0].dtype() != DType::kI64) return;
-    auto* counts = out[0].data<int64_t>();
-    for (int64_t i = 0; i < out[0].elements(); ++i) {
+    if (in[0].dtype() == DType::kI64) Load(out[0].data<int64_t>());
+  }
+
+  void GatherToAll(Stream& stream, absl::Span<const Tensor> in, const Tensor&,
+                   absl::Span<const int64_t> send, absl::Span<Tensor> out,
+                   absl::Span<const int64_t>) override {
+    leaving_rows_ = Sum(send) - send[0];
+    PutTold(stream, in, {}, out);
+  }
+  void Tell(Stream& stream, const Tensor& leaving, absl::Span<const Tensor> out,
+            Tensor& told) override {
+    const int64_t n = leaving.elements();
+    const auto* from = leaving.data<int64_t>();
+    auto* to = told.data<int64_t>();
+    std::memmove(to, from, static_cast<size_t>(n) * sizeof(int64_t));
+    std::memcpy(to + n, to, static_cast<size_t>(n) * sizeof(int64_t));
+    Load(to + n);
+    leaving_rows_ = 0;
+    int64_t coming = to[n];
+    for (int64_t i = 2; i < n; i += 2) {
+      leaving_rows_ += to[i];
+      coming += to[n + i];
+    }
+    to[2 * n] = coming <= out[0].dim(0) ? 1 : 0;
+    to[2 * n + 1] = 0;
+    Send(stream, Wire::kRows, leaving.bytes());
+  }
+  // Numbers of experts arrive, since the host reads them.
+  void PutTold(Stream& stream, absl::Span<const Tensor> in, const Tensor&,
+               absl::Span<Tensor> out) override {
+    int64_t row_bytes = 0;
+    for (size_t i = 0; i < in.size(); ++i) {
+      row_bytes += RowBytes(in[i]);
+      if (in[i].dtype() == DType::kI32)
+        std::memcpy(out[i].raw(), in[i].raw(),
+                    static_cast<size_t>(std::min(in[i].bytes(), out[i].bytes())));
+    }
+    Send(stream, Wire::kRows, leaving_rows_ * row_bytes);
+  }
+  void AddSent(int64_t) override {}
+
+ private:
+  // [members, 2] as they come, from those that leave.
+  void Load(int64_t* counts) const {
+    for (int64_t i = 0; i < 2 * size(); ++i) {
       counts[i] = static_cast<int64_t>(load_ * static_cast<double>(counts[i]));
       if (i % 2 == 0) counts[i] = std::min(counts[i], most_rows_);
     }
   }
 
- private:
   const double load_;
   const int64_t most_rows_;
+  const bool direct_;
+  int64_t leaving_rows_ = 0;  // to others, of the call in hand
 };
 
 // Rows of the sums of a step's gradient and entries of their index, as StepGradient and RowIndex
@@ -487,7 +534,8 @@ Mesh MakeDryMesh(const Layout& layout, double expert_load, int64_t tokens) {
   Mesh mesh;
   mesh.layout = layout;
   mesh.world = MakeDryComm(layout.world);
-  mesh.expert = std::make_unique<DryExpertAxis>(layout.expert, expert_load, tokens);
+  mesh.expert = std::make_unique<DryExpertAxis>(layout.expert, expert_load, tokens,
+                                                layout.peer && layout.expert > 1);
   mesh.expert_replicas = MakeDryComm(layout.expert_replicas());
   mesh.memory = MakeDryComm(layout.memory);
   mesh.memory_replicas = MakeDryComm(layout.memory_replicas());

@@ -1,12 +1,14 @@
 #include "parallel/expert_exchange.h"
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <utility>
 
 #include "kernels/core/arrival.h"
 #include "kernels/core/check.h"
 #include "parallel/carry.h"
+#include "parallel/parts.h"
 
 namespace mneme {
 namespace {
@@ -15,11 +17,11 @@ Tensor OneRow(Stream& stream, const Tensor& like) {
   return Tensor::Zeros(stream, like.dtype(), {1, like.dim(1)}, MemoryTag::kExchange);
 }
 
-// Rows for an op of the experts: at least one, of zeros where none comes.
-Tensor CarryToExperts(Stream& stream, Comm& axis, const Tensor& in,
-                      const std::vector<int64_t>& send, const std::vector<int64_t>& recv) {
-  Tensor out = Carry(stream, axis, in, send, recv);
-  return out.dim(0) > 0 ? out : OneRow(stream, out);
+// What an owner has to whom no token came: rows, experts and weights.
+void NoRows(Stream& stream, Tensor (&out)[3]) {
+  for (Tensor& x : out) x = OneRow(stream, x);
+  const std::vector<int32_t> nobody(static_cast<size_t>(out[1].elements()), -1);
+  Upload(stream, nobody.data(), out[1].bytes(), out[1]);
 }
 
 // Where the experts of each member begin, and where the last end.
@@ -60,8 +62,24 @@ ExpertExchange::ExpertExchange(Comm& axis, const Kernels& kernels, int64_t exper
 struct ExpertExchange::Dealt {
   Tensor x;                       // of all tokens
   Tensor sent, experts, weights;  // as deal_tokens leaves them
-  Arrival counts;                 // i64 [2 members, 2] rows and pairs: for each, from each
+  Tensor out[3];                  // rows, experts and weights that come
+  Arrival counts;                 // i64 [2 members, 2] rows and pairs: for each, from each; behind
+                                  // them, where nothing waits for the host, as in Tell
   SideJob job;
+
+  std::array<Tensor, 3> in(int64_t rows) const {
+    return {x, experts.Rows(0, rows), weights.Rows(0, rows)};
+  }
+  // At least `rows` of each, of at least `bytes`.
+  void MakeRoom(Stream& side, int64_t rows, int64_t bytes) {
+    const Tensor* const like[] = {&x, &experts, &weights};
+    for (size_t i = 0; i < 3; ++i) {
+      const int64_t row = RowBytes(*like[i]);
+      const Shape shape = {std::max(rows, (bytes + row - 1) / row), like[i]->dim(1)};
+      out[i] = Tensor();
+      out[i] = Tensor::Empty(side, like[i]->dtype(), shape, MemoryTag::kExchange);
+    }
+  }
 };
 
 Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
@@ -87,54 +105,87 @@ Pending<RoutedTokens> ExpertExchange::Dispatch(Stream& stream, const Tensor& x,
   dealt->sent = room(DType::kI32, {most});
   dealt->experts = room(DType::kI32, {most, k});
   dealt->weights = room(weights.dtype(), {most, k});
-  Tensor counts = room(DType::kI64, {2 * members, 2});
+  DirectExchange* const direct = axis_.direct();
+  Tensor counts = room(DType::kI64, {2 * members + (direct == nullptr ? 0 : 1), 2});
   Tensor leaving = counts.Rows(0, members);
-  Tensor coming = counts.Rows(members, 2 * members);
   kernels_.deal_tokens(stream, experts, weights, starts_, dealt->sent, dealt->experts,
                        dealt->weights, leaving);
-  const std::vector<int64_t> one_each(static_cast<size_t>(members), 1);
-  dealt->job = SideJob::Begin(stream, {x, dealt->sent, dealt->experts, dealt->weights, counts},
-                              [&](Stream& side) {
-                                axis_.AllToAll(side, leaving, one_each, coming, one_each);
-                                dealt->counts = Arrival(side, counts);
-                              });
+  dealt->job = SideJob::Begin(
+      stream, {x, dealt->sent, dealt->experts, dealt->weights, counts}, [&](Stream& side) {
+        if (direct == nullptr) {
+          Tensor coming = counts.Rows(members, 2 * members);
+          const std::vector<int64_t> one_each(static_cast<size_t>(members), 1);
+          axis_.AllToAll(side, leaving, one_each, coming, one_each);
+          dealt->counts = Arrival(side, counts);
+          return;
+        }
+        dealt->MakeRoom(side, came_ < 0 ? most : RoomFor(x.dim(0)), Comm::kLeastShared);
+        direct->Tell(side, leaving, dealt->out, counts);
+        dealt->counts = Arrival(side, counts);
+        direct->PutTold(side, dealt->in(most), dealt->sent, absl::MakeSpan(dealt->out));
+      });
   return Pending<RoutedTokens>::After([this, dealt](Stream&) { return Send(*dealt); });
 }
 
-// The rows of dealt tokens to their owners.
+// The rows of dealt tokens to their owners, where they are not there.
 RoutedTokens ExpertExchange::Send(Dealt& dealt) {
   RoutedTokens routed;
-  const std::vector<int64_t> counts = ReadCounts(axis_, dealt.counts, 2);
-  for (size_t i = 0; i < counts.size(); i += 2) {
-    const bool leaves = i < counts.size() / 2;
+  DirectExchange* const direct = axis_.direct();
+  const std::vector<int64_t> counts = ReadCounts(axis_, dealt.counts, 2, direct == nullptr ? 0 : 2);
+  const auto members = static_cast<size_t>(axis_.size());
+  for (size_t i = 0; i < 4 * members; i += 2) {
+    const bool leaves = i < 2 * members;
     (leaves ? routed.send : routed.recv).push_back(counts[i]);
     if (!leaves) routed.pairs.push_back(counts[i + 1]);
   }
+  const bool there = direct != nullptr && counts[4 * members] != 0;
   routed.sent = dealt.sent.Rows(0, Total(routed.send));
-  dealt.job.Finish([&](Stream& side) { CarryRows(side, dealt, routed); });
+  const int64_t coming = Total(routed.recv);
+  dealt.job.Finish([&](Stream& side) {
+    if (!there) CarryRows(side, dealt, routed);
+    if (coming == 0) NoRows(side, dealt.out);
+  });
   dealt.job.Join();
+  if (there) {
+    const int64_t kept = routed.send[static_cast<size_t>(axis_.rank())];
+    direct->AddSent((routed.sent.elements() - kept) *
+                    (RowBytes(dealt.x) + RowBytes(dealt.experts) + RowBytes(dealt.weights)));
+  }
+  came_ = coming;
+  came_for_ = dealt.x.dim(0);
+  const int64_t rows = std::max<int64_t>(coming, 1);
+  routed.x = dealt.out[0].Rows(0, rows);
+  routed.experts = dealt.out[1].Rows(0, rows);
+  routed.weights = dealt.out[2].Rows(0, rows);
   return routed;
 }
 
-void ExpertExchange::CarryRows(Stream& side, const Dealt& dealt, RoutedTokens& routed) {
-  const int64_t leaving = Total(routed.send);
-  const int64_t coming = Total(routed.recv);
-  const auto room = [&](const Tensor& like, int64_t rows) {
-    return Tensor::Empty(side, like.dtype(), {rows, like.dim(1)}, MemoryTag::kExchange);
-  };
-  Tensor rows = room(dealt.x, leaving);
-  kernels_.gather_rows(side, dealt.x, routed.sent, rows);
-  const Tensor in[] = {rows, dealt.experts.Rows(0, leaving), dealt.weights.Rows(0, leaving)};
-  Tensor out[] = {room(dealt.x, coming), room(dealt.experts, coming), room(dealt.weights, coming)};
-  axis_.AllToAllOf(side, in, routed.send, out, routed.recv);
-  if (coming == 0) {
-    for (Tensor& x : out) x = OneRow(side, x);
-    const std::vector<int32_t> nobody(static_cast<size_t>(out[1].elements()), -1);
-    Upload(side, nobody.data(), out[1].bytes(), out[1]);
-  }
-  routed.x = out[0];
-  routed.experts = out[1];
-  routed.weights = out[2];
+// Rows: a sixteenth more than last time, where the others have as many more tokens as this rank.
+int64_t ExpertExchange::RoomFor(int64_t tokens) const {
+  constexpr double kMargin = 17.0 / 16.0;
+  constexpr int64_t kSlack = 256;
+  const double more = tokens > 0 && came_for_ > 0
+                          ? static_cast<double>(tokens) / static_cast<double>(came_for_)
+                          : 1.0;
+  return static_cast<int64_t>(kMargin * more * static_cast<double>(came_)) + kSlack;
+}
+
+void ExpertExchange::CarryRows(Stream& side, Dealt& dealt, const RoutedTokens& routed) {
+  dealt.MakeRoom(side, Total(routed.recv), 0);
+  GatherToAll(side, dealt.in(routed.sent.elements()), routed.sent, routed.send,
+              absl::MakeSpan(dealt.out), routed.recv);
+}
+
+void ExpertExchange::GatherToAll(Stream& side, absl::Span<const Tensor> in, const Tensor& index,
+                                 absl::Span<const int64_t> send, absl::Span<Tensor> out,
+                                 absl::Span<const int64_t> recv) {
+  if (DirectExchange* const direct = axis_.direct(); direct != nullptr)
+    return direct->GatherToAll(side, in, index, send, out, recv);
+  std::vector<Tensor> gathered(in.begin(), in.end());
+  gathered[0] =
+      Tensor::Empty(side, in[0].dtype(), {index.elements(), in[0].dim(1)}, MemoryTag::kExchange);
+  kernels_.gather_rows(side, in[0], index, gathered[0]);
+  axis_.AllToAllOf(side, gathered, send, out, recv);
 }
 
 // back [S, D] from the owners, in the order in which tokens were sent there.
@@ -167,10 +218,10 @@ Pending<Tensor> ExpertExchange::ToExperts(Stream& stream, const RoutedTokens& ro
   if (axis_.size() == 1) return Pending<Tensor>(vectors);
   Tensor there;
   SideJob job = SideJob::Run(stream, {vectors, routed.sent}, [&](Stream& side) {
-    Tensor rows = Tensor::Empty(side, vectors.dtype(), {routed.sent.elements(), vectors.dim(1)},
-                                MemoryTag::kExchange);
-    kernels_.gather_rows(side, vectors, routed.sent, rows);
-    there = CarryToExperts(side, axis_, rows, routed.send, routed.recv);
+    there = Tensor::Empty(side, vectors.dtype(), {Total(routed.recv), vectors.dim(1)},
+                          MemoryTag::kExchange);
+    GatherToAll(side, {&vectors, 1}, routed.sent, routed.send, {&there, 1}, routed.recv);
+    if (there.dim(0) == 0) there = OneRow(side, there);
   });
   return Pending<Tensor>(std::move(job), there);
 }

@@ -8,6 +8,12 @@
 // Tokens are dealt where they are (kernels/ops/deal.h). The host need know one thing: how many rows
 // go where. With a larger axis those counts set out for it in Dispatch, and Wait waits for them.
 //
+// Where members write into each other's memory (Comm::direct) nothing waits for the host: rows go
+// straight from the tokens to their owners as soon as the devices know the counts, and Wait only
+// learns them. An owner makes room for a few more rows than came last time; where some
+// owner's does not do, or does not lie in what is shared, nothing went, and all ranks send when
+// their hosts know.
+//
 // All that travels does so beside the stream (kernels/core/side.h): what a layer queues between a
 // call and its Wait is computed meanwhile. It should be short between Dispatch and Wait.
 #pragma once
@@ -74,7 +80,13 @@ class ExpertExchange {
   Pending<Tensor> ToExperts(Stream& stream, const RoutedTokens& routed, const Tensor& vectors);
   struct Dealt;
   RoutedTokens Send(Dealt& dealt);
-  void CarryRows(Stream& side, const Dealt& dealt, RoutedTokens& routed);
+  // What an owner makes room for before it knows what comes.
+  int64_t RoomFor(int64_t tokens) const;
+  void CarryRows(Stream& side, Dealt& dealt, const RoutedTokens& routed);
+  // Comm::AllToAllOf, row i of in[0] being in[0][index[i]].
+  void GatherToAll(Stream& side, absl::Span<const Tensor> in, const Tensor& index,
+                   absl::Span<const int64_t> send, absl::Span<Tensor> out,
+                   absl::Span<const int64_t> recv);
   // back [S, D] of owners -> [tokens, D]: those of one token added in rank order. sent: as in
   // RoutedTokens.
   Tensor AddUp(Stream& stream, const Tensor& sent, const Tensor& back, int64_t tokens);
@@ -83,6 +95,8 @@ class ExpertExchange {
   const Kernels& kernels_;
   std::vector<int64_t> starts_;  // of the experts of each member, and where the last end
   Range local_;
+  int64_t came_ = -1;     // rows, last time; none yet
+  int64_t came_for_ = 0;  // tokens of this rank then
 };
 
 }  // namespace mneme

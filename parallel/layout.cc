@@ -75,7 +75,8 @@ absl::StatusOr<Layout> MakeLayout(const ParallelConfig& config, int world) {
   const auto degree = [world](int64_t wanted) {
     return wanted == 0 ? world : static_cast<int>(wanted);
   };
-  return Layout{world, degree(config.expert), degree(config.memory), config.expert_room};
+  return Layout{world, degree(config.expert), degree(config.memory), config.expert_room,
+                config.transport == "peer"};
 }
 
 absl::StatusOr<BatchPlan> PlanBatch(int64_t sequences, int64_t micro_wanted, int world) {

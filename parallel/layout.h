@@ -34,6 +34,8 @@ struct Layout {
   int memory = 1;  // size of the memory axis
   // Pairs of (token, expert) that a rank computes at once, as a multiple of an equal share.
   double expert_room = ParallelConfig().expert_room;
+  // GPUs of one host write into each other's memory (peer_comm.h).
+  bool peer = false;
 
   // Neighbouring ranks share a replica.
   int expert_coordinate(int rank) const { return rank % expert; }

@@ -24,7 +24,7 @@ Mesh MakeMesh(World& world, const Layout& layout, const Device& device) {
   for (const std::string& host : world.AllGather(world.host())) {
     mesh.ranks_on_host += host == world.host() ? 1 : 0;
   }
-  mesh.world = world.MakeComm(device);
+  mesh.world = world.MakeComm(device, layout.peer);
   Comm& all = *mesh.world;
   const auto part = [&](int size, int color, Axis axis) {
     return Part(world, all, size, color, axis);
@@ -36,6 +36,12 @@ Mesh MakeMesh(World& world, const Layout& layout, const Device& device) {
   mesh.memory_replicas =
       part(layout.memory_replicas(), layout.memory_coordinate(rank), Axis::kMemoryReplicas);
   return mesh;
+}
+
+std::string ShareMemory(Mesh& mesh, Stream& stream) {
+  std::string why = mesh.expert->ShareMemory(&stream);
+  const std::string memory = mesh.memory->ShareMemory(&stream);
+  return why.empty() ? memory : why;
 }
 
 }  // namespace mneme

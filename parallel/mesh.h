@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "parallel/comm.h"
 #include "parallel/layout.h"
@@ -25,5 +26,9 @@ struct Mesh {
 // For tensors of `device`, this rank's. Collective: groups are made in order of the members above.
 // REQUIRES: layout.world is the world's size.
 Mesh MakeMesh(World& world, const Layout& layout, const Device& device = {});
+
+// Comm::ShareMemory on the axes that rows and tokens travel on. The stream's pool outlives the
+// mesh.
+std::string ShareMemory(Mesh& mesh, Stream& stream);
 
 }  // namespace mneme

@@ -71,6 +71,7 @@ class NcclComm : public Comm {
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   bool queues() const override { return true; }
+  std::string way() const override { return "NCCL"; }
   int64_t bytes_sent() const override { return bytes_sent_ + host_->bytes_sent(); }
 
   void AllReduce(Stream& stream, Tensor& x, Reduce op) override {

@@ -11,6 +11,7 @@ class StagedComm : public Comm {
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   int64_t bytes_sent() const override { return host_->bytes_sent(); }
+  std::string way() const override { return "the memory of the host"; }
 
   void AllReduce(Stream& stream, Tensor& x, Reduce op) override {
     Tensor here = ToHost(stream, x);

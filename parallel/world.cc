@@ -10,6 +10,7 @@
 #include "kernels/core/driver.h"
 #include "kernels/core/end.h"
 #include "parallel/nccl_comm.h"
+#include "parallel/peer_comm.h"
 #include "parallel/staged_comm.h"
 #include "parallel/watchdog.h"
 
@@ -145,13 +146,13 @@ bool World::SharesGpus(const Device& device) {
   return std::set<std::string>(places.begin(), places.end()).size() < places.size();
 }
 
-std::unique_ptr<Comm> World::MakeComm(const Device& device) {
+std::unique_ptr<Comm> World::MakeComm(const Device& device, bool peer) {
   const InFlight flight = Note(Collective::kSplit);
   std::unique_ptr<Transport> all = transport_->Split(/*color=*/0, /*key=*/rank());
   all->ShowIn(&pulse_, Axis::kWorld);
   if (device.is_cpu() || size() == 1) return mneme::MakeComm(std::move(all));
   if (SharesGpus(device)) return MakeStagedComm(std::move(all));
-  return MakeNcclComm(std::move(all), device);
+  return peer ? MakePeerComm(std::move(all), device, host_) : MakeNcclComm(std::move(all), device);
 }
 
 absl::Status World::Agree(const absl::Status& mine) {

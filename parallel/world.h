@@ -59,8 +59,9 @@ class World {
   // Whether two ranks compute on one GPU. `device` is this rank's.
   bool SharesGpus(const Device& device);
   // A Comm over all ranks for tensors of `device`, which is a CPU on all or a GPU on all. Its Split
-  // makes the axes. GPUs: NCCL, or the hosts' memory where ranks share one (staged_comm.h).
-  std::unique_ptr<Comm> MakeComm(const Device& device = {});
+  // makes the axes. GPUs: NCCL; with `peer` beside that each other's memory (peer_comm.h); or the
+  // hosts' memory where ranks share one (staged_comm.h).
+  std::unique_ptr<Comm> MakeComm(const Device& device = {}, bool peer = false);
 
   // Every phase that can fail on one rank ends here: all ranks get the status of the lowest rank
   // that failed, or OK. No rank enters a collective after another has failed.

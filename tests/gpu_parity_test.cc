@@ -230,6 +230,25 @@ TEST_F(GpuParity, MastersPassThroughCheckpoints) {
   mpi_world->Barrier();
 }
 
+// Tokens and rows written straight into the memory of other GPUs, or carried by NCCL; sent again on
+// the way back or kept.
+TEST_F(GpuParity, TransportChangesNoBit) {
+  std::string why;
+  if (Ranks() == 1 || GpuDriver()->count(&why) < Ranks()) GTEST_SKIP() << "no rank has a GPU of its own";
+  for (const int axis : {Ranks() % 2 == 0 ? 2 : Ranks(), Ranks()}) {
+    for (const char* recompute : {"auto", "all"}) {
+      const std::string name = std::to_string(axis) + recompute;
+      const std::vector<std::string> keys = {"train.precision=bf16", Axis(axis), MemoryAxis(axis),
+                                             std::string("train.recompute=[") + recompute + "]"};
+      std::vector<std::string> straight = keys;
+      straight.push_back("parallel.transport=peer");
+      const auto carried = Together("carried_" + name, keys);
+      EXPECT_EQ(Together("straight_" + name, straight), carried) << name;
+      EXPECT_EQ(State("straight_" + name), State("carried_" + name)) << name;
+    }
+  }
+}
+
 // n GPUs, then one GPU or one CPU, and the other way round.
 TEST_F(GpuParity, CheckpointsPassBetweenLayoutsAndDevices) {
   const std::vector<double> whole = Alone("whole", {"device=cpu"});

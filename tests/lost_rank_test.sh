@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# lost_rank_test.sh MNEME LOST_RANK_RUN [some|all] [cpu|gpu] [RANKS]: ranks (4) under mpirun; one of them is killed (-9),
+# lost_rank_test.sh MNEME LOST_RANK_RUN [some|all] [cpu|gpu] [RANKS] [nccl|peer]: ranks (4) under mpirun; one of them is killed (-9),
 # stopped (SIGSTOP) or fails (on a GPU by an address that is none), in training or in saving. The job ends within
 # train.collective_timeout and some, with one line that names the rank, the host, the collective, its axis and the step,
 # and the documented exit code; nothing is left running, and on GPUs no memory taken; the same command goes on, and in the
 # end the run has the bits of one that nothing disturbed. `all`: each rank in turn in every way; on GPUs one run a rank,
 # side by side. Without a GPU, or with fewer than ranks, `gpu` ends with 77, or ranks share.
 set -euo pipefail
-program=$(readlink -f "$1"); runner=$(readlink -f "$2"); which=${3:-some}; device=${4:-cpu}; ranks=${5:-4}
+program=$(readlink -f "$1"); runner=$(readlink -f "$2"); which=${3:-some}; device=${4:-cpu}; ranks=${5:-4}; transport=${6:-nccl}
 . "$(dirname "$(readlink -f "$0")")/reap.sh"
 export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 \
   OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
@@ -60,7 +60,7 @@ model:
   engram: {blocks: [1], orders: [2, 3], heads: 2, d_mem: 16, vocab_size: 500, table: {store: $store}}
 data: {train: $work/corpus}
 train: {steps: $steps, sequence_length: 32, batch_sequences: 4, checkpoint_every: 1, keep_last: 1}
-parallel: {expert: 2, memory: 0, share_device: $share}
+parallel: {expert: 2, memory: 0, share_device: $share, transport: $transport}
 optim: {lr: 4e-3}
 device: $device
 run: {dir: run}

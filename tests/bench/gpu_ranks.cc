@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <string>
 
 #include "kernels/core/native_queue.h"
@@ -21,7 +22,22 @@ void Check(ncclResult_t result) {
   if (result != ncclSuccess) Fatal(__FILE__, __LINE__, ncclGetErrorString(result));
 }
 
+constexpr int64_t kPoolBytes = int64_t{40} << 30;
+
 }  // namespace
+
+Machine::Machine(World& of, Device mine) : world(of), device(mine) {
+  allocator.Reserve(kPoolBytes);
+  const std::string why = ShareMemory(peers, stream);
+  if (world.rank() != 0) return;
+  std::printf("between GPUs: %s %s\n", peers.expert->way().c_str(), why.c_str());
+}
+
+Layout Machine::LayoutOf(bool peer) const {
+  Layout layout{world.size(), world.size(), world.size()};
+  layout.peer = peer;
+  return layout;
+}
 
 Tensor Machine::Random(DType dtype, Shape shape) {
   Tensor x = Tensor::Empty(stream, dtype, shape);

@@ -16,7 +16,10 @@ struct Machine {
   Device device;
   Allocator allocator{device};
   Stream stream{device, allocator};
-  Mesh mesh = MakeMesh(world, {world.size(), world.size(), world.size()}, device);
+  Mesh mesh = MakeMesh(world, LayoutOf(false), device);  // over NCCL
+  Mesh peers = MakeMesh(world, LayoutOf(true), device);  // over peer memory, where there is any
+
+  Machine(World& of, Device mine);  // the first rank prints what lies between the GPUs
 
   // Bytes that look like nothing.
   Tensor Random(DType dtype, Shape shape);
@@ -28,6 +31,7 @@ struct Machine {
   double Latency(const std::function<void()>& call);
 
  private:
+  Layout LayoutOf(bool peer) const;  // experts and rows over all ranks
   double Slowest(double seconds);
   Tensor busy_, busier_, one_;
   void* stamps_[2] = {};

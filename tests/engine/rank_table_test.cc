@@ -20,6 +20,14 @@ TEST(RankTable, HasALineARank) {
             "1     long-name  cpu     16     0.3 GB/s          2 GB/s");
 }
 
+TEST(RankTable, SaysTheWayBetweenGpus) {
+  RankTable table = TwoRanks();
+  table.way = "NCCL, not peer memory: ranks on several hosts";
+  EXPECT_EQ(
+      RankTableText(table),
+      RankTableText(TwoRanks()) + "\nbetween GPUs: NCCL, not peer memory: ranks on several hosts");
+}
+
 TEST(RankTable, WarnsOfAnAxisFarBelowTheDevicesFigure) {
   EXPECT_EQ(
       SlowAxesText(TwoRanks(), 5e9, "the file of CPU"),

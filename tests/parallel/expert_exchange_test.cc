@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "tests/parallel/ranks.h"
@@ -158,6 +160,147 @@ TEST(ExpertExchange, SendsATokenOnceToEachOwner) {
     EXPECT_EQ(static_cast<int64_t>(row), routed.sent.elements());
     // All ranks sent the same tokens: as many came from each.
     for (int64_t rows : routed.recv) EXPECT_EQ(rows, routed.recv[0]);
+  });
+}
+
+// What peer memory does (parallel/peer_comm.h), over another group: rows go to the owners' room as
+// soon as counts are known, if it does for all.
+class DirectOver : public Comm, public DirectExchange {
+ public:
+  explicit DirectOver(Comm& comm) : comm_(comm) {}
+  int64_t calls_put = 0, calls_gathered = 0;
+
+  int rank() const override { return comm_.rank(); }
+  int size() const override { return comm_.size(); }
+  void AllReduce(Stream& s, Tensor& x, Reduce op) override { comm_.AllReduce(s, x, op); }
+  void ReduceScatter(Stream& s, const Tensor& in, absl::Span<const int64_t> counts,
+                     Tensor& out) override {
+    comm_.ReduceScatter(s, in, counts, out);
+  }
+  void AllGather(Stream& s, const Tensor& in, absl::Span<const int64_t> counts,
+                 Tensor& out) override {
+    comm_.AllGather(s, in, counts, out);
+  }
+  void AllToAll(Stream& s, const Tensor& in, absl::Span<const int64_t> send, Tensor& out,
+                absl::Span<const int64_t> recv) override {
+    comm_.AllToAll(s, in, send, out, recv);
+  }
+  void Broadcast(Stream& s, Tensor& x, int root) override { comm_.Broadcast(s, x, root); }
+  std::vector<int64_t> ExchangeCounts(absl::Span<const int64_t> send) override {
+    return comm_.ExchangeCounts(send);
+  }
+  std::unique_ptr<Comm> Split(int color, int key, Axis axis) override {
+    return comm_.Split(color, key, axis);
+  }
+  int64_t bytes_sent() const override { return sent_; }
+  DirectExchange* direct() override { return this; }
+
+  void GatherToAll(Stream& s, absl::Span<const Tensor> in, const Tensor& index,
+                   absl::Span<const int64_t> send, absl::Span<Tensor> out,
+                   absl::Span<const int64_t> recv) override {
+    ++calls_gathered;
+    Move(s, in, index, send, out, recv);
+  }
+  void Tell(Stream& s, const Tensor& leaving, absl::Span<const Tensor> out, Tensor& told) override {
+    const int64_t members = size();
+    const std::vector<int64_t> one(static_cast<size_t>(members), 1);
+    Tensor coming = told.Rows(members, 2 * members);
+    comm_.AllToAll(s, leaving, one, coming, one);
+    send_.clear();
+    recv_.clear();
+    const int64_t* counts = told.data<int64_t>();
+    int64_t rows = 0;
+    for (int64_t r = 0; r < members; ++r) {
+      send_.push_back(counts[2 * r]);
+      recv_.push_back(counts[2 * (members + r)]);
+      rows += recv_.back();
+    }
+    int64_t short_of = 0;
+    for (const Tensor& x : out) short_of = std::max(short_of, rows - x.dim(0));
+    Tensor worst = Tensor::Wrap(&short_of, DType::kI64, {1});
+    comm_.AllReduce(s, worst, Reduce::kMax);
+    fits_ = short_of == 0;
+    told.data<int64_t>()[4 * members] = fits_ ? 1 : 0;
+  }
+  void PutTold(Stream& s, absl::Span<const Tensor> in, const Tensor& index,
+               absl::Span<Tensor> out) override {
+    if (!fits_) return;
+    ++calls_put;
+    const auto total = [](const std::vector<int64_t>& n) {
+      return std::accumulate(n.begin(), n.end(), int64_t{0});
+    };
+    std::vector<Tensor> leaving, coming;
+    for (size_t i = 0; i < in.size(); ++i) {
+      leaving.push_back(i == 0 ? in[0] : in[i].Rows(0, total(send_)));
+      coming.push_back(out[i].Rows(0, total(recv_)));
+    }
+    Move(s, leaving, index.Rows(0, total(send_)), send_, absl::MakeSpan(coming), recv_);
+  }
+  void AddSent(int64_t bytes) override { sent_ += bytes; }
+
+ private:
+  void Move(Stream& s, absl::Span<const Tensor> in, const Tensor& index,
+            absl::Span<const int64_t> send, absl::Span<Tensor> out,
+            absl::Span<const int64_t> recv) {
+    std::vector<Tensor> gathered(in.begin(), in.end());
+    gathered[0] = Tensor::Empty(s, in[0].dtype(), {index.elements(), in[0].dim(1)});
+    CpuKernels().gather_rows(s, in[0], index, gathered[0]);
+    comm_.AllToAllOf(s, gathered, send, out, recv);
+  }
+
+  Comm& comm_;
+  std::vector<int64_t> send_, recv_;
+  bool fits_ = false;
+  int64_t sent_ = 0;
+};
+
+// Rows that wait for no host are those that do: in both directions, with room for what comes and
+// without, and where nobody's tokens come.
+TEST(ExpertExchange, RowsThatGoStraightAreTheSame) {
+  OnGroups([](Comm& axis) {
+    if (axis.size() == 1) return;
+    TestStream t;
+    constexpr int64_t kMany = 7000;
+    DirectOver direct(axis);
+    ExpertExchange straight(direct, CpuKernels(), kExperts), plain(axis, CpuKernels(), kExperts);
+    // Experts of the first so many are chosen.
+    for (const int64_t spread : {kExperts, kExperts, int64_t{1}, int64_t{1}}) {
+      const int64_t n = axis.rank() == 1 ? 0 : kMany;
+      std::vector<float> x, weights;
+      std::vector<int32_t> experts;
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t d = 0; d < kWidth; ++d)
+          x.push_back(static_cast<float>(Draw(axis.rank() * kMany + i, d)));
+        experts.push_back(static_cast<int32_t>((i + axis.rank()) % spread));
+        weights.push_back(static_cast<float>(i));
+      }
+      const Tensor x_there = Tensor::Wrap(x.data(), DType::kF32, {n, kWidth});
+      const Tensor w_there = Tensor::Wrap(weights.data(), DType::kF32, {n, 1});
+      const Tensor e_there = Tensor::Wrap(experts.data(), DType::kI32, {n, 1});
+      std::vector<std::vector<float>> got[2];
+      std::vector<int32_t> numbers[2];
+      std::vector<int64_t> routes[2];
+      for (const int way : {0, 1}) {
+        ExpertExchange& exchange = way == 0 ? straight : plain;
+        const RoutedTokens routed =
+            exchange.Dispatch(t.stream, x_there, e_there, w_there).Wait(t.stream);
+        const Tensor y = exchange.Combine(t.stream, routed, routed.x, n).Wait(t.stream);
+        const Tensor again = exchange.SendAgain(t.stream, routed, x_there).Wait(t.stream);
+        for (const Tensor& one : {routed.x, routed.weights, y, again})
+          got[way].emplace_back(one.data<float>(), one.data<float>() + one.elements());
+        const auto* e = routed.experts.data<int32_t>();
+        numbers[way].assign(e, e + routed.experts.elements());
+        for (const auto& counts : {routed.send, routed.recv, routed.pairs})
+          routes[way].insert(routes[way].end(), counts.begin(), counts.end());
+      }
+      EXPECT_EQ(got[0], got[1]);
+      EXPECT_EQ(numbers[0], numbers[1]);
+      EXPECT_EQ(routes[0], routes[1]);
+    }
+    // The third time more come to one than has room; and gradients' way is a gathered one.
+    EXPECT_GE(direct.calls_put, 1);
+    EXPECT_GE(direct.calls_gathered, 4 + 1);
+    EXPECT_GT(direct.bytes_sent() + (axis.rank() == 1 ? 1 : 0), 0);
   });
 }
 

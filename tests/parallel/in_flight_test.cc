@@ -121,40 +121,47 @@ std::vector<float> ToHost(TestStream& t, const Tensor& x) {
   return host;
 }
 
-TEST(InFlight, TokensComeBackFromTheirExperts) {
+void ExpectTokensBack(Comm& axis, TestStream& t) {
   constexpr int kRounds = 40;
+  Disorder disorder(t, axis.rank());
+  ExpertExchange exchange(axis, RankKernels(), kExperts);
+  std::vector<std::unique_ptr<Tokens>> tokens;
+  for (int i = 0; i < kRounds; ++i) tokens.push_back(std::make_unique<Tokens>(t, axis.rank(), i));
+  std::vector<Returned> returned;
+  for (int i = 0; i < kRounds; ++i) {
+    returned.push_back(ThereAndBack(t.stream, exchange, *tokens[static_cast<size_t>(i)], disorder));
+    disorder.Strike();
+  }
+  for (int i = 0; i < kRounds; ++i) {
+    const Tokens& sent = *tokens[static_cast<size_t>(i)];
+    const Returned& got = returned[static_cast<size_t>(i)];
+    std::vector<float> y, dx;
+    for (int64_t row = 0; row < sent.n; ++row) {
+      std::set<int> owners;
+      for (int64_t k = 0; k < kChosen; ++k)
+        owners.insert(
+            OwnerOf(kExperts, axis.size(), sent.experts[static_cast<size_t>(row * kChosen + k)]));
+      for (int64_t d = 0; d < kWidth; ++d) {
+        const auto at = static_cast<size_t>(row * kWidth + d);
+        dx.push_back(static_cast<float>(owners.size()) * sent.x[at]);
+        y.push_back(dx.back() + sent.addend[at]);
+      }
+    }
+    ASSERT_EQ(ToHost(t, got.y), y) << "round " << i;
+    ASSERT_EQ(ToHost(t, got.dx), dx) << "round " << i;
+    ASSERT_EQ(ToHost(t, got.dweights), sent.weights) << "round " << i;
+  }
+}
+
+TEST(InFlight, TokensComeBackFromTheirExperts) {
   OnGroups([](Comm& axis) {
     TestStream t;
-    Disorder disorder(t, axis.rank());
-    ExpertExchange exchange(axis, RankKernels(), kExperts);
-    std::vector<std::unique_ptr<Tokens>> tokens;
-    for (int i = 0; i < kRounds; ++i) tokens.push_back(std::make_unique<Tokens>(t, axis.rank(), i));
-    std::vector<Returned> returned;
-    for (int i = 0; i < kRounds; ++i) {
-      returned.push_back(
-          ThereAndBack(t.stream, exchange, *tokens[static_cast<size_t>(i)], disorder));
-      disorder.Strike();
-    }
-    for (int i = 0; i < kRounds; ++i) {
-      const Tokens& sent = *tokens[static_cast<size_t>(i)];
-      const Returned& got = returned[static_cast<size_t>(i)];
-      std::vector<float> y, dx;
-      for (int64_t row = 0; row < sent.n; ++row) {
-        std::set<int> owners;
-        for (int64_t k = 0; k < kChosen; ++k)
-          owners.insert(
-              OwnerOf(kExperts, axis.size(), sent.experts[static_cast<size_t>(row * kChosen + k)]));
-        for (int64_t d = 0; d < kWidth; ++d) {
-          const auto at = static_cast<size_t>(row * kWidth + d);
-          dx.push_back(static_cast<float>(owners.size()) * sent.x[at]);
-          y.push_back(dx.back() + sent.addend[at]);
-        }
-      }
-      ASSERT_EQ(ToHost(t, got.y), y) << "round " << i;
-      ASSERT_EQ(ToHost(t, got.dx), dx) << "round " << i;
-      ASSERT_EQ(ToHost(t, got.dweights), sent.weights) << "round " << i;
-    }
+    ExpectTokensBack(axis, t);
   });
+}
+
+TEST(InFlight, TokensComeBackThroughPeerMemory) {
+  if (!OnPeerGroups(ExpectTokensBack)) GTEST_SKIP() << "no rank has a GPU of its own";
 }
 
 constexpr int64_t kVocabulary = 97, kLength = 64, kRowWidth = 8;

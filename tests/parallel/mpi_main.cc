@@ -63,6 +63,30 @@ void OnGroups(const std::function<void(Comm&)>& body) {
   }
 }
 
+bool OnPeerGroups(const std::function<void(Comm&, TestStream&)>& body) {
+  const Device device = RankDevice();
+  if (device.is_cpu() || mpi_world->size() == 1 || mpi_world->SharesGpus(device)) return false;
+  const std::unique_ptr<Comm> all = mpi_world->MakeComm(device, /*peer=*/true);
+  EXPECT_EQ(all->way(), "peer memory");
+  for (int members = 2; members <= all->size(); ++members) {
+    const bool inside = all->rank() < members;
+    const std::unique_ptr<Comm> group = all->Split(inside ? 0 : 1, all->rank(), Axis::kOther);
+    const int64_t little = int64_t{1} << (group->rank() % 2 == 0 ? 22 : 21);
+    for (const int64_t bytes : {int64_t{256} << 20, little, int64_t{0}}) {
+      if (!inside) continue;
+      TestStream t;
+      t.allocator.Reserve(bytes);
+      EXPECT_EQ(group->ShareMemory(&t.stream).empty(), bytes > 0);
+      EXPECT_EQ(group->direct() != nullptr, bytes > 0);
+      body(*group, t);
+      t.stream.Synchronize();
+      group->ShareMemory(nullptr);
+    }
+    mpi_world->Barrier();
+  }
+  return true;
+}
+
 }  // namespace mneme
 
 // Every rank must come to the same verdict, or the job fails as a whole.

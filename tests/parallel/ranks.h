@@ -19,6 +19,13 @@ void OnWorlds(const std::function<void(World&)>& body);
 // tensors of RankDevice().
 void OnGroups(const std::function<void(Comm&)>& body);
 
+// Runs body on groups of 2, 3, ... members that reach each other's memory (peer_comm.h), which each
+// shares of the stream of a pool that has reserved some: room for all; so little that much does not
+// find a place in it, and on odd members less than on even ones; and none. False, and nothing is
+// run, where no rank has a GPU of its own.
+struct TestStream;
+bool OnPeerGroups(const std::function<void(Comm&, TestStream&)>& body);
+
 // This rank's device: the CPU, or its GPU.
 Device RankDevice();
 

@@ -8,6 +8,8 @@ void OnWorlds(const std::function<void(World&)>& body) {
 
 Device RankDevice() { return {}; }
 
+bool OnPeerGroups(const std::function<void(Comm&, TestStream&)>&) { return false; }
+
 void OnGroups(const std::function<void(Comm&)>& body) {
   OnWorlds([&](World& world) { body(*world.MakeComm()); });
 }

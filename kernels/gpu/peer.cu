@@ -194,7 +194,7 @@ __device__ __forceinline__ void CopyUnits(const char* from, char* to, int64_t by
     }
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
-      if (j + a * kLanes < n) y[j + a * kLanes] = unit[a];
+      if (j + a * kLanes < n) __stcg(y + j + a * kLanes, unit[a]);
     }
   }
 }

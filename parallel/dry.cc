@@ -374,15 +374,12 @@ class DryExchange : public DryTable {
   // On a device those that this rank holds itself do not travel.
   void BringRows(Stream& side, DType dtype, Question& question) {
     FetchedRows& fetched = question.fetched;
-    const int64_t here = on_device_ ? PartOf(question.distinct, members(), 0).size() : 0;
+    std::vector<int64_t> parts = EqualParts(*mesh_.memory, question.distinct);
+    const int64_t here = on_device_ ? std::exchange(parts[0], 0) : 0;
     const DType carried = on_device_ ? dtype : spec_.dtype;
     Tensor found = Exchange(side, carried, {question.distinct - here, spec_.width});
     const double read = static_cast<double>(found.bytes());
     if (on_device_) {
-      std::vector<int64_t> parts;
-      for (int r = 0; r < members(); ++r) {
-        parts.push_back(r == 0 ? 0 : PartOf(question.distinct, members(), r).size());
-      }
       found = Carry(side, *mesh_.memory, found, parts, parts);
     } else if (members() > 1) {
       found = Carried(side, *mesh_.memory, found);
@@ -471,10 +468,14 @@ class DryExchange : public DryTable {
     Sort(stream, others);
   }
   int64_t members() const { return mesh_.memory->size(); }
+  static std::vector<int64_t> EqualParts(const Comm& axis, int64_t rows) {
+    std::vector<int64_t> parts;
+    for (int r = 0; r < axis.size(); ++r) parts.push_back(PartOf(rows, axis.size(), r).size());
+    return parts;
+  }
   // An equal part of it to each member, and as much back.
   static Tensor Carried(Stream& stream, Comm& axis, const Tensor& x) {
-    std::vector<int64_t> parts;
-    for (int r = 0; r < axis.size(); ++r) parts.push_back(PartOf(x.dim(0), axis.size(), r).size());
+    const std::vector<int64_t> parts = EqualParts(axis, x.dim(0));
     return Carry(stream, axis, x, parts, parts);
   }
   int64_t row_bytes() const { return spec_.width * SizeOf(spec_.dtype); }

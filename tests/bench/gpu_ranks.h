@@ -12,6 +12,8 @@
 namespace mneme::bench {
 
 struct Machine {
+  Machine(World& of, Device on) : world(of), device(on) {}
+
   World& world;
   Device device;
   Allocator allocator{device};

@@ -227,7 +227,8 @@ void MeasureTexts(Table& table, RawNccl& raw, Words words) {
                 distinct / requested, remote);
   }
   const double wire = WireOf(m, raw, sent);
-  const double row_wire = WireOf(m, raw, remote * kWidth * SizeOf(DType::kBf16));
+  const double row_wire =
+      WireOf(m, raw, remote * static_cast<double>(kWidth * SizeOf(DType::kBf16)));
   const Tensor drows = m.Random(DType::kBf16, {table.Query(0).requests(), kWidth});
   const auto tell = [&](const char* what, double seconds) {
     if (!speaks) return;

@@ -48,7 +48,7 @@ std::array<double, N> SumOverRanks(World& world, std::array<double, N> values) {
 
 }  // namespace
 
-Staging::Staging(Context& context, const Stage& stage)
+BatchStaging::BatchStaging(Context& context, const Stage& stage)
     : micro_(stage.plan.micro), length_(stage.length()), documents_(stage.loader->documents()) {
   const int64_t all = stage.plan.per_rank * stage.length();
   for (size_t i = 0; i < std::size(host_); ++i) {
@@ -57,19 +57,19 @@ Staging::Staging(Context& context, const Stage& stage)
   }
 }
 
-int64_t Staging::Fill(const Stage& stage, int64_t first, int rank) {
+int64_t BatchStaging::Fill(const Stage& stage, int64_t first, int rank) {
   const BatchView view = {absl::MakeSpan(host_[0]), absl::MakeSpan(host_[1]),
                           absl::MakeSpan(host_[2]), absl::MakeSpan(host_[3])};
   return stage.loader->Fill(first + rank * stage.plan.per_rank, stage.plan.per_rank, view);
 }
 
-void Staging::Lift(Context& context) {
+void BatchStaging::Lift(Context& context) {
   for (size_t i = 0; i < std::size(host_); ++i) {
     Upload(context.stream, host_[i].data(), device_[i].bytes(), device_[i]);
   }
 }
 
-MicroBatch Staging::Batch(int64_t index) const {
+MicroBatch BatchStaging::Batch(int64_t index) const {
   const int64_t begin = index * micro_ * length_;
   const auto part = [&](size_t i) { return device_[i].Flat(begin, begin + micro_ * length_); };
   return {micro_, length_, part(0), part(1), part(2), part(3), documents_};

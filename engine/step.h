@@ -19,9 +19,9 @@
 namespace mneme {
 
 // The sequences of one rank's share of an update, on the host and on the device. Remade a stage.
-class Staging {
+class BatchStaging {
  public:
-  Staging(Context& context, const Stage& stage);
+  BatchStaging(Context& context, const Stage& stage);
 
   // This rank's rows of the update that begins at sample `first`; returns how many targets count.
   int64_t Fill(const Stage& stage, int64_t first, int rank);
@@ -77,7 +77,7 @@ class Stepper {
   const Stage& stage_;
   Stack& stack_;
   Optimizer& optimizer_;
-  Staging staging_;
+  BatchStaging staging_;
   Tensor loss_scale_, balance_scale_, balance_sum_;  // accurate [1]
   Tensor plan_;                                      // f64 [kPlanScalars]
   Tensor sums_;                                      // f64 [kSumScalars]

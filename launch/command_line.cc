@@ -291,7 +291,8 @@ std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::s
   CLI::Option* status =
       app.add_flag("--status", sweep.status, "print what the cells are at and the time left");
   CLI::Option* merge = app.add_option("--merge", sweep.merge,
-                                      "take over finished cells of this folder; may be repeated");
+                                      "take over finished cells of this folder or bundle; may be "
+                                      "repeated");
   CLI::Option* bundle =
       app.add_option("--bundle", sweep.bundle,
                      "pack cells, losses by document, fit and figures into this new folder");

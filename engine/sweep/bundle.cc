@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <sstream>
 
 #include "configs/read.h"
@@ -20,6 +21,8 @@ namespace mneme {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kNoFit = "its cells are too few for a fit";
 
 std::string NamesJson(const std::vector<std::string>& names) {
   std::vector<std::string> texts;
@@ -67,10 +70,19 @@ std::vector<std::string> FilesOf(const std::string& folder) {
   return files;
 }
 
-absl::StatusOr<SweepFit> FitOf(const std::string& folder) {
+// Nothing where the cells are too few for one.
+absl::StatusOr<std::optional<SweepFit>> FitOf(const std::string& folder) {
   ASSIGN_OR_RETURN(const FitConfig config, ReadFitConfig(folder + "/fit_config.json"));
-  ASSIGN_OR_RETURN(CellTable table, ReadCells(folder + "/results.jsonl"));
-  return FitCells(table, config);
+  ASSIGN_OR_RETURN(const CellTable table, ReadCells(folder + "/results.jsonl"));
+  absl::StatusOr<SweepFit> fit = FitCells(table, config);
+  if (fit.ok()) return std::move(*fit);
+  if (absl::IsFailedPrecondition(fit.status())) return std::nullopt;
+  return fit.status();
+}
+
+absl::Status CopyFile(const std::string& from, const std::string& to, const std::string& name) {
+  ASSIGN_OR_RETURN(const std::string bytes, ReadFileBytes(from + "/" + name));
+  return WriteFileAtomically(to + "/" + name, bytes);
 }
 
 // The cells' lines, and one file of all documents.
@@ -91,26 +103,26 @@ absl::Status CopyCells(const SweepConfig& sweep, const SweepGrid& grid, const st
   return WriteFileAtomically(folder + "/results.jsonl", lines);
 }
 
-// Into a folder that is there.
+// Into a folder that is there. cells: none where there is no fit.
 absl::Status Fill(const SweepConfig& sweep, const SweepGrid& grid, const std::string& folder,
-                  int64_t& cells, size_t& count) {
+                  std::optional<int64_t>& cells, size_t& count) {
   RETURN_IF_ERROR(WriteFileAtomically(folder + "/sweep.yaml", sweep.text));
   RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit_config.json", FitConfigJson(sweep.fit)));
   RETURN_IF_ERROR(CopyCells(sweep, grid, folder));
-  ASSIGN_OR_RETURN(const SweepFit fit, FitOf(folder));
-  for (const char* name : {"results.csv", "report.html"}) {
-    ASSIGN_OR_RETURN(const std::string bytes, ReadFileBytes(sweep.folder + "/" + name));
-    RETURN_IF_ERROR(WriteFileAtomically(folder + "/" + name, bytes));
+  ASSIGN_OR_RETURN(const std::optional<SweepFit> fit, FitOf(folder));
+  RETURN_IF_ERROR(CopyFile(sweep.folder, folder, "results.csv"));
+  if (fit.has_value()) {
+    RETURN_IF_ERROR(CopyFile(sweep.folder, folder, "report.html"));
+    RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit.json", FitJson(*fit) + "\n"));
+    RETURN_IF_ERROR(WriteFigures(*fit, folder + "/").status());
   }
-  RETURN_IF_ERROR(WriteFileAtomically(folder + "/fit.json", FitJson(fit) + "\n"));
-  RETURN_IF_ERROR(WriteFigures(fit, folder + "/").status());
   std::string manifest;
   const std::vector<std::string> files = FilesOf(folder);
   for (const std::string& name : files) {
     ASSIGN_OR_RETURN(const std::string digest, FileDigest(folder + "/" + name));
     manifest += digest + "  " + name + "\n";
   }
-  cells = fit.cells;
+  if (fit.has_value()) cells = fit->cells;
   count = files.size();
   return WriteFileAtomically(folder + "/MANIFEST", manifest);
 }
@@ -134,15 +146,17 @@ absl::StatusOr<std::string> WriteBundle(const SweepConfig& sweep, const SweepGri
     return absl::InvalidArgumentError(folder + ": is there already; a bundle takes a new folder");
   ASSIGN_OR_RETURN(const std::unique_ptr<Staging> staging,
                    Staging::Begin(folder, IsBundlePath, "mneme sweep --bundle"));
-  int64_t cells = 0;
-  size_t count = 0;
-  RETURN_IF_ERROR(Fill(sweep, grid, staging->folder(), cells, count));
+  std::optional<int64_t> cells;
+  size_t files = 0;
+  RETURN_IF_ERROR(Fill(sweep, grid, staging->folder(), cells, files));
   RETURN_IF_ERROR(staging->Publish(/*replace=*/false));
-  return folder + ": " + std::to_string(cells) + " cells, " + std::to_string(count) +
-         " files; mneme sweep --verify " + folder + " makes the fit again";
+  const std::string count = std::to_string(files) + " files; ";
+  if (!cells.has_value()) return folder + ": " + count + kNoFit;
+  return folder + ": " + std::to_string(*cells) + " cells, " + count + "mneme sweep --verify " +
+         folder + " makes the fit again";
 }
 
-absl::StatusOr<std::string> VerifyBundle(const std::string& folder) {
+absl::StatusOr<int64_t> CheckDigests(const std::string& folder) {
   ASSIGN_OR_RETURN(const std::string manifest, ReadFileBytes(folder + "/MANIFEST"));
   std::map<std::string, std::string> digests;
   std::istringstream in(manifest);
@@ -162,15 +176,22 @@ absl::StatusOr<std::string> VerifyBundle(const std::string& folder) {
       return absl::DataLossError(folder + "/" + name + ": has changed: digest " + now + ", the " +
                                  "MANIFEST says " + digest);
   }
-  ASSIGN_OR_RETURN(const SweepFit fit, FitOf(folder));
+  return static_cast<int64_t>(digests.size());
+}
+
+absl::StatusOr<std::string> VerifyBundle(const std::string& folder) {
+  ASSIGN_OR_RETURN(const int64_t files, CheckDigests(folder));
+  ASSIGN_OR_RETURN(const std::optional<SweepFit> fit, FitOf(folder));
+  const std::string begin = folder + ": " + std::to_string(files) + " files are as they were";
+  std::error_code error;
+  if (!fit.has_value() && !fs::exists(folder + "/fit.json", error)) return begin + "; " + kNoFit;
   ASSIGN_OR_RETURN(const std::string before, ReadFileBytes(folder + "/fit.json"));
-  if (FitJson(fit) + "\n" != before) {
+  if (!fit.has_value() || FitJson(*fit) + "\n" != before) {
     return absl::DataLossError(folder +
                                "/fit.json: the fit made again comes to other digits; was " +
                                "it made by another version of this program?");
   }
-  return folder + ": " + std::to_string(digests.size()) +
-         " files are as they were, and the fit of " + std::to_string(fit.cells) +
+  return begin + ", and the fit of " + std::to_string(fit->cells) +
          " cells comes to the same digits";
 }
 

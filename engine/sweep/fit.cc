@@ -408,7 +408,7 @@ absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& confi
   }
   RETURN_IF_ERROR(AddComparisons(used, table.table_column, fit));
   if (!fit.allocations.empty() || !fit.scalings.empty() || !fit.comparisons.empty()) return fit;
-  return absl::InvalidArgumentError(
+  return absl::FailedPreconditionError(
       table.source + ": nothing to fit in its " + std::to_string(fit.cells) +
       " cells: a curve needs at least three values of rho in one budget, memory scaling at least "
       "three sizes in table_parameters or table_rows at one rho, a comparison two values of a "

@@ -125,9 +125,9 @@ struct SweepFit {
 // What is wrong with a fit whatever its cells are (InvalidArgument): a level outside (0.5, 1).
 absl::Status CheckFit(const FitConfig& config);
 
-// Deterministic: the same table gives the same digits. Errors (InvalidArgument): neither three
-// values of rho nor three table sizes nor two values of a column to compare; CheckFit; a column
-// that no cell has; losses by document that are not of the same documents.
+// Deterministic: the same table gives the same digits. Errors: FailedPrecondition for neither three
+// values of rho nor three table sizes nor two values of a column to compare; InvalidArgument:
+// CheckFit; a column that no cell has; losses by document that are not of the same documents.
 absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config);
 
 // "optim.lr 0.003, rho 0.8"; empty where nothing is said.

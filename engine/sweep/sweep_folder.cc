@@ -281,40 +281,4 @@ int64_t OtherCells(const SweepConfig& sweep, const SweepGrid& grid) {
   return others;
 }
 
-absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
-                                        const std::string& other) {
-  if (!Exists(other + "/cells")) {
-    return absl::NotFoundError(other + ": is no folder of a sweep: it has no cells/");
-  }
-  int64_t taken = 0, had = 0;
-  for (const SweepCell& cell : grid.cells) {
-    const CellFolder here = FolderOf(sweep, cell), there{other + "/cells/" + cell.key};
-    if (!Exists(there.done())) continue;
-    if (Exists(here.done())) {
-      ASSIGN_OR_RETURN(const auto mine, Columns(here.done()));
-      ASSIGN_OR_RETURN(const auto theirs, Columns(there.done()));
-      if (mine.at("validation_loss") != theirs.at("validation_loss")) {
-        return absl::FailedPreconditionError(
-            there.done() + ": has validation_loss " + theirs.at("validation_loss") + ", " +
-            here.done() + " has " + mine.at("validation_loss") +
-            ": one cell, two numbers; take away the folder of the one that is wrong");
-      }
-      ++had;
-      continue;
-    }
-    std::error_code error;
-    fs::create_directories(here.dir, error);
-    for (const auto& [from, to] :
-         {std::pair{there.documents(), here.documents()}, {there.config(), here.config()}}) {
-      const absl::StatusOr<std::string> bytes = ReadFileBytes(from);
-      if (bytes.ok()) RETURN_IF_ERROR(ReplaceFile(to, *bytes));
-    }
-    ASSIGN_OR_RETURN(const std::string record, ReadFileBytes(there.done()));
-    ASSIGN_OR_RETURN(const bool made, CreateExclusively(here.done(), record));
-    taken += made;
-  }
-  return other + ": " + std::to_string(taken) + " finished cells taken over, " +
-         std::to_string(had) + " were here already";
-}
-
 }  // namespace mneme

@@ -66,10 +66,10 @@ absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& 
 // another sweep, left them. They stay, and are in no result.
 int64_t OtherCells(const SweepConfig& sweep, const SweepGrid& grid);
 
-// Takes over finished cells of another folder by key: of this sweep, or of one that has some cells
-// in common with it. Returns a line for people.
-// Errors: a cell that both have with different losses (FailedPrecondition), files; NotFound where
-// `other` is no such folder.
+// Takes over finished cells by key from `other`: the folder or a bundle of this sweep, or of one
+// that has some cells in common with it. Returns a line for people. Errors: a cell that both have
+// with different losses (FailedPrecondition), files; DataLoss for a bundle that has changed;
+// NotFound where `other` is neither.
 absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
                                         const std::string& other);
 

@@ -4,8 +4,9 @@
     experiments.py ROOT PROGRAM [--write]
 
 A bundle is what `mneme sweep --bundle docs/results/experiments/NAME` packs; its cells may be some of the sweep's. What stands
-between <!-- made: NAME --> and <!-- end --> is made here, of the bundle's cells and of its fit, which PROGRAM makes again
-(`mneme sweep --verify`), and of the grid of configs/sweeps. Exit 1 where a bundle is not what it was, or the page says else.
+between <!-- made: NAME --> and <!-- end --> is made here: of the grid of configs/sweeps, of the bundle's cells and, where they
+are enough for one, of its fit, which PROGRAM makes again (`mneme sweep --verify`). machines.json beside the bundles may name a
+machine for each cell's key. Exit 1 where a bundle is not what it was, or the page says else.
 """
 
 import difflib
@@ -25,6 +26,7 @@ PAPER_LAYERS = (1.7730, 1.7705, 1.7748, 1.7762, 1.7786, 1.7774, 1.7793, 1.7802, 
 PAPER_CURVE = {"2e20 FLOPs": (0.726, 0.693, 0.765, 0.85, 0.0137), "6e20 FLOPs": (0.738, 0.703, 0.785, 0.849, 0.0153)}
 BLOCK = re.compile(r"(<!-- made: (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 NOTHING = "–"
+TOO_FEW = "Too few values of rho for a curve.\n"
 
 
 class Fault(Exception):
@@ -96,12 +98,14 @@ class Sweep:
         self.name, self.folder = name, root / "docs/results/experiments" / name
         # Of a corpus that is not there: nothing is asked but the grid, and hours cost seconds.
         self.grid = json.loads(run(program, root / f"configs/sweeps/{name}.yaml", "--dry-run", "--json", "set.data.train=none"))["cells"]
-        self.cells, self.fit, self.machines = [], {}, []
+        self.cells, self.machines = [], []
+        self.fit = {"allocations": [], "memory_scaling": [], "comparisons": [], "documents": None}
         if not self.folder.exists():
             return
         run(program, "--verify", self.folder)
         self.cells = [json.loads(line) for line in (self.folder / "results.jsonl").read_text().splitlines()]
-        self.fit = json.loads((self.folder / "fit.json").read_text())
+        if (self.folder / "fit.json").exists():
+            self.fit = json.loads((self.folder / "fit.json").read_text())
         places = [self.place({axis: cell[COLUMNS.get(axis, axis)] for axis in self.axes()}) for cell in self.cells]
         unknown = [cell["key"] for cell, place in zip(self.cells, places) if place not in self.places()]
         if unknown or len(set(places)) < len(places):
@@ -138,8 +142,12 @@ class Sweep:
         text += f", at {rates_seen[0]:.2f} to {rates_seen[-1]:.2f} M tokens a second"
         if self.machines:
             text += " (" + words(self.machines) + ")"
-        documents = self.fit["documents"]
-        return text + f". Losses are nats a token of `{first['held_out']}`, {documents} documents.\n"
+        text += f". Losses are nats a token of `{first['held_out']}`"
+        return text + (f", {self.fit['documents']} documents.\n" if self.fit["documents"] else ".\n")
+
+    def allocation(self):
+        """The one curve over rho; None where there is none, or several."""
+        return self.fit["allocations"][0] if len(self.fit["allocations"]) == 1 else None
 
     def beside(self, name):
         return f"results/experiments/{self.name}/{name}"
@@ -160,29 +168,41 @@ def by_rho(cells):
     return dict(sorted(rows.items(), reverse=True))
 
 
-def curve_table(sweep, allocation):
-    rows, seeds = by_rho(sweep.cells), sorted({c["seed"] for c in sweep.cells})
-    gains = {round(gain["rho"], 9): gain for gain in allocation["gains"]}
+def curve_table(sweep):
+    rows, seeds, allocation = by_rho(sweep.cells), sorted({c["seed"] for c in sweep.cells}), sweep.allocation()
+    gains = {round(gain["rho"], 9): gain for gain in allocation["gains"]} if allocation else {}
     out = []
     for asked, cells in rows.items():
         gain = gains.get(round(next(iter(cells.values()))["rho"], 9))
         means = [nats(mean([c["validation_loss"] for c in cells.values()]))] if len(seeds) > 1 else []
         row = [short(asked), *(nats(cells[s]["validation_loss"]) if s in cells else "not run" for s in seeds), *means]
-        if gain is None:
+        if allocation and gain is None:
             row += ["", "", ""]
-        else:
+        elif allocation:
             row += [give_or_take(gain["nats"], gain["half_width"]), nats(gain["seed_error"] or None),
                     nats(gain["document_error"] or None)]
         out.append(row)
-    head = ["rho", *(f"seed {s}" for s in seeds), *(["mean"] if len(seeds) > 1 else []),
-            f"gain over rho {short(allocation['baseline'])}", "its error by seeds", "by documents"]
+    head = ["rho", *(f"seed {s}" for s in seeds), *(["mean"] if len(seeds) > 1 else [])]
+    if allocation:
+        head += [f"gain over rho {short(allocation['baseline'])}", "its error by seeds", "by documents"]
     return table(head, out)
+
+
+def curve_parts(sweep):
+    """State, figure, table, minimum, noise: what every sweep over rho has."""
+    out, allocation = [sweep.state()], sweep.allocation()
+    if allocation:
+        out.append(sweep.figure("loss_vs_rho.svg", f"Loss over rho, {count(allocation['cells'], 'cell')}"))
+    if sweep.cells:
+        out.append(curve_table(sweep))
+        out.append(minimum_text(sweep.fit, allocation) + noise_text(allocation) if allocation else TOO_FEW)
+    return out
 
 
 def minimum_text(fit, allocation):
     forms = allocation["forms"]
     if not forms:
-        return "Too few values of rho for a curve.\n"
+        return TOO_FEW
     text = f"Minimum of the {forms[0]['name']}: **rho {forms[0]['minimum']:.3f}**" if forms[0]["minimum"] is not None else \
         f"The {forms[0]['name']} has no minimum"
     text += f", {percent(fit['level'])} interval {interval(forms[0]['interval'])}; "
@@ -207,6 +227,8 @@ def noise_text(allocation):
 def sets_table(sweep):
     """Gains over the largest rho by held-out set, over the seeds that both have."""
     rows = by_rho(sweep.cells)
+    if not rows:
+        return ""
     base = rows[max(rows)]
     names = [n[len("loss."):] for n in sweep.cells[0] if n.startswith("loss.")]
     out = []
@@ -230,25 +252,15 @@ def paper_curve():
 
 
 def curve(sweep):
-    out = [sweep.state()]
-    if sweep.cells and len(sweep.fit["allocations"]) == 1:
-        allocation = sweep.fit["allocations"][0]
-        out += [sweep.figure("loss_vs_rho.svg", f"Loss over rho, {count(allocation['cells'], 'cell')}"),
-                curve_table(sweep, allocation), minimum_text(sweep.fit, allocation) + noise_text(allocation), sets_table(sweep)]
-    return out + [paper_curve()]
+    return curve_parts(sweep) + [sets_table(sweep)]
 
 
 def one_pass(sweep, small):
-    out = [sweep.state()]
-    if not sweep.cells or len(sweep.fit["allocations"]) != 1:
-        return out
-    allocation = sweep.fit["allocations"][0]
-    out += [sweep.figure("loss_vs_rho.svg", f"Loss over rho in one pass, {count(allocation['cells'], 'cell')}"),
-            curve_table(sweep, allocation), minimum_text(sweep.fit, allocation) + noise_text(allocation)]
-    if small.cells and len(small.fit["allocations"]) == 1:
-        repeated = {round(g["rho"], 2): g["nats"] for g in small.fit["allocations"][0]["gains"]}
+    out = curve_parts(sweep)
+    if sweep.allocation() and small.allocation():
+        repeated = {round(g["rho"], 2): g["nats"] for g in small.allocation()["gains"]}
         rows = [[f"{g['rho']:.2f}", nats(g["nats"], True), nats(repeated.get(round(g["rho"], 2)), True)]
-                for g in allocation["gains"]]
+                for g in sweep.allocation()["gains"]]
         out.append(table(["rho", f"gain in {sweep.cells[0]['epochs']:.2f} passes",
                           f"gain in {small.cells[0]['epochs']:.2f} passes, as above"], rows))
     return out + [sets_table(sweep)]
@@ -295,7 +307,7 @@ def memory(sweep):
 
 
 def comparison(sweep, column):
-    found = [c for c in sweep.fit.get("comparisons", []) if c["column"] == column]
+    found = [c for c in sweep.fit["comparisons"] if c["column"] == column]
     return found[0] if found else None
 
 
@@ -307,9 +319,9 @@ def ranks(values):
 
 def ablations(sweep):
     out = [sweep.state()]
-    found = comparison(sweep, "ablation") if sweep.cells else None
+    found = comparison(sweep, "ablation")
     if found is None:
-        return out
+        return out + (["Too few cells for a comparison.\n"] if sweep.cells else [])
     reference, rest = found["values"][0], found["values"][1:]
     ours, paper = ranks({v["value"]: v["difference"] for v in rest}), ranks(PAPER_ABLATIONS)
     rows = [[f"`{v['value']}`", str(v["cells"]), give_or_take(v["difference"], v["half_width"]), str(ours[v["value"]]),
@@ -324,9 +336,9 @@ def ablations(sweep):
 
 def placement(sweep):
     out = [sweep.state()]
-    found = comparison(sweep, "placement") if sweep.cells else None
+    found = comparison(sweep, "placement")
     if found is None:
-        return out
+        return out + (["Too few cells for a comparison.\n"] if sweep.cells else [])
     rows = []
     for value in sorted(found["values"], key=lambda v: str(v["value"])):
         block = int(str(value["value"]).strip("[]"))
@@ -391,8 +403,8 @@ def sections(root, program):
     strangers = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in SWEEPS] if folder.exists() else []
     if strangers:
         raise Fault(f"{folder}: bundles that the page does not tell of: {words(strangers)}")
-    return {"overview": overview(sweeps), "scale": scale(sweeps), "small": curve(sweeps["small_h200"]),
-            "medium": curve(sweeps["medium_h200"])[:-1], "one_pass": one_pass(sweeps["one_pass_h200"], sweeps["small_h200"]),
+    return {"overview": overview(sweeps), "scale": scale(sweeps), "small": [*curve(sweeps["small_h200"]), paper_curve()],
+            "medium": curve(sweeps["medium_h200"]), "one_pass": one_pass(sweeps["one_pass_h200"], sweeps["small_h200"]),
             "rates": rates(sweeps["learning_rate_h200"]), "memory": memory(sweeps["memory_scaling_h200"]),
             "ablations": ablations(sweeps["ablations_h200"]), "placement": placement(sweeps["placement_h200"])}
 

@@ -130,6 +130,12 @@ def main():
         page = place.write()
         check(page.count("**Not run yet**") == 7, "without bundles the page must say of seven sweeps that they were not run")
 
+        place.pack("small_h200", keep=lambda cell: cell["seed"] == 0 and cell["axes"]["rho"] in ("1.0", "0.7"))
+        place.pack("ablations_h200", keep=lambda cell: cell["seed"] == 0 and cell["axes"]["ablation"] == "reference")
+        page = place.write()
+        small = section(page, "small")
+        check("2 of 21 cells were run" in small and "Too few values of rho" in small and "| 0.7 | 2.80" in small, f"two cells: {small}")
+        check("Too few cells for a comparison" in section(page, "ablations"), "one cell compared with none")
         place.pack("small_h200", keep=lambda cell: cell["seed"] == 0 and cell["axes"]["rho"] != "0.2")
         out = place.found("a new bundle that the page does not tell of")
         check("+" in out and "6 of 21 cells were run" in out, f"the difference is not shown: {out[:500]}")

@@ -97,7 +97,29 @@ mv bundle carried
 "$mneme" sweep --verify carried >verify.txt 2>&1 || fail "$(cat verify.txt)"
 grep -q 'the fit of 10 cells comes to the same digits' verify.txt || fail "$(cat verify.txt)"
 [ "$(head -c 8 carried/loss_vs_rho.png | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ] || fail "no PNG"
+# A bundle is enough to go on from: merged into a fresh folder it comes to the same bundle, and runs nothing.
+"$mneme" sweep sweep.yaml folder=again --merge carried --bundle again_bundle >again.txt 2>&1 || fail "$(cat again.txt)"
+grep -q '^carried: 10 finished cells taken over, 0 were here' again.txt || fail "$(cat again.txt)"
+diff -r carried again_bundle || fail "a bundle that was merged is another"
+code=0
+"$mneme" sweep sweep.yaml folder=again run.wait=false >again.txt 2>&1 || code=$?
+if [ $code != 0 ] || grep -q ': begins ' again.txt; then fail "merged cells were run again: $(cat again.txt)"; fi
+# Two cells, too few for a fit, are packed without one, and can be merged.
+"$mneme" sweep sweep.yaml "axes.rho=[1.0]" folder=few --merge carried --bundle few_bundle >few.txt 2>&1 || fail "$(cat few.txt)"
+grep -q '^few_bundle: 5 files; its cells are too few for a fit' few.txt || fail "$(cat few.txt)"
+"$mneme" sweep --verify few_bundle >few.txt 2>&1 || fail "$(cat few.txt)"
+grep -q '5 files are as they were; its cells are too few for a fit' few.txt || fail "$(cat few.txt)"
+"$mneme" sweep sweep.yaml folder=again --merge few_bundle >few.txt 2>&1 || fail "$(cat few.txt)"
+grep -q '^few_bundle: 0 finished cells taken over, 2 were here' few.txt || fail "$(cat few.txt)"
+# One cell with two numbers is refused, and so is a bundle that has changed.
+cp -r again torn
+sed -i 's/"validation_loss": [0-9.]*/"validation_loss": 9.5/' torn/cells/"$(ls again/cells | head -n 1)"/done.json
+if "$mneme" sweep sweep.yaml folder=torn --merge carried >torn.txt 2>&1; then fail "two numbers of one cell: $(cat torn.txt)"; fi
+grep -q 'one cell, two numbers' torn.txt || fail "$(cat torn.txt)"
 sed -i 's/0/1/' carried/results.jsonl
+code=0
+"$mneme" sweep sweep.yaml folder=fresh --merge carried >fresh.txt 2>&1 || code=$?
+if [ $code != 3 ] || ! grep -q 'results.jsonl: has changed' fresh.txt; then fail "$(cat fresh.txt)"; fi
 code=0
 "$mneme" sweep --verify carried >verify.txt 2>&1 || code=$?
 if [ $code != 3 ] || ! grep -q 'results.jsonl: has changed' verify.txt; then fail "$(cat verify.txt)"; fi

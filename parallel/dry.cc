@@ -140,9 +140,11 @@ class DryExpertAxis : public DryComm, public DirectExchange {
       leaving_rows_ += to[i];
       coming += to[n + i];
     }
-    to[2 * n] = coming <= out[0].dim(0) ? 1 : 0;
+    const bool fits = coming <= out[0].dim(0);
+    to[2 * n] = fits ? 1 : 0;
     to[2 * n + 1] = 0;
-    Send(stream, Wire::kRows, leaving.bytes());
+    if (!fits) leaving_rows_ = 0;
+    Send(stream, Wire::kRows, leaving.bytes() / size() * (size() - 1));
   }
   // Numbers of experts arrive, since the host reads them.
   void PutTold(Stream& stream, absl::Span<const Tensor> in, const Tensor&,
@@ -170,7 +172,7 @@ class DryExpertAxis : public DryComm, public DirectExchange {
   const double load_;
   const int64_t most_rows_;
   const bool direct_;
-  int64_t leaving_rows_ = 0;  // to others, of the call in hand
+  int64_t leaving_rows_ = 0;  // to others, of the call in hand, if there is room
 };
 
 // Rows of the sums of a step's gradient and entries of their index, as StepGradient and RowIndex

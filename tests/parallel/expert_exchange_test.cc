@@ -9,6 +9,8 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/core/dry.h"
+#include "parallel/dry.h"
 #include "tests/parallel/ranks.h"
 
 namespace mneme {
@@ -302,6 +304,48 @@ TEST(ExpertExchange, RowsThatGoStraightAreTheSame) {
     EXPECT_GE(direct.calls_gathered, 4 + 1);
     EXPECT_GT(direct.bytes_sent() + (axis.rank() == 1 ? 1 : 0), 0);
   });
+}
+
+// A rehearsal takes the way of the run: the same rows come, and more than there is room for at
+// first are sent again.
+TEST(ExpertExchange, PeerMemoryIsRehearsed) {
+  constexpr int64_t kTokens = 4096;
+  for (const double load : {1.0, 2.0}) {
+    std::vector<int64_t> rows, sent;
+    for (const bool peer : {false, true}) {
+      Device device{Device::Kind::kGpu, 0};
+      device.dry = true;
+      Allocator allocator(device);
+      Stream stream(device, allocator);
+      allocator.Reserve(Allocator::kAnyLength);
+      Layout layout{4, 4, 1};
+      layout.peer = peer;
+      const Mesh mesh = MakeDryMesh(layout, load, kTokens);
+      ASSERT_EQ(mesh.expert->direct() != nullptr, peer);
+      ExpertExchange exchange(*mesh.expert, DryKernels(), kExperts);
+      const Tensor x = Tensor::Empty(stream, DType::kBf16, {kTokens, 64});
+      Tensor experts = Tensor::Empty(stream, DType::kI32, {kTokens, kChosen});
+      for (int64_t i = 0; i < experts.elements(); ++i)
+        experts.data<int32_t>()[i] = static_cast<int32_t>((i + i / 5) % kExperts);
+      const Tensor weights = Tensor::Empty(stream, DType::kF32, {kTokens, kChosen});
+      for (int turn = 0; turn < 2; ++turn) {
+        const int64_t before = mesh.expert->bytes_sent();
+        const RoutedTokens routed = exchange.Dispatch(stream, x, experts, weights).Wait(stream);
+        const Tensor y = exchange.Combine(stream, routed, routed.x, kTokens).Wait(stream);
+        EXPECT_EQ(exchange.SendAgain(stream, routed, x).Wait(stream).dim(0), routed.x.dim(0));
+        rows.push_back(routed.x.dim(0));
+        sent.push_back(mesh.expert->bytes_sent() - before);
+        EXPECT_EQ(y.dim(0), kTokens);
+      }
+      // Experts in use stay; what was lent to travel has gone back.
+      EXPECT_LT(allocator.use(MemoryTag::kExchange).live, 1 << 20);
+    }
+    EXPECT_GT(rows[0], load * kTokens);
+    EXPECT_EQ(rows[0], rows[2]);
+    EXPECT_EQ(rows[1], rows[3]);
+    EXPECT_EQ(sent[0], sent[2]) << "where there is no room, nothing is put";
+    EXPECT_EQ(sent[1], sent[3]);
+  }
 }
 
 // Rows of neighbouring members stay together while there is room; a member's own are not parted.

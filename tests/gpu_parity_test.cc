@@ -217,7 +217,9 @@ TEST_F(GpuParity, MastersPassThroughCheckpoints) {
         LoadAndSave(*mpi_world, *GpuKernels(), mine, config, from, folder_ + "/" + name);
     if (mpi_world->rank() == 0) ExpectRoundedFrom(want, reads);
     from = path(name);
-    if (mpi_world->rank() == 0) EXPECT_EQ(CheckpointState(from), want) << name;
+    if (mpi_world->rank() == 0) {
+      EXPECT_EQ(CheckpointState(from), want) << name;
+    }
   }
   if (mpi_world->rank() == 0) {  // and one rank alone
     const std::string to = folder_ + "/masters_alone";

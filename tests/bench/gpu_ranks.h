@@ -12,7 +12,7 @@
 namespace mneme::bench {
 
 struct Machine {
-  Machine(World& of, Device on) : world(of), device(on) {}
+  Machine(World& of, Device mine);  // the first rank prints what lies between the GPUs
 
   World& world;
   Device device;
@@ -20,8 +20,6 @@ struct Machine {
   Stream stream{device, allocator};
   Mesh mesh = MakeMesh(world, LayoutOf(false), device);  // over NCCL
   Mesh peers = MakeMesh(world, LayoutOf(true), device);  // over peer memory, where there is any
-
-  Machine(World& of, Device mine);  // the first rank prints what lies between the GPUs
 
   // Bytes that look like nothing.
   Tensor Random(DType dtype, Shape shape);

@@ -136,7 +136,9 @@ class Sweep:
             for place in self.left:
                 rest = " ".join(f"{axis} {short(v) if isinstance(v, float) else v}" for axis, v in place if axis != "seed")
                 seeds.setdefault(dict(place).get("seed", first["seed"]), []).append(rest)
-            text += "; **not run**: " + "; ".join(f"of seed {short(seed)} {words(rest)}" for seed, rest in sorted(seeds.items()))
+            of_a_seed = total / len({dict(place).get("seed") for place in self.places()})
+            text += "; **not run**: " + "; ".join(f"{'all' if len(rest) == of_a_seed else words(rest)} of seed {short(seed)}"
+                                                  for seed, rest in sorted(seeds.items()))
         text += f". {first['tokens'] / 1e6:.0f} M tokens a cell, {first['epochs']:.2f} passes over the corpus"
         rates_seen = sorted(c["tokens_per_second"] / 1e6 for c in self.cells)
         text += f", at {rates_seen[0]:.2f} to {rates_seen[-1]:.2f} M tokens a second"

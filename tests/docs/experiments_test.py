@@ -140,7 +140,7 @@ def main():
         out = place.found("a new bundle that the page does not tell of")
         check("+" in out and "6 of 21 cells were run" in out, f"the difference is not shown: {out[:500]}")
         small = section(place.write(), "small")
-        check("6 of 21 cells were run; **not run**: of seed 0 rho 0.2; of seed 1 rho 1, " in small, f"missing cells: {small[:500]}")
+        check("6 of 21 cells were run; **not run**: rho 0.2 of seed 0; all of seed 1; all of seed 2. " in small, f"missing cells: {small[:500]}")
         check("seed 1 |" not in small, "a column for a seed that was not run")
 
         place.pack("small_h200", keep=lambda cell: cell["seed"] < 2 or cell["axes"]["rho"] == "1.0")

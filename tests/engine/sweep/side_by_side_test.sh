@@ -121,9 +121,9 @@ diff <(numbers alone | grep -v "$bad") <(numbers killed) || fail "a process that
 
 # A process that hangs is ended; its cells go on alone.
 launch='test -e hung_once || { touch hung_once; {program} train {config} & p=$!; sleep 0.1; kill -STOP $p; wait; }; exec {program} train {config}'
-"$mneme" sweep sweep.yaml folder=hung axes.rho=[0.6] run.side_by_side=2 run.idle_seconds=3 "run.launch=$launch" >worker.txt 2>&1 ||
+"$mneme" sweep sweep.yaml folder=hung axes.rho=[0.6] run.side_by_side=2 run.idle_seconds=8 run.attempts=3 "run.launch=$launch" >worker.txt 2>&1 ||
   fail "exit code $?: $(cat worker.txt)"
-[ "$(grep -c 'failed, attempt 1 of 2: no progress for 3 s' worker.txt)" = 2 ] || fail "$(cat worker.txt)"
+[ "$(grep -c 'failed, attempt 1 of 3: no progress for 8 s' worker.txt)" = 2 ] || fail "$(cat worker.txt)"
 [ "$(find hung -name alone | wc -l)" = 2 ] || fail "they are not run alone: $(cat worker.txt)"
 grep -q '2 of 2 done, 0 running, 0 failed' worker.txt || fail "$(cat worker.txt)"
 
@@ -149,6 +149,6 @@ refused() {
 refused run.side_by_side=0
 refused run.side_by_side=65
 refused run.side_by_side=2 run.ranks=2
-refused run.side_by_side=2 'run.launch={program} train {config} train.seed={seed}'
+refused run.side_by_side=2 'run.launch="{program} train {config} train.seed={seed}"'
 grep -q 'names {seed}, which cells side by side do not share' refused.txt || fail "$(cat refused.txt)"
 echo "side_by_side_test: sound"

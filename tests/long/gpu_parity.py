@@ -63,7 +63,8 @@ class Runs:
         with open(self.folder / f"{name}.log", "w") as log:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"NO_COLOR": "1"})
         if done.returncode != 0:
-            tail = (self.folder / f"{name}.log").read_text()[-600:]
+            log = (self.folder / f"{name}.log").read_text()
+            tail = log.split("-" * 74)[0][-1500:]  # what comes after is mpirun's
             raise SystemExit(f"{self.folder.name} {name}: exit {done.returncode}\n{done.stdout[-600:]}{tail}")
         return done.stdout
 

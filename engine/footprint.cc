@@ -14,7 +14,7 @@ namespace {
 
 // Tokens of a micro-batch that nobody chose.
 constexpr int64_t kTokensAtOnceCpu = 4096;
-constexpr int64_t kTokensAtOnceGpu = 32768;
+constexpr int64_t kTokensAtOnceGpu = 65536;
 
 int64_t FirstNumber(const std::string& path) {
   std::ifstream file(path);

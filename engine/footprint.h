@@ -53,7 +53,7 @@ absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t av
                        const Device& device = {});
 
 // Sequences that a rank computes at once: train.micro_batch, or a choice of about 4,096 tokens on a
-// CPU and 32,768 on a GPU, whose matrix products want many rows, divided by `shrink`.
+// CPU and 65,536 on a GPU, whose kernels want many rows, divided by `shrink`.
 int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device,
                          int64_t shrink = 1);
 }  // namespace mneme

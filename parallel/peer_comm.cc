@@ -18,7 +18,7 @@ namespace mneme {
 namespace {
 
 // Multiprocessors of a put, of which a few fill a link; the others go on computing.
-constexpr int kPutBlocks = 32;
+constexpr int kPutBlocks = 16;
 
 size_t Size(int64_t n) { return static_cast<size_t>(n); }
 

@@ -20,7 +20,7 @@ namespace mneme::bench {
 namespace {
 
 constexpr int kRounds = 7;
-constexpr int kBlocks = 32;  // parallel/peer_comm.cc
+constexpr int kBlocks = 16;  // parallel/peer_comm.cc
 
 struct Rates {
   double mine = 0;

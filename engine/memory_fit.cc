@@ -104,7 +104,10 @@ int64_t FirstWayThatFits(const RunConfig& config, const Layout& layout, int64_t 
         .ok();
   };
   if (available < 0) return 0;
-  if (fits(NoSavings(config))) return 0;  // without a rehearsal of all the others
+  // Without a rehearsal of all the others.
+  const Footprint plain = PredictFootprint(config, NoSavings(config), layout, vocabulary, device);
+  if (CheckFits(plain, ranks_on_host, available, device).ok()) return 0;
+  if (plain.state() * ranks_on_host > available) return 0;  // which no way makes less
   const std::vector<Savings> ways = WaysToSave(config, layout, vocabulary, device);
   const auto found = std::find_if(ways.begin(), ways.end(), fits);
   return found == ways.end() ? 0 : found - ways.begin();

@@ -63,8 +63,7 @@ class DryComm : public Comm {
     AllToAllOf(stream, {&in, 1}, send, {&out, 1}, recv);
   }
 
-  // The others send here what this rank sends to them. Counts and numbers of experts arrive, since
-  // the host reads them.
+  // The others send here what this rank sends to them. Counts arrive, since the host reads them.
   void AllToAllOf(Stream& stream, absl::Span<const Tensor> in, absl::Span<const int64_t> send,
                   absl::Span<Tensor> out, absl::Span<const int64_t> recv) override {
     int64_t leaving = 0;
@@ -73,9 +72,10 @@ class DryComm : public Comm {
       CHECK_EQ(from.dim(0), Sum(send));
       CHECK_EQ(out[i].dim(0), Sum(recv));
       const bool counts = from.dtype() == DType::kI64 && from.bytes() <= Driver::kMostSent;
-      if (from.dtype() == DType::kI32 || counts)
-        std::memcpy(out[i].raw(), from.raw(),
-                    static_cast<size_t>(std::min(from.bytes(), out[i].bytes())));
+      if (counts) {
+        const int64_t bytes = std::min(from.bytes(), out[i].bytes());
+        std::memcpy(out[i].raw(), from.raw(), static_cast<size_t>(bytes));
+      }
       const int64_t rows = from.dim(0);
       leaving += rows > 0 ? from.bytes() / rows * (rows - send[0]) : 0;
     }
@@ -146,16 +146,10 @@ class DryExpertAxis : public DryComm, public DirectExchange {
     if (!fits) leaving_rows_ = 0;
     Send(stream, Wire::kRows, leaving.bytes() / size() * (size() - 1));
   }
-  // Numbers of experts arrive, since the host reads them.
   void PutTold(Stream& stream, absl::Span<const Tensor> in, const Tensor&,
-               absl::Span<Tensor> out) override {
+               absl::Span<Tensor>) override {
     int64_t row_bytes = 0;
-    for (size_t i = 0; i < in.size(); ++i) {
-      row_bytes += RowBytes(in[i]);
-      if (in[i].dtype() == DType::kI32)
-        std::memcpy(out[i].raw(), in[i].raw(),
-                    static_cast<size_t>(std::min(in[i].bytes(), out[i].bytes())));
-    }
+    for (const Tensor& part : in) row_bytes += RowBytes(part);
     Send(stream, Wire::kRows, leaving_rows_ * row_bytes);
   }
   void AddSent(int64_t) override {}

@@ -132,8 +132,8 @@ OpRun Prepare(const OpCase& c, Stream& stream, const Kernels& kernels, const Mak
     const std::string d = "d" + a.name;
     if (GivesGradient(a) || HasGradient(a)) put(d);
     if (GivesGradient(a)) {
-      std::vector<double> values = Normals(d, a.shape.elements());
-      values.resize(count);
+      const std::vector<double>& drawn = Normals(d, a.shape.elements());  // or more of them
+      std::vector<double> values(drawn.begin(), drawn.begin() + a.shape.elements());
       Write(r, d, Rounded(std::move(values), DTypeIn(c, a, d, making.as)));
     }
     if (a.role == Role::kWeight) Write(r, d, std::vector<double>(count, kStart));

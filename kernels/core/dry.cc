@@ -10,8 +10,8 @@
 namespace mneme {
 namespace {
 
-// Small blocks can be written, for what the host reads back: choices of experts, counts, ids. Large
-// ones are addresses alone.
+// Small blocks can be written, for what the host reads back: counts. Large ones are addresses
+// alone.
 constexpr int64_t kWritable = int64_t{64} << 20;
 constexpr int64_t kPage = 4096;  // before the block: how long it is
 

@@ -74,6 +74,8 @@ struct Ledger {
   std::array<WorkDone, kWorks> done;
   std::vector<Queued> queued;
   std::map<void*, int64_t> sent;  // on the way to the host: from which mark on
+  // Counts of deals that were found before, by tokens, choices and starts (kernels/dry/layers.cc).
+  std::map<std::vector<int64_t>, std::vector<int64_t>> dealt;
 
   void Add(Work work, const WorkDone& more) {
     done[static_cast<size_t>(work)].Add(more);

@@ -30,7 +30,7 @@ constexpr Kernels Dry() {
       .unique_ids = kPass<UniqueIdsFn, Work::kTables>,
       .sum_unique = kPass<SumUniqueFn, Work::kTables>,
       .deal_rows = kPass<DealRowsFn, Work::kTables>,
-      .route = dry::Route,
+      .route = kPass<RouteFn, Work::kRouting>,
       .balance_loss = kPass<BalanceLossFn, Work::kRouting>,
       .route_grad = kPass<RouteGradFn, Work::kRouting>,
       .bias_update = kPass<BiasUpdateFn, Work::kRouting>,

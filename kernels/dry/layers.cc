@@ -4,6 +4,8 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "kernels/dry/work.h"
 
@@ -35,16 +37,32 @@ double SinkhornFlops(Stream& stream, const HyperOptions& options, const Tensor& 
   return passes * Real(x.dim(0) * n * n * options.sinkhorn_iterations);
 }
 
+// [owners, 2]: tokens that choose experts of each owner, and their pairs, where every token takes
+// experts of its own, spread over all, as from a balanced router.
+std::vector<int64_t> CountDealt(int64_t tokens, int64_t k, absl::Span<const int64_t> starts) {
+  const auto owners = starts.size() - 1;
+  const auto experts = static_cast<uint64_t>(starts.back());
+  std::vector<int64_t> counts(2 * owners), last(owners, -1);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const uint64_t mixed = (static_cast<uint64_t>(t) + 1) * 0x9e3779b97f4a7c15u;
+    const uint64_t step = 1 + (mixed >> 20) % std::max<uint64_t>(1, experts - 1);
+    uint64_t chosen = mixed >> 40;
+    for (int64_t j = 0; j < k; ++j, chosen += step) {
+      const auto after =
+          std::upper_bound(starts.begin(), starts.end(), static_cast<int64_t>(chosen % experts));
+      const auto owner = static_cast<size_t>(after - starts.begin()) - 1;
+      counts[2 * owner] += last[owner] == t ? 0 : 1;
+      last[owner] = t;
+      ++counts[2 * owner + 1];
+    }
+  }
+  return counts;
+}
+
 // Plan of the pairs of local experts: what the caller keeps (kernels/ops/experts.h).
 int64_t PlanPairs(Stream& stream, const Tensor& experts, int64_t count, ExpertsSaved& saved) {
-  int64_t pairs =
-      saved.most_pairs >= 0 ? std::max<int64_t>(1, saved.most_pairs) : experts.elements();
-  if (OnCpu(stream)) {
-    const int32_t* chosen = experts.data<int32_t>();
-    const int64_t most = saved.most_pairs >= 0 ? saved.most_pairs : experts.elements();
-    pairs = std::min(
-        most, std::count_if(chosen, chosen + experts.elements(), [](int32_t e) { return e >= 0; }));
-  }
+  int64_t pairs = saved.most_pairs >= 0 ? saved.most_pairs : experts.elements();
+  if (!OnCpu(stream)) pairs = std::max<int64_t>(1, pairs);
   saved.offsets = Tensor::Empty(stream, DType::kI64, {count + 1});
   saved.order = Tensor::Empty(stream, DType::kI32, {pairs});
   saved.place = Tensor::Empty(stream, DType::kI32, experts.shape());
@@ -122,29 +140,15 @@ void ShortConvGrad(Stream& stream, const Tensor& dy, const Tensor& n, const Tens
                        {2, 0.0, BytesOf(dy) + BytesOf(n) + BytesOf(dn) + BytesOf(dw)});
 }
 
-// Every token takes experts of its own, spread over all: as a balanced router does.
-void Route(Stream& stream, const RouteOptions& options, const Tensor& logits, const Tensor& bias,
-           Tensor& scores, Tensor& experts, Tensor& weights, Tensor&) {
-  const auto count = static_cast<uint64_t>(scores.dim(1));
-  int32_t* chosen = experts.data<int32_t>();
-  for (int64_t t = 0; t < experts.dim(0); ++t) {
-    const uint64_t mixed = (static_cast<uint64_t>(t) + 1) * 0x9e3779b97f4a7c15u;
-    const uint64_t first = mixed >> 40, step = 1 + (mixed >> 20) % std::max<uint64_t>(1, count - 1);
-    for (int64_t j = 0; j < options.top_k; ++j) {
-      *chosen++ = static_cast<int32_t>((first + static_cast<uint64_t>(j) * step) % count);
-    }
-  }
-  LedgerOf(stream).Add(
-      Work::kRouting, 0,
-      BytesOf(logits) + BytesOf(bias) + BytesOf(scores) + BytesOf(experts) + BytesOf(weights));
-}
-
-// Done for once, by the CPU's op: what the host counts follows from the choices of Route.
+// The counts, which the host reads, are those of a balanced router.
 void DealTokens(Stream& stream, const Tensor& experts, const Tensor& weights,
                 absl::Span<const int64_t> starts, Tensor& sent, Tensor& sent_experts,
                 Tensor& sent_weights, Tensor& counts) {
-  CpuKernels().deal_tokens(stream, experts, weights, starts, sent, sent_experts, sent_weights,
-                           counts);
+  std::vector<int64_t> deal = {experts.dim(0), experts.dim(1)};
+  deal.insert(deal.end(), starts.begin(), starts.end());
+  std::vector<int64_t>& dealt = LedgerOf(stream).dealt[std::move(deal)];
+  if (dealt.empty()) dealt = CountDealt(experts.dim(0), experts.dim(1), starts);
+  std::copy(dealt.begin(), dealt.end(), counts.data<int64_t>());
   Tensor through;
   if (!OnCpu(stream)) through = Scratch(stream, DType::kI64, {counts.dim(0) * experts.dim(0)});
   LedgerOf(stream).Add(Work::kRouting,

@@ -43,7 +43,6 @@ LatentGradFn LatentGrad;
 AttentionFn Attention;
 AttentionGradFn AttentionGrad;
 ShortConvGradFn ShortConvGrad;
-RouteFn Route;
 DealTokensFn DealTokens;
 ExpertsFn Experts;
 ExpertsGradFn ExpertsGrad;

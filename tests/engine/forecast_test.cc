@@ -62,6 +62,17 @@ TEST(Forecast, SpreadingIsProposedWhereEveryRankHoldsAll) {
   EXPECT_THAT(forecast.mend, HasSubstr("parallel.expert=0 parallel.memory=0"));
 }
 
+// Of a size whose choices of experts nobody could keep: they are counted, not made.
+TEST(Forecast, ABatchOfAnySizeIsRehearsed) {
+  for (const std::string device : {"cpu", "h200"}) {
+    const std::vector<std::string> huge = {"parallel.expert=8", "train.micro_batch=256",
+                                           "train.batch_sequences=2048"};
+    const Forecast forecast = MustForecast(MustLoad("models/moe_335m.yaml", huge), 8, device);
+    EXPECT_EQ(forecast.stages[0].micro, 256) << device;
+    EXPECT_GT(forecast.footprint.total(), int64_t{64} << 30) << device;
+  }
+}
+
 TEST(Forecast, ASmallModelFitsAndItsTimesAddUp) {
   const RunConfig config =
       MustLoad("models/moe_335m.yaml", {"train.precision=bf16", "train.steps=100"});

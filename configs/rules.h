@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "configs/text.h"
@@ -20,6 +22,30 @@ class Rules {
   void AtLeast(const std::string& key, int64_t value, int64_t least) {
     if (value < least)
       Add({key}, "is " + std::to_string(value) + "; must be at least " + std::to_string(least));
+  }
+  // Whole numbers that sizes are computed from: none may come near the 64 bits in which these are
+  // counted.
+  void Within(const std::string& key, int64_t value, int64_t least, int64_t most) {
+    AtLeast(key, value, least);
+    if (value > most)
+      Add({key}, "is " + std::to_string(value) + "; must be at most " + std::to_string(most));
+  }
+  // The same for their products, in doubles; a factor below 1 has a fault of its own.
+  struct Factor {
+    std::string key;
+    double value;
+  };
+  void ProductAtMost(double most, const std::string& what, std::initializer_list<Factor> factors) {
+    double product = 1.0;
+    std::vector<std::string> keys;
+    for (const Factor& factor : factors) {
+      if (!(factor.value >= 1.0)) return;
+      product *= factor.value;
+      keys.push_back(factor.key);
+    }
+    if (product <= most) return;
+    Add(keys, "makes " + NumberText(product) + " " + what + " of " + Join(keys, " x ") +
+                  "; must be at most " + NumberText(most));
   }
   void AtLeast(const std::string& key, double value, double least) {
     if (!(value >= least))

@@ -8,7 +8,17 @@
 namespace mneme {
 namespace {
 
+// Far beyond any run, and so small that sums of their products stay countable.
+constexpr int64_t kMostSteps = int64_t{1} << 40;
+constexpr int64_t kMostSequence = int64_t{1} << 30;
+constexpr int64_t kMostIterations = 1000;
+constexpr int64_t kMostWindow = 1'000'000;
+constexpr int64_t kMostSeconds = 365 * 24 * 3600;
+constexpr double kMostTokens = 1e17;       // of a stage
+constexpr double kMostActivations = 1e14;  // of one tensor of a batch
+
 std::string N(int64_t value) { return std::to_string(value); }
+double Real(int64_t value) { return static_cast<double>(value); }
 std::string Count(size_t value) { return std::to_string(value); }
 
 // The key under which a stage's value was stated: its own, or that of the section it came from.
@@ -42,7 +52,7 @@ void OptimRules(const OptimConfig& optim, Rules& rules) {
   rules.AtLeast("optim.weight_decay", optim.weight_decay, 0.0);
   rules.AtLeast("optim.clip", optim.clip, 0.0);
   rules.Rate("optim.muon.momentum", optim.muon.momentum);
-  rules.AtLeast("optim.muon.steps", optim.muon.steps, 1);
+  rules.Within("optim.muon.steps", optim.muon.steps, 1, kMostIterations);
   rules.Above("optim.muon.rms_scale", optim.muon.rms_scale, 0.0);
   if (optim.muon.coefficients.size() != 3) {
     rules.Add({"optim.muon.coefficients"},
@@ -54,17 +64,57 @@ void OptimRules(const OptimConfig& optim, Rules& rules) {
   ScheduleRules(optim.schedule, "optim.schedule.", rules);
 }
 
-void TrainRules(const TrainConfig& train, Rules& rules) {
-  rules.AtLeast("train.steps", train.steps, 0);
-  rules.AtLeast("train.sequence_length", train.sequence_length, 1);
-  rules.AtLeast("train.batch_sequences", train.batch_sequences, 1);
+// What a stage, or the run of one stage, computes: of `prefix`, "train." or "stages.0.".
+void BatchRules(const ModelConfig& model, const std::string& prefix, int64_t steps, int64_t length,
+                int64_t sequences, Rules& rules) {
+  const Rules::Factor each = {prefix + "sequence_length", Real(length)};
+  const Rules::Factor batch = {prefix + "batch_sequences", Real(sequences)};
+  rules.ProductAtMost(kMostTokens, "tokens", {{prefix + "steps", Real(steps)}, batch, each});
+  const auto most = [&](std::initializer_list<Rules::Factor> factors) {
+    rules.ProductAtMost(kMostActivations, "values of a batch", factors);
+  };
+  const Rules::Factor heads = {"model.mla.heads", Real(model.mla.heads)};
+  most({batch,
+        each,
+        {"model.hidden", Real(model.hidden)},
+        {"model.mhc.streams", Real(model.mhc.streams)}});
+  most({batch,
+        each,
+        heads,
+        {"model.mla.qk_nope", Real(model.mla.qk_nope) + Real(model.mla.qk_rope)}});
+  most({batch, each, heads, {"model.mla.v_head", Real(model.mla.v_head)}});
+  most({batch, each, {"model.dense_width", Real(model.dense_width)}});
+  if (model.moe.experts > 0) {
+    const Rules::Factor experts = {"model.moe.experts", Real(model.moe.experts)};
+    most({batch, each, experts});
+    most({batch,
+          each,
+          {"model.moe.top_k", Real(model.moe.top_k)},
+          {"model.moe.expert_width", Real(model.moe.expert_width)}});
+    most({batch,
+          each,
+          {"model.moe.shared", Real(model.moe.shared)},
+          {"model.moe.expert_width", Real(model.moe.expert_width)}});
+    most({batch, each, {"model.moe.shared_width", Real(model.moe.shared_width)}});
+  }
+}
+
+void TrainRules(const RunConfig& config, Rules& rules) {
+  const TrainConfig& train = config.train;
+  rules.Within("train.steps", train.steps, 0, kMostSteps);
+  rules.Within("train.sequence_length", train.sequence_length, 1, kMostSequence);
+  rules.Within("train.batch_sequences", train.batch_sequences, 1, kMostSequence);
+  if (!rules.Stated("stages")) {
+    BatchRules(config.model, "train.", train.steps, train.sequence_length, train.batch_sequences,
+               rules);
+  }
   rules.AtLeast("train.micro_batch", train.micro_batch, 0);
   rules.AtLeast("train.seed", train.seed, 0);
   rules.AtLeast("train.log_every", train.log_every, 1);
   rules.AtLeast("train.checkpoint_every", train.checkpoint_every, 0);
   rules.AtLeast("train.keep_last", train.keep_last, 0);
   rules.AtLeast("train.milestone_every", train.milestone_every, 0);
-  rules.AtLeast("train.collective_timeout", train.collective_timeout, 0);
+  rules.Within("train.collective_timeout", train.collective_timeout, 0, kMostSeconds);
   if (train.recompute.size() > 1 &&
       std::count(train.recompute.begin(), train.recompute.end(), "auto") > 0) {
     rules.Add({"train.recompute"},
@@ -79,7 +129,7 @@ void TrainRules(const TrainConfig& train, Rules& rules) {
                   ", so that no checkpoint would be a milestone when due");
   }
   rules.AtLeast("train.skip.outlier_sigma", train.skip.outlier_sigma, 0.0);
-  rules.AtLeast("train.skip.window", train.skip.window, 2);
+  rules.Within("train.skip.window", train.skip.window, 2, kMostWindow);
   rules.AtLeast("train.skip.limit", train.skip.limit, 1);
 }
 
@@ -138,11 +188,13 @@ void StageRules(const RunConfig& config, Rules& rules) {
                 "stands in stage " + Count(i) +
                     "; only the first (0) may start from another run, the others go on");
     }
-    rules.AtLeast(prefix + "steps", stage.steps, 0);
+    rules.Within(prefix + "steps", stage.steps, 0, kMostSteps);
     if (rules.Stated(prefix + "sequence_length"))
-      rules.AtLeast(prefix + "sequence_length", stage.sequence_length, 1);
+      rules.Within(prefix + "sequence_length", stage.sequence_length, 1, kMostSequence);
     if (rules.Stated(prefix + "batch_sequences"))
-      rules.AtLeast(prefix + "batch_sequences", stage.batch_sequences, 1);
+      rules.Within(prefix + "batch_sequences", stage.batch_sequences, 1, kMostSequence);
+    BatchRules(config.model, prefix, stage.steps, stage.sequence_length, stage.batch_sequences,
+               rules);
     if (rules.Stated(prefix + "lr")) rules.Above(prefix + "lr", stage.lr, 0.0);
     if (rules.Stated(prefix + "data")) DataRules(stage.data, prefix + "data.", rules);
     if (rules.Stated(prefix + "schedule"))
@@ -169,10 +221,14 @@ void ParallelRules(const RunConfig& config, Rules& rules) {
 // "3 or 6": the divisors of n next to value.
 std::string NearestDivisors(int64_t n, int64_t value) {
   int64_t below = 1, above = n;
-  for (int64_t d = 1; d <= n; ++d) {
+  const auto take = [&](int64_t divisor) {
+    if (divisor <= value) below = std::max(below, divisor);
+    if (divisor >= value) above = std::min(above, divisor);
+  };
+  for (int64_t d = 1; d <= n / d; ++d) {
     if (n % d != 0) continue;
-    if (d <= value) below = d;
-    if (d >= value) above = std::min(above, d);
+    take(d);
+    take(n / d);
   }
   return below == above || value > n ? N(below) : N(below) + " or " + N(above);
 }
@@ -224,7 +280,7 @@ std::vector<Fault> FindFaults(const RunConfig& config) {
   Rules rules(config);
   ModelRules(config.model, rules);
   OptimRules(config.optim, rules);
-  TrainRules(config.train, rules);
+  TrainRules(config, rules);
   DataRules(config.data, "data.", rules);
   EvaluateRules(config.evaluate, rules);
   ParallelRules(config, rules);

@@ -7,15 +7,26 @@
 namespace mneme {
 namespace {
 
+// Far beyond any model, and so small that sums of their products stay countable.
+constexpr int64_t kMostWidth = int64_t{1} << 20;
+constexpr int64_t kMostLayers = int64_t{1} << 14;
+constexpr int64_t kMostHeads = int64_t{1} << 14;
+constexpr int64_t kMostEngramHeads = 1024;
+constexpr int64_t kMostExperts = int64_t{1} << 16;
+constexpr int64_t kMostStreams = 64;
+constexpr int64_t kMostIterations = 1000;
+constexpr double kMostValues = 1e15;  // of a kind of weights, in all layers
+
 std::string N(int64_t value) { return std::to_string(value); }
+double Real(int64_t value) { return static_cast<double>(value); }
 
 void MlaRules(const MlaConfig& mla, Rules& rules) {
-  rules.AtLeast("model.mla.heads", mla.heads, 1);
-  rules.AtLeast("model.mla.q_lora_rank", mla.q_lora_rank, 0);
-  rules.AtLeast("model.mla.kv_lora_rank", mla.kv_lora_rank, 1);
-  rules.AtLeast("model.mla.qk_nope", mla.qk_nope, 1);
-  rules.AtLeast("model.mla.qk_rope", mla.qk_rope, 2);
-  rules.AtLeast("model.mla.v_head", mla.v_head, 1);
+  rules.Within("model.mla.heads", mla.heads, 1, kMostHeads);
+  rules.Within("model.mla.q_lora_rank", mla.q_lora_rank, 0, kMostWidth);
+  rules.Within("model.mla.kv_lora_rank", mla.kv_lora_rank, 1, kMostWidth);
+  rules.Within("model.mla.qk_nope", mla.qk_nope, 1, kMostWidth);
+  rules.Within("model.mla.qk_rope", mla.qk_rope, 2, kMostWidth);
+  rules.Within("model.mla.v_head", mla.v_head, 1, kMostWidth);
   if (mla.qk_rope % 2 != 0) {
     rules.Add({"model.mla.qk_rope"}, "is " + N(mla.qk_rope) + "; rotary values come in pairs: " +
                                          N(mla.qk_rope - 1) + " or " + N(mla.qk_rope + 1));
@@ -24,8 +35,8 @@ void MlaRules(const MlaConfig& mla, Rules& rules) {
 }
 
 void MhcRules(const MhcConfig& mhc, Rules& rules) {
-  rules.AtLeast("model.mhc.streams", mhc.streams, 1);
-  rules.AtLeast("model.mhc.sinkhorn_iterations", mhc.sinkhorn_iterations, 1);
+  rules.Within("model.mhc.streams", mhc.streams, 1, kMostStreams);
+  rules.Within("model.mhc.sinkhorn_iterations", mhc.sinkhorn_iterations, 1, kMostIterations);
   rules.Above("model.mhc.post_mult", mhc.post_mult, 0.0);
   rules.AtLeast("model.mhc.eps", mhc.eps, 0.0);
 }
@@ -58,11 +69,11 @@ void GroupRules(const MoeConfig& moe, Rules& rules) {
 
 void MoeRules(const ModelConfig& model, Rules& rules) {
   const MoeConfig& moe = model.moe;
-  rules.AtLeast("model.moe.experts", moe.experts, 0);
+  rules.Within("model.moe.experts", moe.experts, 0, kMostExperts);
   if (moe.experts <= 0) return;
-  rules.AtLeast("model.moe.shared", moe.shared, 0);
-  rules.AtLeast("model.moe.shared_width", moe.shared_width, 0);
-  rules.AtLeast("model.moe.expert_width", moe.expert_width, 1);
+  rules.Within("model.moe.shared", moe.shared, 0, kMostExperts);
+  rules.Within("model.moe.shared_width", moe.shared_width, 0, kMostWidth);
+  rules.Within("model.moe.expert_width", moe.expert_width, 1, kMostWidth);
   rules.AtLeast("model.moe.top_k", moe.top_k, 1);
   if (moe.top_k > moe.experts) {
     rules.Add({"model.moe.top_k", "model.moe.experts"},
@@ -91,7 +102,7 @@ void Rising(const std::string& key, const std::vector<int64_t>& values, Rules& r
 void EngramWidthRules(const EngramConfig& engram, Rules& rules) {
   const std::string d_mem = "model.engram.d_mem";
   const auto columns = static_cast<int64_t>(engram.orders.size()) * engram.heads;
-  rules.AtLeast(d_mem, engram.d_mem, 1);
+  rules.Within(d_mem, engram.d_mem, 1, kMostWidth);
   if (columns < 1 || engram.d_mem < 1) return;
   if (engram.d_mem % columns != 0) {
     const int64_t below = engram.d_mem / columns * columns;
@@ -161,7 +172,7 @@ void EngramRules(const ModelConfig& model, Rules& rules) {
     if (order < 1 || order > 64)
       rules.Add({"model.engram.orders"}, "has " + N(order) + "; orders are 1 to 64");
   }
-  rules.AtLeast("model.engram.heads", engram.heads, 1);
+  rules.Within("model.engram.heads", engram.heads, 1, kMostEngramHeads);
   EngramWidthRules(engram, rules);
   EngramRowRules(engram, rules);
   const auto ids = static_cast<int64_t>(engram.hash_layer_ids.size());
@@ -175,10 +186,52 @@ void EngramRules(const ModelConfig& model, Rules& rules) {
   rules.AtLeast("model.engram.hash_seed", engram.hash_seed, 0);
   rules.AtLeast("model.engram.gate.clamp", engram.gate.clamp, 0.0);
   rules.AtLeast("model.engram.gate.norm_eps", engram.gate.norm_eps, 0.0);
-  rules.AtLeast("model.engram.conv.kernel", engram.conv.kernel, 1);
-  rules.AtLeast("model.engram.conv.dilation", engram.conv.dilation, 0);
+  rules.Within("model.engram.conv.kernel", engram.conv.kernel, 1, kMostWidth);
+  rules.Within("model.engram.conv.dilation", engram.conv.dilation, 0, kMostWidth);
   rules.AtLeast("model.engram.conv.norm_eps", engram.conv.norm_eps, 0.0);
   TableRules(engram.table, rules);
+}
+
+// Every kind of weights, so that their sum, its bytes and its moments can be counted.
+void SizeRules(const ModelConfig& model, Rules& rules) {
+  const Rules::Factor layers = {"model.layers", Real(model.layers)};
+  const Rules::Factor hidden = {"model.hidden", Real(model.hidden)};
+  const auto most = [&](std::initializer_list<Rules::Factor> factors) {
+    rules.ProductAtMost(kMostValues, "weights", factors);
+  };
+  const MlaConfig& mla = model.mla;
+  const Rules::Factor heads = {"model.mla.heads", Real(mla.heads)};
+  const Rules::Factor widths[] = {{"model.mla.qk_nope", Real(mla.qk_nope)},
+                                  {"model.mla.qk_rope", Real(mla.qk_rope)},
+                                  {"model.mla.v_head", Real(mla.v_head)}};
+  for (const Rules::Factor& width : widths) {
+    most({layers, heads, width, hidden});
+    most({layers, heads, width, {"model.mla.kv_lora_rank", Real(mla.kv_lora_rank)}});
+    most({layers, heads, width, {"model.mla.q_lora_rank", Real(mla.q_lora_rank)}});
+  }
+  most({layers, hidden, {"model.mla.kv_lora_rank", Real(mla.kv_lora_rank)}});
+  most({layers, hidden, {"model.mla.q_lora_rank", Real(mla.q_lora_rank)}});
+  most({layers, hidden, {"model.dense_width", Real(model.dense_width)}});
+  most({{"model.vocab_size", Real(model.vocab_size)}, hidden});
+  const double streams = Real(model.mhc.streams);
+  most({layers, hidden, {"model.mhc.streams", streams * streams * streams}});
+  const MoeConfig& moe = model.moe;
+  if (moe.experts > 0) {
+    const Rules::Factor width = {"model.moe.expert_width", Real(moe.expert_width)};
+    most({layers, {"model.moe.experts", Real(moe.experts)}, hidden, width});
+    most({layers, {"model.moe.shared", Real(moe.shared)}, hidden, width});
+    most({layers, hidden, {"model.moe.shared_width", Real(moe.shared_width)}});
+  }
+  if (!model.engram.blocks.empty()) {
+    most({layers,
+          {"model.mhc.streams", streams},
+          {"model.engram.d_mem", Real(model.engram.d_mem)},
+          hidden});
+    most({layers,
+          {"model.mhc.streams", streams},
+          hidden,
+          {"model.engram.conv.kernel", Real(model.engram.conv.kernel)}});
+  }
 }
 
 }  // namespace
@@ -188,17 +241,18 @@ void ModelRules(const ModelConfig& model, Rules& rules) {
   if (model.vocab_size > std::numeric_limits<int32_t>::max()) {
     rules.Add({"model.vocab_size"}, "is " + N(model.vocab_size) + "; token ids have 32 bits");
   }
-  rules.AtLeast("model.layers", model.layers, 1);
-  rules.AtLeast("model.hidden", model.hidden, 1);
+  rules.Within("model.layers", model.layers, 1, kMostLayers);
+  rules.Within("model.hidden", model.hidden, 1, kMostWidth);
   rules.AtLeast("model.leading_dense", model.leading_dense, 0);
   if (model.moe.experts <= 0 || model.leading_dense > 0)
-    rules.AtLeast("model.dense_width", model.dense_width, 1);
+    rules.Within("model.dense_width", model.dense_width, 1, kMostWidth);
   rules.AtLeast("model.norm_eps", model.norm_eps, 0.0);
   rules.AtLeast("model.init_std", model.init_std, 0.0);
   MlaRules(model.mla, rules);
   MhcRules(model.mhc, rules);
   MoeRules(model, rules);
   EngramRules(model, rules);
+  SizeRules(model, rules);
 }
 
 }  // namespace mneme

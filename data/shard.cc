@@ -38,6 +38,7 @@ absl::Status CheckFile(const std::string& folder, const ManifestFile& file) {
   const std::string path = folder + "/" + file.name;
   const auto bytes = FileSize(path);
   if (absl::IsNotFound(bytes.status())) return Bad(path, "is missing");
+  if (absl::IsInvalidArgument(bytes.status())) return Bad(path, "is no file that can be read");
   RETURN_IF_ERROR(bytes.status());
   if (*bytes != file.bytes) {
     return Bad(path, "has " + std::to_string(*bytes) + " bytes where the manifest has " +

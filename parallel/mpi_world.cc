@@ -1,7 +1,9 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 
 #include "kernels/core/check.h"
@@ -30,6 +32,23 @@ absl::Status CheckLaunch() {
   return absl::OkStatus();
 }
 
+// What launchers tell each process of its place: of Open MPI, PMIx, PMI 1 and 2 (MPICH, Intel,
+// Cray), PALS, ALPS, Flux and JSM.
+bool UnderLauncher() {
+  constexpr const char* kPlaces[] = {"OMPI_COMM_WORLD_SIZE",
+                                     "PMIX_RANK",
+                                     "PMIX_NAMESPACE",
+                                     "PMI_RANK",
+                                     "PMI_SIZE",
+                                     "PMI_FD",
+                                     "PALS_RANKID",
+                                     "ALPS_APP_PE",
+                                     "FLUX_TASK_RANK",
+                                     "JSM_NAMESPACE_RANK",
+                                     "MPI_LOCALRANKID"};
+  return std::any_of(std::begin(kPlaces), std::end(kPlaces), IsSet);
+}
+
 absl::Status CheckSize(int size) {
   if (size == 1 && IsSet("RANK") && Number("WORLD_SIZE") > 1) {
     return absl::FailedPreconditionError(
@@ -53,6 +72,10 @@ void AbortAll(int exit_code) { MPI_Abort(MPI_COMM_WORLD, exit_code); }
 
 absl::StatusOr<std::unique_ptr<World>> MpiWorld::Start(int* argc, char*** argv) {
   RETURN_IF_ERROR(CheckLaunch());
+  if (!UnderLauncher()) {
+    RETURN_IF_ERROR(CheckSize(1));
+    return std::make_unique<World>(MakeSoloTransport(), HostName(), nullptr);
+  }
   int provided = 0;
   if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) {
     return absl::InternalError("MPI_Init failed");

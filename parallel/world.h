@@ -82,9 +82,9 @@ class World {
 // Ranks as processes.
 class MpiWorld {
  public:
-  // Starts MPI; the World ends it (once a process: MPI cannot start again). Without mpirun it is
-  // one rank. Sets the abort hook: a Fatal on one rank ends all. Errors (FailedPrecondition): srun
-  // without PMIx, torchrun.
+  // Starts MPI; the World ends it (once a process: MPI cannot start again). Sets the abort hook: a
+  // Fatal on one rank ends all. Without a launcher it is one rank and no MPI, whose start takes a
+  // second and a daemon. Errors (FailedPrecondition): srun without PMIx, torchrun.
   static absl::StatusOr<std::unique_ptr<World>> Start(int* argc, char*** argv);
 };
 

@@ -127,9 +127,24 @@ class ForeignModel : public ModelSource {
     }
     const int64_t stated = own ? 0 : config_.model.vocab_size;
     RETURN_IF_ERROR(ReadExportedRun(run, config_, position_));
-    if (config_.model.vocab_size < 1 || (stated > 0 && config_.model.vocab_size != stated)) {
-      return absl::DataLossError(
-          run + ": is of another model than the config.json beside it (vocab_size)");
+    const ModelConfig& model = config_.model;
+    const auto other = [&](const std::string& key) {
+      return absl::DataLossError(run + ": is of another model than the config.json beside it (" +
+                                 key + ")");
+    };
+    if (model.vocab_size < 1 || (stated > 0 && model.vocab_size != stated))
+      return other("vocab_size");
+    if (!own) return absl::OkStatus();
+    // The model is what mneme.json says; a config.json that was changed meant another one.
+    const std::pair<const char*, int64_t> sizes[] = {{"vocab_size", model.vocab_size},
+                                                     {"hidden_size", model.hidden},
+                                                     {"intermediate_size", model.dense_width},
+                                                     {"num_hidden_layers", model.layers},
+                                                     {"num_attention_heads", model.mla.heads}};
+    for (const auto& [key, size] : sizes) {
+      const JsonTree* said = tree.Find(key);
+      if (said == nullptr || said->kind != JsonTree::Kind::kInteger || said->integer != size)
+        return other(key);
     }
     return absl::OkStatus();
   }

@@ -1,6 +1,7 @@
 // What a plan says of runs that nobody can start here.
 #include "engine/forecast.h"
 
+#include <fstream>
 #include <sstream>
 
 #include "configs/load.h"
@@ -11,8 +12,10 @@
 namespace mneme {
 namespace {
 
+using testing::AllOf;
 using testing::Contains;
 using testing::HasSubstr;
+using testing::Not;
 
 RunConfig MustLoad(const std::string& name, const std::vector<std::string>& overrides) {
   const auto config = LoadConfig(std::string(MNEME_CONFIGS_FOLDER) + "/" + name, overrides);
@@ -149,6 +152,20 @@ TEST(Forecast, ErrorsNameWhatIsMissing) {
   EXPECT_THAT(std::string(unknown.status().message()), HasSubstr("nearest: h200"));
   EXPECT_EQ(MatchDeviceRates("NVIDIA H100 80GB HBM3")->name, "NVIDIA H100");
   EXPECT_EQ(MatchDeviceRates("a slide rule").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Forecast, ADeviceWithoutRatesIsRefused) {
+  TempFolder temp;
+  const std::string path = temp.path() + "/device.yaml";
+  const auto said = [&](const std::string& text) {
+    std::ofstream(path) << text;
+    return std::string(LoadDeviceRates(path).status().message());
+  };
+  EXPECT_THAT(said(""), AllOf(HasSubstr("name: is empty"), HasSubstr("rates.matmul: has no rate"),
+                              HasSubstr("rates.orthogonal: has no rate")));
+  EXPECT_THAT(said("name: mine\nlink: -1\nrates: {matmul: {flops: -5}}\n"),
+              AllOf(HasSubstr("has a negative number"),
+                    HasSubstr("rates.matmul: has a negative rate"), Not(HasSubstr("name: "))));
 }
 
 TEST(Forecast, EveryShippedDeviceHasRates) {

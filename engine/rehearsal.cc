@@ -21,10 +21,10 @@ namespace {
 constexpr int64_t kMostWithTables = 64;
 constexpr int64_t kMostWithout = 2;
 
+// Without the map, which a dry device has no place for.
 Vocabulary PlainVocabulary(int64_t size) {
   Vocabulary vocabulary;
   vocabulary.size = vocabulary.canonical_size = size;
-  vocabulary.canonical.resize(static_cast<size_t>(size));
   return vocabulary;
 }
 

@@ -39,9 +39,10 @@ RowTableSpec TableSpec(const Context& c, const EngramConfig& engram, const Ngram
 
 // Ids beyond the data's vocabulary hash like padding (docs/mathematics.md).
 Tensor CanonicalMap(Context& c, const Vocabulary& vocabulary, int64_t size) {
+  Tensor canonical = Tensor::Empty(c.stream, DType::kI32, {size}, MemoryTag::kOther);
+  if (c.stream.device().dry) return canonical;  // of which nobody reads an id
   std::vector<int32_t> map = vocabulary.canonical;
   map.resize(static_cast<size_t>(size), static_cast<int32_t>(vocabulary.pad));
-  Tensor canonical = Tensor::Empty(c.stream, DType::kI32, {size}, MemoryTag::kOther);
   Upload(c.stream, map.data(), canonical.bytes(), canonical);
   return canonical;
 }

@@ -9,6 +9,7 @@ namespace {
 
 // Far beyond any model, and so small that sums of their products stay countable.
 constexpr int64_t kMostWidth = int64_t{1} << 20;
+constexpr int64_t kMostVocabulary = 1'000'000'000;  // 32-bit ids, and room for a hash's multipliers
 constexpr int64_t kMostLayers = int64_t{1} << 14;
 constexpr int64_t kMostHeads = int64_t{1} << 14;
 constexpr int64_t kMostEngramHeads = 1024;
@@ -237,10 +238,7 @@ void SizeRules(const ModelConfig& model, Rules& rules) {
 }  // namespace
 
 void ModelRules(const ModelConfig& model, Rules& rules) {
-  rules.AtLeast("model.vocab_size", model.vocab_size, 0);
-  if (model.vocab_size > std::numeric_limits<int32_t>::max()) {
-    rules.Add({"model.vocab_size"}, "is " + N(model.vocab_size) + "; token ids have 32 bits");
-  }
+  rules.Within("model.vocab_size", model.vocab_size, 0, kMostVocabulary);
   rules.Within("model.layers", model.layers, 1, kMostLayers);
   rules.Within("model.hidden", model.hidden, 1, kMostWidth);
   rules.AtLeast("model.leading_dense", model.leading_dense, 0);

@@ -47,6 +47,7 @@ struct WorkRates {
   }
 };
 
+// One file of configs/devices, or of the user's own. Units, and what 0 means: the sentences below.
 struct DeviceRates {
   std::string name;
   std::string kind = "gpu";

@@ -15,7 +15,7 @@ namespace mneme {
 
 struct Field;
 
-// A nested struct.
+// A nested struct: its fields in the order of its Visit, which is that of files and documents.
 struct Section {
   std::vector<Field> fields;
 };
@@ -23,7 +23,7 @@ struct Section {
 // A list of structs: `at(i)` reflects element i as it is now.
 struct SectionList {
   std::function<int64_t()> size;
-  std::function<void(int64_t)> resize;
+  std::function<void(int64_t)> resize;  // new elements are default-made; reflect anew after it
   std::function<Section(int64_t)> at;
   Section prototype;  // of a default-made element: names and sentences only; its pointers dangle
 };
@@ -32,11 +32,11 @@ using Target = std::variant<int64_t*, double*, bool*, std::string*, std::vector<
                             std::vector<double>*, std::vector<std::string>*, Section, SectionList>;
 
 struct Field {
-  std::string key;
-  Target target;  // points into the struct that was reflected, which must outlive the tree
-  std::string help;
-  std::vector<std::string> choices;
-  bool is_path = false;
+  std::string key;   // of this level: "heads"
+  Target target;     // points into the struct that was reflected, which must outlive the tree
+  std::string help;  // the sentence of the schema
+  std::vector<std::string> choices;  // words that are legal; empty: any
+  bool is_path = false;              // the reader resolves it against the file that names it
 };
 
 // "whole number", "number", "true or false", "text", "path", "list of ...", "section", "list of
@@ -48,7 +48,8 @@ std::string ValueText(const Field& field);
 // A string as YAML: plain where that is safe, else double-quoted.
 std::string QuotedIfNeeded(const std::string& text);
 
-// Collects the fields of one struct.
+// Collects the fields of one struct: the V of every config's Visit. `key`, `help` and choices are
+// string literals; Path is for texts that are resolved as paths.
 class Reflector {
  public:
   template <class T>
@@ -60,6 +61,7 @@ class Reflector {
   void Path(const char* key, T& value, const char* help) {
     Add(key, &value, help, {}, true);
   }
+  // REQUIRES: `config` outlives the section.
   template <class S>
   static Section Of(S& config) {
     Reflector reflector;

@@ -27,7 +27,8 @@ struct YarnConfig {
   }
 };
 
-// Multi-head latent attention.
+// Multi-head latent attention (arXiv 2405.04434, section 2.1): q of a head is qk_nope + qk_rope
+// wide, and so is a key, whose rotary part is one for all heads.
 struct MlaConfig {
   int64_t heads = 4;
   int64_t q_lora_rank = 0;
@@ -49,7 +50,8 @@ struct MlaConfig {
   }
 };
 
-// Manifold-constrained hyper-connections.
+// Manifold-constrained hyper-connections (docs/mathematics.md, Hyper-connections). With one stream
+// there are no mixes, and nothing else here counts.
 struct MhcConfig {
   int64_t streams = 1;
   int64_t sinkhorn_iterations = 20;
@@ -72,7 +74,9 @@ struct MhcConfig {
   }
 };
 
-// DeepSeekMoE. experts = 0 makes every block dense.
+// DeepSeekMoE. experts = 0 makes every block dense. `score`, `normalize` and `route_scale` make the
+// weights of the chosen; the bias that `bias_update` moves chooses only (docs/mathematics.md,
+// Experts).
 struct MoeConfig {
   int64_t experts = 0;
   int64_t shared = 2;
@@ -106,9 +110,12 @@ struct MoeConfig {
     v("sequence_balance", sequence_balance, "weight of the sequence balance loss; 0 is off");
   }
 
+  // Hidden width of the one SwiGLU of all shared experts; 0: none.
   int64_t shared_hidden() const { return shared_width > 0 ? shared_width : shared * expert_width; }
 };
 
+// α = σ(g(s)), s the product of the normed query and key: how far a memory opens
+// (docs/mathematics.md, Engram).
 struct GateConfig {
   std::string branches = "per_branch";
   std::string transform = "signed_sqrt";
@@ -127,6 +134,7 @@ struct GateConfig {
   }
 };
 
+// Y = u + SiLU(conv(norm(u))) behind the gate; off: Y = u.
 struct ConvConfig {
   bool enabled = true;
   int64_t kernel = 4;
@@ -144,6 +152,7 @@ struct ConvConfig {
   }
 };
 
+// Rows of the hashed tables: first values N(0, init_std), Adam of their own.
 struct TableConfig {
   double init_std = 0.02;
   double lr_mult = 5.0;
@@ -244,6 +253,7 @@ struct ModelConfig {
     v("engram", engram, "conditional memory");
   }
 
+  // block: from 0.
   bool is_moe_block(int64_t block) const { return moe.experts > 0 && block >= leading_dense; }
 };
 

@@ -7,6 +7,8 @@
 
 namespace mneme {
 
+// Muon of one matrix (docs/mathematics.md, Updates): B ← μB + g, U = g + μB under Nesterov, else B;
+// X ← aX + (bA + cA²)X, A = XXᵀ, `steps` times; W ← W − η(rms_scale · √max(rows, cols) · X + λW).
 struct MuonConfig {
   double momentum = 0.95;
   bool nesterov = true;
@@ -24,6 +26,8 @@ struct MuonConfig {
   }
 };
 
+// AdamW: p ← p − η(m̂ / (√v̂ + eps) + λp). Of all that Muon does not move but the tables, which have
+// their own (TableConfig).
 struct AdamConfig {
   double beta1 = 0.9;
   double beta2 = 0.95;
@@ -37,6 +41,8 @@ struct AdamConfig {
   }
 };
 
+// Learning rate over the updates of one stage, as a share of its peak (engine/learning_rate.h).
+// Lists are of equal length, decay_at rising.
 struct ScheduleConfig {
   std::string shape = "step";
   int64_t warmup = 0;

@@ -7,6 +7,7 @@
 
 namespace mneme {
 
+// What an axis of 0 comes to, and whether axes divide the world: MakeLayout (parallel/layout.h).
 struct ParallelConfig {
   int64_t expert = 1;
   int64_t memory = 1;

@@ -12,13 +12,18 @@
 
 namespace mneme {
 
+// Every method adds a fault where its rule is broken, and nothing where it holds. A key is dotted
+// ("model.mla.heads"), the value is what the config has there. NaN breaks every rule. Borrows the
+// config; used by one thread.
 class Rules {
  public:
   explicit Rules(const RunConfig& config) : config_(config) {}
 
+  // keys: those that the rule speaks of, the one to change first; what: goes on after "key: ".
   void Add(std::vector<std::string> keys, const std::string& what) {
     faults_.push_back({std::move(keys), what});
   }
+  // value >= least; below that, value > bound.
   void AtLeast(const std::string& key, int64_t value, int64_t least) {
     if (value < least)
       Add({key}, "is " + std::to_string(value) + "; must be at least " + std::to_string(least));
@@ -60,11 +65,13 @@ class Rules {
     if (!(value >= 0.0 && value < 1.0))
       Add({key}, "is " + NumberText(value) + "; must be in [0, 1)");
   }
+  // [0, 1].
   void Share(const std::string& key, double value) {
     if (!(value >= 0.0 && value <= 1.0))
       Add({key}, "is " + NumberText(value) + "; must be in [0, 1]");
   }
 
+  // Whether a file or an override names the key, or for a section anything in it.
   bool Stated(const std::string& key) const { return config_.places.count(key) > 0; }
   const RunConfig& config() const { return config_; }
   std::vector<Fault>& faults() { return faults_; }

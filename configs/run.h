@@ -13,6 +13,8 @@
 
 namespace mneme {
 
+// Where a run lives. Paths are resolved (configs/load.h); an empty dir is filled in as the config
+// is loaded.
 struct RunSection {
   std::string dir;
   std::string log;

@@ -11,6 +11,8 @@
 
 namespace mneme {
 
+// When a step moves nothing (docs/numerics.md, The update): no weight, no moment, no row, no router
+// bias, no update count.
 struct SkipConfig {
   bool nonfinite = true;
   double outlier_sigma = 0.0;

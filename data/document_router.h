@@ -16,14 +16,17 @@ class DocumentRouter {
  public:
   static constexpr size_t kRoutedBy = size_t{1} << 18;
 
-  // held_out may be null: all is training.
+  // held_out may be null: all is training. share: of documents that are held out, 0 … 1. Borrows
+  // both.
   DocumentRouter(CorpusWriter& train, CorpusWriter* held_out, double share)
       : train_(train), held_out_(held_out), share_(share) {}
 
+  // The next ids of the document at hand. Errors, here and below: of the writers.
   absl::Status Append(absl::Span<const int32_t> ids);
   absl::Status EndDocument(int64_t text_bytes);  // −1: not known
   // Forgets the document at hand if it still waits, else ends it: then it was long.
   absl::Status Drop();
+  // Written so far, on both sides; those that wait are not counted.
   int64_t tokens() const {
     return train_.tokens() + (held_out_ != nullptr ? held_out_->tokens() : 0);
   }

@@ -13,6 +13,7 @@ namespace mneme {
 class DocumentSink {
  public:
   virtual ~DocumentSink() = default;
+  // An error ends the reading and is what it returns. Pieces may end inside a character.
   virtual absl::Status Text(const std::string& piece) = 0;
   virtual absl::Status End() = 0;
 };
@@ -23,10 +24,12 @@ struct TextRule {
   int64_t document_bytes = 0;
 };
 
-// Called with the bytes read since the last call.
+// Called with the bytes read since the last call; may be empty.
 using ReadMeter = std::function<void(int64_t)>;
 
-// Bytes are kept as they are, valid UTF-8 or not, but for a byte-order mark at the begin.
+// Bytes are kept as they are, valid UTF-8 or not, but for a byte-order mark at the begin and, where
+// documents end at blank lines, the blank lines around them. A document that grows to four times
+// document_bytes ends at the end of a line.
 // InvalidArgument for a file that is compressed or UTF-16 by its first bytes.
 absl::Status ReadText(const std::string& path, const TextRule& rule, DocumentSink& sink,
                       const ReadMeter& meter);

@@ -15,8 +15,9 @@ namespace mneme {
 // From what the user says. InvalidArgument for what is missing or does not fit, with both numbers.
 absl::StatusOr<VocabularyInfo> ExternalVocabulary(const ExternalIds& ids);
 
-// Documents end at the end-of-document id and at the end of the file. InvalidArgument names the
-// first id outside the vocabulary and its place.
+// path: a .npy file (NpyReader). Documents end at the end-of-document id, which belongs to them,
+// and at the end of the file. InvalidArgument names the first id outside the vocabulary and its
+// place.
 absl::Status ReadExternalIds(const std::string& path, const VocabularyInfo& vocabulary,
                              DocumentRouter& router, const ReadMeter& meter);
 

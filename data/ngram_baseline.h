@@ -26,8 +26,8 @@ struct NgramBaseline {
       0;  // ids predicted: all but each document's first, as training under `reset` counts them
 };
 
-// InvalidArgument unless both corpora have the byte vocabulary and 1 ≤ 7. At most
-// the first `max_train` ids are counted. Context never crosses a document's begin. Memory: about 50
+// InvalidArgument unless both corpora have the byte vocabulary and 1 ≤ max_order ≤ 7. At most the
+// first `max_train` ids are counted. Context never crosses a document's begin. Memory: about 50
 // bytes a distinct n-gram.
 absl::StatusOr<NgramBaseline> FitNgrams(const Corpus& train, const Corpus& held_out,
                                         int64_t max_order, int64_t max_train = int64_t{1} << 26);

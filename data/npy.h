@@ -20,7 +20,8 @@ class NpyReader {
 
   int64_t size() const { return size_; }               // elements
   const std::string& dtype() const { return dtype_; }  // "<u2", "<u4", "<i4" or "<i8"
-  // The next elements, widened. REQUIRES: at least so many are left.
+  // The next elements, widened; of u32 none is negative. REQUIRES: at least so many are left.
+  // Errors: of reading, naming the file.
   absl::Status Read(absl::Span<int64_t> out);
 
  private:

@@ -24,6 +24,7 @@ inline H5Type TokenType(int64_t vocabulary) {
   return vocabulary <= 65536 ? H5Type::kU16 : H5Type::kU32;
 }
 
+// Immutable; any thread may read. Pages are the system's, shared by all processes of a host.
 class Shard {
  public:
   // Checks size and checksum, asks HDF5 once where the data lies, and maps the file. DataLoss names
@@ -38,9 +39,11 @@ class Shard {
 
   int64_t tokens() const { return tokens_; }
   int64_t documents() const { return documents_; }
+  // REQUIRES: 0 <= i < tokens().
   int32_t Token(int64_t i) const {
     return narrow_ != nullptr ? narrow_[i] : static_cast<int32_t>(wide_[i]);
   }
+  // Its first token, in the shard. REQUIRES: 0 <= d < documents().
   int64_t DocumentBegin(int64_t d) const { return begins_[d]; }
   // The document that holds token i.
   int64_t DocumentOf(int64_t i) const;

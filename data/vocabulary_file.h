@@ -11,9 +11,10 @@ namespace mneme {
 
 inline constexpr char kVocabularyName[] = "vocabulary.h5";
 
-// Digest of all fields but `digest`.
+// Digest of all fields but `digest`: 16 hex digits.
 std::string VocabularyDigest(const VocabularyInfo& vocabulary);
 
+// `path`: of the file itself. Overwrites it; synced. Errors: files.
 absl::Status WriteVocabulary(const std::string& path, const VocabularyInfo& vocabulary);
 // DataLoss where the fields do not fit each other or the digest inside.
 absl::StatusOr<VocabularyInfo> ReadVocabulary(const std::string& path);

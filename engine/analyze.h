@@ -23,7 +23,7 @@ struct NgramGate {
 
 struct GateReport {
   std::vector<NgramGate> largest;  // by mean gate, falling
-  double mean = 0.0;               // over all positions
+  double mean = 0.0;               // over all positions that count
   int64_t positions = 0;
   std::vector<GeneratedToken> sample;  // the first sequence with its gates
 };
@@ -36,7 +36,8 @@ struct AnalyzeOptions {
   int64_t micro_batch = 0;
 };
 
-// Gates over a held-out set. Every position whose n-gram lies inside its document counts. The same
+// Gates over a held-out set, at each position the largest over layers and branches. Every position
+// counts whose n-gram lies inside its document and whose next id is a counted target. The same
 // report on every rank. REQUIRES: a model with Engram. Collective.
 GateReport AnalyzeGates(World& world, Context& context, Stack& stack, const HeldOut& set,
                         const AnalyzeOptions& options);

@@ -39,7 +39,7 @@ std::optional<Unmet> UnmetByUpdates(const RunConfig& config, const BatchPlan& pl
 // they were seen to take.
 int64_t CommunicatorBytes(const Device& device, int ranks);
 
-// "NVIDIA H200, 140.4 GiB free of 139.8 GiB"; "cpu".
+// "NVIDIA H200, 139.3 GiB free of 139.8 GiB"; "cpu".
 std::string DescribeDevice(const Device& device);
 
 }  // namespace mneme

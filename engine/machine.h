@@ -20,6 +20,8 @@ namespace mneme {
 // Memory pool, stream, communicators and the context that lends them to layers. One a rank;
 // outlives what is made on it.
 struct Machine {
+  // dtype: of activations. Collective. REQUIRES: a device that this build computes on
+  // (ChooseDevice).
   Machine(World& world, const Layout& layout, DType dtype, Device device = {});
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -41,7 +43,7 @@ RecomputePlan RecomputeOf(const TrainConfig& train);
 // Whether a step is recorded once and replayed, as far as the run says: on a GPU, where the host
 // reads nothing of it and nobody asks where its time goes.
 bool RecordsSteps(const RunConfig& config, const Layout& layout, const Device& device);
-// The run's precision as a dtype.
+// train.precision as the dtype of activations.
 DType PrecisionOf(const RunConfig& config);
 // model.vocab_size, the data's where it is 0. Errors: fewer ids than the data has.
 absl::StatusOr<int64_t> ModelVocabularySize(const ModelConfig& config, const VocabularyInfo& data);

@@ -18,7 +18,8 @@ class RunLog {
   RunLog& operator=(RunLog&& other) noexcept;
   ~RunLog();
 
-  // One line or several, handed to the system at once.
+  // One line or several without the last line end, handed to the system at once. What cannot be
+  // written is lost without a word.
   void Say(const std::string& text);
   bool is_file() const { return file_ != nullptr; }
 

@@ -15,7 +15,9 @@ namespace mneme {
 // Host memory of one micro-batch.
 struct HostBatch {
   HostBatch(int64_t rows, int64_t length);
+  // To be filled; borrows this.
   BatchView View();
+  // Copies on the device, with documents that only doc_start tells of.
   MicroBatch Lift(Context& context) const;
 
   int64_t rows = 0;
@@ -23,7 +25,7 @@ struct HostBatch {
   std::vector<int32_t> tokens, targets, positions, doc_start;  // [rows · length]
 };
 
-// A tensor of the run's dtype as doubles.
+// An accurate tensor (f32 or f64, not bf16) as doubles. Waits for the device.
 std::vector<double> ToHost(Context& context, const Tensor& tensor);
 // For each position the largest gate over Engram layers and branches; zeros without Engram.
 std::vector<double> LargestGates(Context& context, const std::vector<Tensor>& gates,

@@ -1,5 +1,6 @@
-// Several runs in one process, each a world of one rank on a thread of its own: on a GPU their
-// steps, each small, compute beside each other.
+// Several runs in one process, each a world of one rank on a thread of its own. On CPUs their steps
+// compute beside each other; of those that want one GPU one is begun (DeviceRoom::Shares), the
+// others find no room.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace mneme {
 struct RunEnd {
   std::string config;    // as it was named
   int exit_code = 0;     // as of a process that trains this run alone; 75 where it had no room
-  bool no_room = false;  // the device's memory did not suffice beside the others; nothing was done
+  bool no_room = false;  // another run has the device, or leaves too little of it; nothing was done
   std::string message;
 };
 std::string RunEndJson(const RunEnd& end);
@@ -38,9 +39,9 @@ struct SideBySideHooks {
 
 // Trains each run as a process of its own would: same bits, its own folder, log (run.log, else
 // standard error behind the name of its config), checkpoints and end. All answer the signals of
-// the process. The device's memory is dealt in their order (device_room.h): one for which those
-// before it leave too little is not begun. What ends the process (Fatal, a signal) ends all.
-// Returns the ends in the order of `runs`.
+// the process. The device is dealt in their order (device_room.h): one for which those before it
+// leave no room is not begun. What ends the process (Fatal, a signal) ends all. Returns the ends in
+// the order of `runs`.
 std::vector<RunEnd> TrainSideBySide(const std::vector<NamedRun>& runs,
                                     const SideBySideHooks& hooks = {});
 

@@ -17,13 +17,14 @@ namespace mneme {
 
 struct Stage {
   StageConfig config;
-  int64_t steps = 0;
-  double peak_rate = 0.0;
-  BatchPlan plan;
+  int64_t steps = 0;       // of this stage, as it states them or its tokens come to
+  double peak_rate = 0.0;  // learning rate
+  BatchPlan plan;          // of one update
   std::unique_ptr<Loader> loader;
   std::vector<HeldOutConfig> set_configs;
   std::vector<std::unique_ptr<HeldOut>> sets;  // in order of set_configs
 
+  // Tokens of a sequence.
   int64_t length() const { return config.sequence_length; }
 };
 
@@ -33,10 +34,11 @@ struct Stage {
 absl::StatusOr<std::vector<Stage>> OpenStages(const RunConfig& config, int world,
                                               const Device& device);
 
-// Names the data of all stages whatever its paths.
+// Names the data of all stages whatever its paths: 16 hex digits (Loader::digest of each).
 std::string DataDigest(const std::vector<Stage>& stages);
 
-// Scores every held-out set. Collective.
+// Scores every held-out set, in order. Errors: a set without one counted token. Collective; the
+// same results on every rank.
 absl::StatusOr<std::vector<HeldOutResult>> EvaluateSets(World& world, Context& context,
                                                         Stack& stack, const Stage& stage);
 

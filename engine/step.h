@@ -21,13 +21,15 @@ namespace mneme {
 // The sequences of one rank's share of an update, on the host and on the device. Remade a stage.
 class BatchStaging {
  public:
+  // Room for plan.per_rank sequences of the stage's length, and one tensor of each kind for them.
   BatchStaging(Context& context, const Stage& stage);
 
   // This rank's rows of the update that begins at sample `first`; returns how many targets count.
   int64_t Fill(const Stage& stage, int64_t first, int rank);
-  // All of them to the device, in the places where they always are.
+  // All of them to the device, in the places where they always are; host memory may be filled again
+  // on return.
   void Lift(Context& context);
-  // Micro-batch number `index` of them, on the device.
+  // Micro-batch number `index` of them, on the device: views, whose content the next Lift changes.
   MicroBatch Batch(int64_t index) const;
 
  private:
@@ -42,7 +44,8 @@ class BatchStaging {
 //
 // A step is queued whole and nothing in it waits for the host: what varies stands in device memory
 // that is written before, what is told of it is read after. Where the device can record (GPUs) and
-// the expert and memory axes are 1, the third step on is one recorded launch, NCCL's part included.
+// the expert and memory axes are 1, a step is recorded after two in which no rank's pool asked its
+// driver for memory, and those from there on are one launch each, NCCL's part included.
 class Stepper {
  public:
   Stepper(World& world, Context& context, const RunConfig& config, const Stage& stage, Stack& stack,

@@ -37,8 +37,9 @@ struct TrainHooks {
 absl::StatusOr<TrainResult> Train(World& world, const RunConfig& config,
                                   const TrainHooks& hooks = {});
 
-// conventions: 2 usage or config (InvalidArgument, NotFound of a config), 3 data or checkpoint
-// unreadable (DataLoss), 1 otherwise.
+// 0 of OK; 2 usage or config (InvalidArgument, FailedPrecondition); 3 data or checkpoint missing or
+// unreadable (NotFound, DataLoss); 1 otherwise. Who takes a path that was typed turns a NotFound of
+// it into an InvalidArgument.
 int ExitCode(const absl::Status& status);
 
 }  // namespace mneme

@@ -23,11 +23,15 @@
 
 namespace mneme {
 
+// Every op takes a stream and queues its work there; shapes, dtypes and what is assigned or added
+// to stand with its type. No pointer is null.
 struct Kernels {
-  const char* name;
+  const char* name;  // "cpu", "cpu, plain", "gpu", "dry"
+  // Products, dense and by group of rows.
   MatmulFn* matmul;
   GroupedMatmulFn* grouped_matmul;
   GroupedMatmulWeightGradFn* grouped_matmul_weight_grad;
+  // Norms, rotary positions, the latent of keys and values, attention.
   RmsNormFn* rms_norm;
   RmsNormGradFn* rms_norm_grad;
   RopeFn* rope;
@@ -35,15 +39,18 @@ struct Kernels {
   LatentGradFn* latent_grad;
   AttentionFn* attention;
   AttentionGradFn* attention_grad;
+  // SwiGLU; Engram's short convolution.
   SwiGluFn* swiglu;
   SwiGluGradFn* swiglu_grad;
   ShortConvFn* short_conv;
   ShortConvGradFn* short_conv_grad;
+  // Rows by id: of the embedding, and on their way between ranks.
   GatherRowsFn* gather_rows;
   ScatterAddRowsFn* scatter_add_rows;
   UniqueIdsFn* unique_ids;
   SumUniqueFn* sum_unique;
   DealRowsFn* deal_rows;
+  // Routers; tokens dealt to the ranks of their experts; the experts.
   RouteFn* route;
   BalanceLossFn* balance_loss;
   RouteGradFn* route_grad;
@@ -51,6 +58,7 @@ struct Kernels {
   DealTokensFn* deal_tokens;
   ExpertsFn* experts;
   ExpertsGradFn* experts_grad;
+  // mHC: into a sub-layer and out of it; the read-out; into streams and back to one.
   HyperEnterFn* hyper_enter;
   HyperLeaveFn* hyper_leave;
   HyperLeaveEnterFn* hyper_leave_enter;
@@ -60,9 +68,11 @@ struct Kernels {
   HyperReadGradFn* hyper_read_grad;
   HyperExpandFn* hyper_expand;
   HyperReduceFn* hyper_reduce;
+  // Engram: addresses and gate.
   NgramRowsFn* ngram_rows;
   EngramGateFn* engram_gate;
   EngramGateGradFn* engram_gate_grad;
+  // Tables that live whole on one device.
   NormalRowsFn* normal_rows;
   NgramGatherFn* ngram_gather;
   GroupRowsFn* group_rows;
@@ -72,6 +82,7 @@ struct Kernels {
   MarkRowsFn* mark_rows;
   CountMarksFn* count_marks;
   HeadLossFn* head_loss;
+  // The update: moments, matrices, norms, and what a step decides.
   AdamWFn* adamw;
   AdamRowsFn* adam_rows;
   MuonMomentumFn* muon_momentum;
@@ -81,6 +92,7 @@ struct Kernels {
   SumFn* sum;
   StepDecisionFn* step_decision;
   LoadImbalanceFn* load_imbalance;
+  // Element by element.
   FillFn* fill;
   CopyFn* copy;
   CastFn* cast;

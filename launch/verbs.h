@@ -10,12 +10,21 @@
 
 namespace mneme {
 
+// Verbs of all ranks: collective.
+//
+// Trains one run on all ranks, or several side by side on one; with dry_run it only tells. The exit
+// code is that of the run: 0, 4 (diverged), 75 (stopped with a checkpoint), of several ExitCodeOf.
 absl::StatusOr<int> TrainVerb(World& world, const TrainArguments& arguments);
+// Scores held-out sets, a line each; InvalidArgument where there is none.
 absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& arguments);
+// Goes on from a prompt; prints as ids are drawn, unless gates or JSON are asked for.
 absl::StatusOr<int> GenerateVerb(World& world, const GenerateArguments& arguments);
+// Where the gates of a memory open; InvalidArgument for a model without one.
 absl::StatusOr<int> AnalyzeVerb(World& world, const AnalyzeArguments& arguments);
 
-// Verbs of one process; under mpirun only the first rank runs them.
+// Verbs of one process; under mpirun only the first rank runs them, but for a sweep that runs
+// cells: there every rank is a worker. All return 0 but SweepVerb, which has WorkerResult's code
+// where it worked.
 absl::StatusOr<int> ReportVerb(const ReportArguments& arguments);
 absl::StatusOr<int> PlanVerb(const PlanArguments& arguments);
 absl::StatusOr<int> SweepVerb(const SweepArguments& arguments);

@@ -33,10 +33,10 @@ struct Block {
     }
   };
 
-  std::optional<Engram> engram;
+  std::optional<Engram> engram;  // at the entry, before attention
   Attention attention;
-  std::optional<Dense> dense;
-  std::optional<Experts> experts;
+  std::optional<Dense> dense;      // one of
+  std::optional<Experts> experts;  // these two
 
   // Block `index` of the model, under "blocks.<index>". `engram`: its memory, if it has one;
   // `router`: the state of its router, if it is a MoE block.
@@ -48,6 +48,7 @@ struct Block {
   // Engram::Forward.
   ResidualStreams Forward(Context& c, const Pass& pass, const ResidualStreams& x,
                           Pending<FetchedRows>* rows, Saved* saved, Tensor* gates) const;
+  // dy [T, n, D] -> dx; consumes the note. Collective where Forward was.
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dy, Saved saved) const;
 
   // Under the recomputation of mHC streams need not be kept where those of a block before are: y of

@@ -12,6 +12,7 @@
 
 namespace mneme {
 
+// What the ops of mHC are told of a model.
 HyperOptions HyperOptionsOf(const ModelConfig& model);
 
 // The residual streams between two sub-layers. The way out of the last one may still be to go: the
@@ -21,17 +22,18 @@ struct ResidualStreams {
   Tensor res, post, y;  // of the way out that is to go; undefined: none
 
   ResidualStreams(Tensor streams) : x(std::move(streams)) {}
-  // x behind the way out.
+  // x behind the way out, [T, n, C]; x itself where none is to go.
   Tensor Settle(Context& c) const;
 };
 
 // The three mixes of one sub-layer.
 struct HyperMixes {
   struct Saved {
+    // All accurate; as kernels/ops/hyper.h names them.
     Tensor r;          // [T]
     Tensor m;          // [T, n² + 2n]
-    Tensor pre, post;  // [T, n]
-    Tensor res;        // [T, n, n]
+    Tensor pre, post;  // [T, n] weights of h, of y
+    Tensor res;        // [T, n, n] row i: the weights of output stream i
 
     template <class F>
     void ForEachTensor(F&& f) const {
@@ -44,20 +46,23 @@ struct HyperMixes {
   Parameter* alpha = nullptr;  // [3]
   Parameter* bias = nullptr;   // [n² + 2n]
 
-  // Pieces prefix.phi, .alpha, .bias.
+  // Pieces prefix.phi, .alpha, .bias; phi is Muon's, the others AdamW's without decay. All are read
+  // accurately. REQUIRES: more than one stream.
   static HyperMixes Declare(ParameterStore& store, const std::string& prefix,
                             const ModelConfig& model);
 
-  // Settles the streams, x [T, n, C]; their mixes, and the inner layer's input h [T, C].
+  // Settles the streams into x [T, n, C]; fills in the note; returns the inner layer's input h
+  // [T, C].
   Tensor Enter(Context& c, const ResidualStreams& streams, Tensor& x, Saved& note) const;
 
-  // Gradients of Leave, but that of x.
+  // Gradients of the way out, but that of x: dres [T, n, n], dpost [T, n], dy [T, C].
   struct LeaveGrad {
     Tensor dres, dpost, dy;
   };
   LeaveGrad BackwardLeave(Context& c, const Tensor& dout, const Tensor& x, const Saved& note,
                           const Tensor& y) const;
-  // The gradient of x, through Leave and through Enter.
+  // The gradient of x, through the way out and through Enter; adds to those of the parameters. dout
+  // [T, n, C], dh [T, C].
   Tensor BackwardEnter(Context& c, const Tensor& dout, const Tensor& dh, const Tensor& x,
                        const Saved& note, const LeaveGrad& grad) const;
 };
@@ -85,6 +90,7 @@ struct HyperConnected {
   // The mixes and the inner layer's input are made again, and so may be the streams.
   bool recompute = false;
 
+  // Returns the streams with this sub-layer's way out still to go. saved may be null.
   ResidualStreams Forward(Context& c, const Pass& pass, const ResidualStreams& streams,
                           Saved* saved) const {
     const InPart part(c.parts, Part::kStreams);
@@ -110,6 +116,7 @@ struct HyperConnected {
     return out;
   }
 
+  // Whether Remake has anything to make.
   bool remakes() const { return recompute && mixes.has_value(); }
   // Where it remakes, before Backward: what it does not keep, from what came in as in Forward.
   // Returns what it handed on.
@@ -123,6 +130,8 @@ struct HyperConnected {
     return out;
   }
 
+  // dout [T, n, C] -> dx of the same shape. Consumes the note; makes again what it lacks, where the
+  // caller has not.
   Tensor Backward(Context& c, const Pass& pass, const Tensor& dout, Saved saved) const {
     const InPart part(c.parts, Part::kStreams);
     if (!mixes.has_value()) {
@@ -160,8 +169,10 @@ struct Readout {
   // Pieces readout.fn, .scale, .base where learned.
   static Readout Declare(ParameterStore& store, const ModelConfig& model);
 
-  // x [T, n, C] -> [T, C]. saved may be null.
+  // x [T, n, C] -> [T, C], a view of x with one stream. saved may be null; it is left empty where
+  // the read-out is not learned.
   Tensor Forward(Context& c, const Tensor& x, Saved* saved) const;
+  // dh [T, C] -> dx [T, n, C].
   Tensor Backward(Context& c, const Tensor& dh, Saved saved) const;
 };
 

@@ -34,10 +34,10 @@ concept Layer = requires(const L layer, Context& c, const Pass& pass, const Tens
 // Which parts are computed again on the way back.
 struct RecomputePlan {
   bool attention = false;
-  bool ffn = false;
-  bool mhc = false;
+  bool ffn = false;       // dense ones, shared and routed experts
+  bool mhc = false;       // mixes and the inner layers' inputs
   bool exchange = false;  // tokens travel to their experts once more
-  bool engram = false;
+  bool engram = false;    // what follows from the rows and the gate's query
 };
 
 // Where `on`, keeps only the input and runs the inner forward again on the way back: the same
@@ -45,7 +45,7 @@ struct RecomputePlan {
 template <Layer Inner>
 struct Recomputed {
   struct Saved {
-    Tensor x;
+    Tensor x;                     // the input; the inner note's own handle of it is empty
     typename Inner::Saved inner;  // empty where `on`
 
     template <class F>

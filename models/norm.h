@@ -12,7 +12,7 @@ namespace mneme {
 // One gain, or one a branch (row r of the input uses gain r % branches). Its owner keeps the input.
 struct Norm {
   struct Saved {
-    Tensor rstd;  // [R]
+    Tensor rstd;  // [R] accurate: 1 / √(mean(x²) + eps) of each row
 
     template <class F>
     void ForEachTensor(F&& f) const {
@@ -23,12 +23,13 @@ struct Norm {
   Parameter* gain = nullptr;  // [branches, width], starts at 1
   double eps = 0.0;
 
+  // One piece of that name, AdamW with decay, read accurately.
   static Norm Declare(ParameterStore& store, const std::string& name, int64_t branches,
                       int64_t width, double eps);
 
-  // x [R, width]. saved may be null.
+  // x [R, width] -> the same shape. saved may be null.
   Tensor Forward(Context& c, const Tensor& x, Saved* saved) const;
-  // x is the input of Forward. Returns dx + skip, as a layer does.
+  // x is the input of Forward. Returns dx + skip, as a layer does; adds to the gain's gradient.
   Tensor Backward(Context& c, const Tensor& dy, const Tensor& x, const Tensor& skip,
                   const Saved& saved) const;
 };
@@ -37,7 +38,7 @@ struct Norm {
 template <Layer Inner>
 struct PreNormed {
   struct Saved {
-    Tensor x;
+    Tensor x;  // [T, D] before the norm
     Norm::Saved norm;
     typename Inner::Saved inner;
 
@@ -53,6 +54,7 @@ struct PreNormed {
   Inner inner;
   bool recompute_norm = false;  // the inner layer's input is not kept but made again
 
+  // As Layer has them (models/layer.h); the skip goes round both.
   Tensor Forward(Context& c, const Pass& pass, const Tensor& x, const Tensor& skip,
                  Saved* saved) const {
     const InPart part(c.parts, Inner::kPart);

@@ -20,8 +20,10 @@ class GrowingArray {
   // Exactly `rows` rows, all zero.
   void Reset(int64_t rows);
 
+  // REQUIRES: 0 <= i < rows(). Valid until it grows.
   char* row(int64_t i) { return data_ + i * row_bytes_; }
   const char* row(int64_t i) const { return data_ + i * row_bytes_; }
+  // All rows, one after another.
   template <class T>
   T* as() {
     return reinterpret_cast<T*>(data_);

@@ -10,7 +10,7 @@
 
 namespace mneme {
 
-// Where each part begins, and where the last one ends.
+// Where each part begins, and where the last one ends: [members + 1].
 inline std::vector<int64_t> PartStarts(absl::Span<const int64_t> counts) {
   std::vector<int64_t> starts(counts.size() + 1, 0);
   std::partial_sum(counts.begin(), counts.end(), starts.begin() + 1);
@@ -24,6 +24,7 @@ inline int64_t RowBytes(const Tensor& x) {
   return bytes;
 }
 
+// A tensor's memory as bytes; of a device it is an address only.
 inline const char* BytesOf(const Tensor& x) { return static_cast<const char*>(x.raw()); }
 inline char* BytesOf(Tensor& x) { return static_cast<char*>(x.raw()); }
 

@@ -81,7 +81,7 @@ class Pulse {
   // From now on everything is shown in `slot`, which lives until the next ShowIn; null: to nobody.
   void ShowIn(PulseSlot* slot);
 
-  // Around a collective. A call within a call counts to the outer one.
+  // Around a collective; in pairs. A call within a call counts to the outer one.
   void Enter(const Call& call);
   void Leave();
   // A piece of work is done: of a long transfer, a file, a micro-batch.
@@ -91,8 +91,9 @@ class Pulse {
   Phase SetPhase(Phase phase);
   void SetEnded() { Set(kEnded, 1); }
 
-  // Spent in collectives so far: moving, adding up, and waiting for others.
+  // Spent in collectives so far, those that have ended: moving, adding up, and waiting for others.
   double seconds_in_calls() const { return seconds_in_calls_; }
+  // What it shows now.
   PulseNote note() const { return slot_->Read(); }
 
  private:

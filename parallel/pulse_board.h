@@ -18,12 +18,15 @@ namespace mneme {
 // memory of its host is a host of its own.
 class PulseBoard {
  public:
-  // Collective. `host` names this rank's host. Shows the world's pulse on it.
+  // Collective. `host` names this rank's host. Shows the world's pulse on it, until the next
+  // ShowIn, which comes before the board goes. Never fails: at worst each rank is a host of its
+  // own.
   static std::unique_ptr<PulseBoard> Make(World& world, const std::string& host);
   ~PulseBoard();
   PulseBoard(const PulseBoard&) = delete;
   PulseBoard& operator=(const PulseBoard&) = delete;
 
+  // By rank; hosts likewise, as each has named its own.
   absl::Span<PulseSlot> slots() { return absl::MakeSpan(slots_, hosts_.size()); }
   const std::vector<std::string>& hosts() const { return hosts_; }
   // By rank: the lowest rank that shares its memory.

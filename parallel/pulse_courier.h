@@ -16,7 +16,8 @@ class PulseCourier {
 
   // Takes away what a job left that was killed. By one rank, before any begins its rounds.
   void Clear() const;
-  // Writes what this host's ranks show, and takes over what the other hosts' files say.
+  // Writes what this host's ranks show, and takes over what the other hosts' files say. A file that
+  // cannot be written or read is passed over: its ranks then seem silent.
   void Round();
   // True for the first host that asks, once; also where the folder does not answer.
   bool Claim() const;

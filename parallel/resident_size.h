@@ -14,6 +14,7 @@ struct RowsHeld {
   int64_t kept = 0;
   int64_t mirrored = 0;
 };
+// Of a table of spec.rows rows; the sum over all shares is the table, once a replica.
 RowsHeld ResidentRows(const RowTableSpec& spec, const RowShare& share);
 
 // Values, moments and bitmap, in bytes; in double, since a table may exceed int64.

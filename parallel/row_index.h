@@ -25,9 +25,10 @@ class RowIndex {
   void Clear();
 
   int64_t size() const { return size_; }
+  // Of a slot below size(); ids [size()] by slot, valid until the next insertion.
   int64_t id(int64_t slot) const { return ids_.as<int64_t>()[slot]; }
   const int64_t* ids() const { return ids_.as<int64_t>(); }
-  int64_t bytes() const;
+  int64_t bytes() const;  // of all entries, empty ones too, and of the ids that are there
 
  private:
   void Rehash(int64_t capacity);

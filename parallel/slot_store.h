@@ -27,6 +27,7 @@ class SlotStore : public RowStore {
   int64_t bytes() const override { return table_bytes_ + moment_bytes_; }
 
  protected:
+  // Rows by slot, [rows, W] each; what Materialise has made room for.
   struct Pool {
     explicit Pool(int64_t row_bytes) : values(row_bytes), m(row_bytes), v(row_bytes) {}
     GrowingArray values;
@@ -34,13 +35,14 @@ class SlotStore : public RowStore {
     GrowingArray v;
     int64_t rows = 0;
   };
-  enum class Order { kOwn, kById };
+  enum class Order { kOwn, kById };  // of rows: of RowStore::List, of Export
 
   SlotStore(Stream& stream, const Kernels& kernels, RowTableSpec spec, RowShare share);
 
   // slots[i] of ids[i], −1 where the row has no value in memory. All ids are of the pool.
   virtual void Find(bool with_state, absl::Span<const int64_t> ids, int64_t* slots) const = 0;
-  // The same, materialising; new slots of the lazy store hold first values where `fill`.
+  // The same, materialising, so that none is −1; new slots of the lazy store hold first values
+  // where `fill`, else what the caller puts there, and moments of 0.
   virtual void Materialise(bool with_state, absl::Span<const int64_t> ids, bool fill,
                            int64_t* slots) = 0;
   // Slots and ids of rows [begin, end) of the materialised rows with state. kOwn: rising slots.
@@ -49,7 +51,7 @@ class SlotStore : public RowStore {
   Pool& pool(bool with_state) { return with_state ? kept_ : mirrored_; }
   const Pool& pool(bool with_state) const { return with_state ? kept_ : mirrored_; }
   int64_t row_bytes() const { return kept_.values.row_bytes(); }
-  // First value of row `id`.
+  // First value of row `id`, W values of the table's dtype.
   void FillFirst(int64_t id, void* row) const;
   // Tells the allocator's report how much the store holds now, the index (or bitmap) included.
   void Account(int64_t index_bytes, int64_t kept_rows, int64_t mirrored_rows);

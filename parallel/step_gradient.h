@@ -13,6 +13,8 @@ namespace mneme {
 // Used by one thread. Keeps its room from step to step.
 class StepGradient {
  public:
+  // dtype: f32 or f64, of the rows; width: W. What it holds stands in the allocator's report as
+  // gradients; the memory is its own.
   StepGradient(Allocator& allocator, DType dtype, int64_t width);
   ~StepGradient();
 
@@ -21,6 +23,7 @@ class StepGradient {
   void Add(absl::Span<const int64_t> ids, const void* grads);
   // All rows added since Clear: ids i64 [m] rising, grads [m, W].
   void Sorted(Stream& stream, Tensor& ids, Tensor& grads);
+  // A new step begins.
   void Clear() { index_.Clear(); }
 
  private:

@@ -32,11 +32,13 @@ class Transport {
   // The entry of this member itself is ignored: the caller copies. Blocks may be of any size, more
   // than 2 GiB too. Memory that is sent must not be written before the call returns.
   virtual void Exchange(absl::Span<const SendBlock> send, absl::Span<const ReceiveBlock> recv) = 0;
+  // Returns when all members have come to it.
   virtual void Barrier() = 0;
-  // The members with equal `color`, ordered by (key, rank).
+  // The members with equal `color`, ordered by (key, rank); shown nowhere until ShowIn. Collective
+  // over this group; may outlive it.
   virtual std::unique_ptr<Transport> Split(int color, int key) = 0;
 
-  // Where calls over this group are noted, and on which axis. Null: nowhere.
+  // Where calls over this group are noted, and on which axis. Null: nowhere. The pulse is borrowed.
   void ShowIn(Pulse* pulse, Axis axis) {
     pulse_ = pulse;
     axis_ = axis;
@@ -52,7 +54,8 @@ class Transport {
 // A group of one.
 std::unique_ptr<Transport> MakeSoloTransport();
 
-// n transports of n threads of this process.
+// n transports of n threads of this process, by rank; each is handed to its thread. A thread that
+// does not come to a call leaves the others waiting.
 std::vector<std::unique_ptr<Transport>> MakeThreadTransports(int ranks);
 
 }  // namespace mneme

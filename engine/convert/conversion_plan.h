@@ -16,9 +16,9 @@ struct PlannedPart {
   const ModelTensor* tensor = nullptr;
   std::string name;  // in the file
   Element element = Element::kF32;
-  int64_t begin = 0;
+  int64_t begin = 0;  // of a vector: row 0 of 1
   int64_t end = 0;
-  std::vector<int64_t> shape;
+  std::vector<int64_t> shape;  // in the file
 
   int64_t bytes() const { return (end - begin) * tensor->cols * BytesOf(element); }
 };

@@ -12,8 +12,10 @@ namespace mneme {
 
 inline constexpr char kExportedRunName[] = "mneme.json";
 
+// The whole config, and of the position step, stage and tokens.
 std::string DumpExportedRun(const RunConfig& config, const RunPosition& position);
-// InvalidArgument or DataLoss naming `path`.
+// Assigns the config, and those three of the position. Errors: InvalidArgument (the config),
+// DataLoss (no whole file of this version) naming `path`; NotFound.
 absl::Status ReadExportedRun(const std::string& path, RunConfig& config, RunPosition& position);
 
 }  // namespace mneme

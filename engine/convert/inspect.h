@@ -11,7 +11,8 @@
 
 namespace mneme {
 
-// Of the stored numbers of one tensor; least, greatest and norm over the finite ones.
+// Of the stored numbers of one tensor; least, greatest and norm over the finite ones, 0 where there
+// is none. Of a table the rows in the files only.
 struct TensorStatistics {
   int64_t count = 0;
   int64_t nans = 0;
@@ -40,7 +41,9 @@ struct Inspection {
   std::string config;  // "key: value" a line
   std::vector<InspectedTensor> tensors;
 };
+// Errors: DataLoss and the like of what is read.
 absl::StatusOr<Inspection> Inspect(TensorSet& set, const InspectOptions& options);
+// A table for people, one JSON object. `statistics`: as it was inspected with.
 std::string InspectionText(const Inspection& inspection, bool statistics);
 std::string InspectionJson(const Inspection& inspection, bool statistics);
 
@@ -51,7 +54,7 @@ struct TensorDifference {
   std::string why;        // of shape or dtype, where they are not the same; else empty
   int64_t differing = 0;  // elements; a NaN equals a NaN
   double greatest = 0.0;  // |a - b|
-  double relative = 0.0;  // norm of a - b over norm of a
+  double relative = 0.0;  // norm of a - b over norm of a; infinite where a is 0
 };
 struct Comparison {
   std::string first, second;               // paths
@@ -59,11 +62,13 @@ struct Comparison {
   std::vector<std::string> only_in_first;  // "kind name"
   std::vector<std::string> only_in_second;
   std::vector<TensorDifference> differing;
-  int64_t same = 0;  // tensors equal in every bit of value
+  int64_t same = 0;  // tensors of one shape and dtype whose numbers are equal; −0 equals 0
   bool equal() const {
     return config.empty() && only_in_first.empty() && only_in_second.empty() && differing.empty();
   }
 };
+// Reads both a few MiB at a time. Of `options` moments and matching count. Stretches of tables that
+// neither has stored are passed over where their first values are alike. Errors: of reading.
 absl::StatusOr<Comparison> Compare(TensorSet& first, TensorSet& second,
                                    const InspectOptions& options);
 std::string ComparisonText(const Comparison& comparison);

@@ -22,6 +22,8 @@ struct TensorNote {
   std::string why;
 };
 
+// Used by one thread. Rows and files are as the source has them; a tensor that is made here
+// (made()) has no origin: an empty name.
 class ModelSource {
  public:
   virtual ~ModelSource() = default;
@@ -33,9 +35,11 @@ class ModelSource {
   virtual std::vector<std::string> Files() const = 0;
   // What it is called there, and its dtype: "model.norm.weight", "BF16".
   virtual std::pair<std::string, std::string> Origin(const ModelTensor& tensor) const = 0;
-  // Rows [begin, begin + to.size() / cols) of one of tensors(), as numbers.
+  // Rows [begin, begin + to.size() / cols) of one of tensors(), as numbers. Rows of a table that no
+  // file has, and what was made, are first values. Errors: DataLoss, files.
   virtual absl::Status Read(const ModelTensor& tensor, int64_t begin, absl::Span<double> to) = 0;
 
+  // As it was given, or the checkpoint found there.
   const std::string& path() const { return path_; }
   const RunConfig& config() const { return config_; }  // vocab_size stated
   const VocabularyInfo& vocabulary() const { return vocabulary_; }

@@ -22,7 +22,7 @@ struct StoredTensor {
   std::string name;
   Element element = Element::kF32;
   std::vector<int64_t> shape;
-  int64_t begin = 0;  // byte of the file
+  int64_t begin = 0;  // byte of the file, behind length and header
   int64_t end = 0;
 
   int64_t elements() const { return (end - begin) / BytesOf(element); }
@@ -80,6 +80,8 @@ std::string MakeSafetensorsHeader(const std::vector<PlannedTensor>& tensors,
 // part is removed.
 class SafetensorsWriter {
  public:
+  // The header is written at once. Errors of all calls: files (ResourceExhausted where the disk is
+  // full).
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, const std::vector<PlannedTensor>& tensors,
       const std::map<std::string, std::string>& metadata);
@@ -87,7 +89,8 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  // The next elements of the tensor that is not full yet, in the order of the plan.
+  // The next elements of the tensor that is not full yet, in the order of the plan, and no more
+  // than it has room for.
   absl::Status Append(absl::Span<const double> values);
   // REQUIRES: every tensor is full.
   absl::Status Close();

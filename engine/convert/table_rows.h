@@ -14,18 +14,20 @@ namespace mneme {
 
 class TableRows {
  public:
-  // `config` is the checkpoint's: seed and spread of first values. `source` stays its owner's.
+  // `name`: of a table in the manifest, "blocks.1.engram.table". `config` is the checkpoint's: seed
+  // and spread of first values. `source` stays its owner's.
   TableRows(CheckpointSource& source, const std::string& name, const RunConfig& config);
 
   int64_t rows() const { return rows_; }
   int64_t width() const { return width_; }
   int64_t stored() const { return stored_; }  // rows in the files
 
-  // Rows [begin, begin + to.size() / width). REQUIRES: whole rows inside the table.
+  // Rows [begin, begin + to.size() / width), in the order of the table. REQUIRES: whole rows inside
+  // the table. Errors: DataLoss where the ids of a part do not rise; files.
   absl::Status Read(int64_t begin, absl::Span<double> to);
   // Whether any of rows [begin, end) is in the files.
   absl::StatusOr<bool> HasStored(int64_t begin, int64_t end);
-  // Every stored row of every part, a piece at a time.
+  // Every stored row of every part, whole rows, a few MiB at a time, in no order of rows.
   absl::Status Scan(const std::function<void(absl::Span<const double>)>& see);
 
  private:

@@ -15,17 +15,20 @@ namespace mneme {
 inline constexpr char kIndexName[] = "model.safetensors.index.json";
 inline constexpr char kSingleName[] = "model.safetensors";
 
+// Owns the open files; what it hands out lives as long as it does.
 class WeightFolder {
  public:
+  // Where a tensor stands.
   struct Place {
     const SafetensorsFile* file;
-    const StoredTensor* tensor;
+    const StoredTensor* tensor;  // of that file's header
   };
 
   // Reads every header. `path` is a folder or a file. Errors: NotFound (no weights here, a shard is
   // missing), DataLoss (a damaged file; index and shards that do not agree, each with the tensor).
   static absl::StatusOr<std::unique_ptr<WeightFolder>> Open(const std::string& path);
 
+  // By name, each once over all files.
   const std::map<std::string, Place>& tensors() const { return tensors_; }
   // Null where there is no tensor of that name.
   const Place* Find(const std::string& name) const;

@@ -20,16 +20,16 @@ namespace mneme {
 struct GroupWorker {
   const SweepConfig& sweep;
   const SweepGrid& grid;
-  std::string program;
-  std::string owner;
-  std::function<bool()> stop_asked;
-  std::function<void(const std::string&)> say;
+  std::string program;                          // {program} of the launch line
+  std::string owner;                            // names this worker among all (LeaseBook)
+  std::function<bool()> stop_asked;             // once true, cells save and end
+  std::function<void(const std::string&)> say;  // a line for people
 };
 
 // A cell that the worker holds.
 struct TakenCell {
-  const SweepCell* cell;
-  CellState before;  // where it stood when it was taken
+  const SweepCell* cell;  // of the grid
+  CellState before;       // where it stood when it was taken
   Lease lease;
 };
 
@@ -42,7 +42,7 @@ std::string NameOf(const SweepCell& cell);
 // from now on, so that one of them cannot take the others with it twice.
 class CellGroup {
  public:
-  // `cells`: one at least.
+  // `cells`: one at least. The worker is borrowed.
   CellGroup(const GroupWorker& worker, std::vector<TakenCell> cells);
 
   // Until all have ended; holds their leases meanwhile and gives each back as its cell ends.
@@ -59,8 +59,8 @@ class CellGroup {
   struct Member {
     TakenCell taken;
     CellFolder folder;
-    std::optional<HangWatch> watch;
-    bool ended = false;
+    std::optional<HangWatch> watch;  // once the process runs
+    bool ended = false;              // judged, lost or free again; its lease is given back
   };
 
   absl::Status Prepare();

@@ -18,8 +18,11 @@ struct Spot {
 // Colours are "#rrggbb".
 class Figure {
  public:
+  // In pixels; empty, on white.
   Figure(int width, int height) : width_(width), height_(height) {}
 
+  // Shapes lie over those that were drawn before. A line through all points, `width` pixels wide; a
+  // filled polygon (opacity 0 … 1); a disc, or a ring where not filled.
   void Line(std::vector<Spot> points, const std::string& colour, double width, bool dashed = false);
   void Area(std::vector<Spot> points, const std::string& colour, double opacity);
   void Dot(Spot at, double radius, const std::string& colour, bool filled = true);
@@ -30,9 +33,9 @@ class Figure {
 
   int width() const { return width_; }
   int height() const { return height_; }
-  // One element, which may stand in HTML or be a file.
+  // One element, <svg>, which may stand in HTML or be a file.
   std::string Svg() const;
-  // The same shapes in pixels.
+  // The same shapes in pixels: a file's bytes.
   std::string Png() const;
 
  private:
@@ -79,12 +82,16 @@ class Figure {
 // Axes inside a figure: values to spots, round ticks, labels.
 class Axes {
  public:
-  // A logarithmic x axis takes values and ranges as they are, above 0.
+  // Borrows the figure; leaves margins for the labels, and 6 % of room above and below [y_low,
+  // y_high]. A logarithmic x axis takes values and ranges as they are, above 0.
   Axes(Figure& figure, double x_low, double x_high, double y_low, double y_high,
        bool logarithmic_x = false);
 
+  // Where values stand, outside of the axes too.
   Spot At(double x, double y) const;
+  // Draws lines, ticks and words into the figure.
   void Draw(const std::string& title, const std::string& x_label, const std::string& y_label);
+  // With the room.
   double y_low() const { return y_low_; }
   double y_high() const { return y_high_; }
 

@@ -68,25 +68,28 @@ struct Gain {
 // Columns with the values that some cells have in common: {{"optim.lr", "0.003"}}.
 using ColumnValues = std::vector<std::pair<std::string, std::string>>;
 
+// The cells of one budget with equal values of FitConfig::by, at three values of rho or more: the
+// curves through them, and whether they have a minimum.
 struct Allocation {
-  double budget = 0.0;  // 0: the file names none
+  double budget = 0.0;  // training FLOPs; 0: the file names none
   ColumnValues at;      // of FitConfig::by
   std::vector<CellResult> cells;
-  std::vector<CurvePoint> points;
+  std::vector<CurvePoint> points;  // means by rho
   CurveNoise noise;
-  std::vector<CurveFit> forms;  // the first is the one that the claim is about
-  std::optional<MonotoneTest> monotone;
-  double raw_minimum = 0.0;  // rho of the least mean
-  bool claim = false;
-  std::string verdict;  // why there is a claim, or none
-  std::vector<Gain> gains;
-  double baseline = 0.0;
+  std::vector<CurveFit> forms;           // the first is the one that the claim is about
+  std::optional<MonotoneTest> monotone;  // nothing where no form could be fitted
+  double raw_minimum = 0.0;              // rho of the least mean
+  bool claim = false;                    // a minimum inside the range is claimed
+  std::string verdict;                   // why there is a claim, or none
+  std::vector<Gain> gains;  // of every other rho that has a seed in common with the baseline
+  double baseline = 0.0;    // the rho that they are over
 };
 
+// Cells of one budget and one rho, by the size of their tables.
 struct Scaling {
   double budget = 0.0;
-  ColumnValues at;
-  std::string column;
+  ColumnValues at;     // as in Allocation
+  std::string column;  // that the sizes come from
   ScalingData data;
   ScalingFit fit;
   std::optional<double> without;  // mean loss of the cells without tables

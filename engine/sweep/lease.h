@@ -22,6 +22,7 @@ namespace mneme {
 class Lease {
  public:
   // False where somebody else has made a later generation: this process has lost the cell.
+  // Call several times in `seconds`; a beat that cannot be written shows as none.
   bool Beat();
   // Says that the cell is free at once.
   void Release();
@@ -57,7 +58,8 @@ class LeaseBook {
   // Whether the cell of `folder` may be taken: nobody holds it, or whoever does has not been heard
   // of for `seconds`, as far as this book has seen; a look counts as one.
   bool IsFree(const std::string& folder, const LeaseState& lease);
-  // Takes the cell of `folder`, which exists; nothing where another holds it or was faster.
+  // Takes the cell of `folder`, which exists; nothing where another holds it or was faster. Errors:
+  // files that cannot be made there.
   absl::StatusOr<std::optional<Lease>> Take(const std::string& folder);
 
  private:

@@ -14,7 +14,8 @@ class Raster {
   // White.
   Raster(int width, int height);
 
-  // Colours are "#rrggbb".
+  // Colours are "#rrggbb", opacity is 0 … 1. A line is a rectangle `width` pixels wide that reaches
+  // half of that beyond both ends, so that joints close.
   void Line(double x0, double y0, double x1, double y1, double width, const std::string& colour);
   void Disc(double x, double y, double radius, const std::string& colour, double opacity);
   // Even-odd.
@@ -24,6 +25,7 @@ class Raster {
   // base line is at y.
   void Text(double x, double y, double size, double anchor, bool upwards, const std::string& text);
 
+  // A file's bytes: 8-bit RGB, width x height.
   std::string Png() const;
 
  private:

@@ -80,6 +80,8 @@ struct SweepAxis {
   std::vector<std::string> values;
 };
 
+// A whole sweep file. Paths are resolved against the file that names them; empty names are filled
+// in.
 struct SweepConfig {
   std::string name;
   std::string base;    // a run's config

@@ -73,8 +73,9 @@ int64_t OtherCells(const SweepConfig& sweep, const SweepGrid& grid);
 absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
                                         const std::string& other);
 
-// The table of --status and the time left; as text or JSON. `speed`: live workers are those whose
-// lease is not free.
+// The table of --status and the time left; as text or JSON. The time: the steps that are left, at
+// the mean pace of the cells that ran, over as many workers as there are cells whose lease is not
+// free.
 std::string StatusText(const SweepConfig& sweep, const SweepGrid& grid);
 std::string StatusJson(const SweepConfig& sweep, const SweepGrid& grid);
 

@@ -11,8 +11,10 @@ namespace mneme {
 // stream, and is used by its thread.
 class Arrival {
  public:
+  // Nothing is on its way.
   Arrival() = default;
-  // REQUIRES: 0 < x.bytes() <= Driver::kMostSent.
+  // Reads x in the order of the stream; x may go when this returns. REQUIRES: 0 < x.bytes() <=
+  // Driver::kMostSent.
   Arrival(Stream& stream, const Tensor& x)
       : stream_(&stream),
         bytes_(x.bytes()),
@@ -26,11 +28,13 @@ class Arrival {
     std::swap(sent_, other.sent_);
     return *this;
   }
+  // Not waited for: waits, and lets the bytes go.
   ~Arrival() {
     if (sent_ != nullptr) Receive(nullptr, 0);
   }
 
-  // Returns when the tensor's bytes are in `host`. Once.
+  // Returns when the tensor's bytes are in `host`, which has room for all of them. Once. REQUIRES:
+  // something is on its way.
   void Wait(void* host) {
     CHECK(sent_ != nullptr);
     Receive(host, bytes_);
@@ -43,7 +47,7 @@ class Arrival {
 
   Stream* stream_ = nullptr;
   int64_t bytes_ = 0;
-  void* sent_ = nullptr;
+  void* sent_ = nullptr;  // the driver's; null: nothing is on its way
 };
 
 }  // namespace mneme

@@ -19,6 +19,7 @@ namespace mneme {
 // other rank is left waiting. May be null. The hook must not return to running code: it ends the
 // process or lets Fatal do so.
 using AbortHook = void (*)(int exit_code);
+// One a process; it runs at most once, in the first thread that ends all.
 void SetAbortHook(AbortHook hook);
 
 // Prints "file:line: message" once on stderr, runs the abort hook, exits with `exit_code`.
@@ -35,6 +36,8 @@ std::string Describe(const char* text, const A& a, const B& b) {
 
 }  // namespace mneme
 
+// Each evaluates what it is given once; those of two values print both with <<, so that both need
+// an operator<<.
 #define CHECK(condition) \
   ((condition) ? (void)0 : ::mneme::Fatal(__FILE__, __LINE__, "check failed: " #condition))
 #define MNEME_CHECK_OP(a, b, op)                                                              \
@@ -52,6 +55,9 @@ std::string Describe(const char* text, const A& a, const B& b) {
 #define CHECK_GT(a, b) MNEME_CHECK_OP(a, b, >)
 #define CHECK_GE(a, b) MNEME_CHECK_OP(a, b, >=)
 
+// Leave the function with the status where it is an error; the function returns absl::Status or
+// absl::StatusOr. ASSIGN_OR_RETURN takes a StatusOr and is several statements: it may declare
+// `lhs`, and is never the body of an `if` without braces.
 #define RETURN_IF_ERROR(expression)                                                          \
   do {                                                                                       \
     if (::absl::Status check_status = (expression); !check_status.ok()) return check_status; \

@@ -13,6 +13,7 @@ struct Device {
   bool dry = false;
 
   bool is_cpu() const { return kind == Kind::kCpu; }
+  // "cpu", "gpu:1"; a dry device is called as the one that it stands for.
   std::string Name() const { return is_cpu() ? "cpu" : "gpu:" + std::to_string(index); }
 };
 

@@ -20,16 +20,20 @@ struct GpuInfo {
   std::string id;          // "0000:3b:00.0": the same for every process that sees this GPU
 };
 
+// One table a kind of device, filled once, used by any thread; a queue is used by one thread at a
+// time. `queue` is what open_queue or open_side returned; addresses are the device's.
 struct Driver {
-  // nullptr where the device has no such memory left.
+  // On the device of this number; bytes > 0. nullptr where the device has no such memory left.
   void* (*allocate)(int device, int64_t bytes);
+  // What allocate returned, when no queue uses it any more; may wait for the device.
   void (*release)(void* block);
   // A queue with the library handles that ops on it need. On the CPU: nullptr.
   void* (*open_queue)(int device);
   // A queue for the exchanges of another one's work (kernels/core/side.h): where both have
   // something to do it goes first. Closed as the others are.
   void* (*open_side)(int device);
-  void (*close_queue)(void* queue);
+  void (*close_queue)(void* queue);  // waits for its work
+  // Returns when all that the queue was given is done.
   void (*synchronize)(void* queue);
   void (*zero)(void* queue, void* to, int64_t bytes);
   // `host` may be reused when the call returns; the copy itself is ordered by the queue.
@@ -60,7 +64,7 @@ struct Driver {
 
   // GPUs that this process sees; where there is none, `why` says so in the driver's words.
   int (*count)(std::string* why);
-  GpuInfo (*info)(int device);
+  GpuInfo (*info)(int device);  // null on a CPU, and so is unsupported
   // Empty, or why this program has no code for the device, and the command that rebuilds for it.
   std::string (*unsupported)(int device);
 };
@@ -69,6 +73,7 @@ const Driver& CpuDriver();
 const Driver* GpuDriver();  // nullptr in a build without CUDA
 // Memory that is counted but not there (kernels/core/dry.h).
 const Driver& DryDriver();
+// REQUIRES: a device that this build has.
 const Driver& DriverOf(const Device& device);
 
 }  // namespace mneme

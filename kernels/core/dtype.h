@@ -20,7 +20,7 @@ const char* Name(DType dtype);
 // are `dtype`: f64 for f64, else f32 (docs/numerics.md).
 inline DType Accurate(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
 
-// A bf16 number at rest on the host.
+// A bf16 number at rest on the host: the upper half of an f32. No arithmetic.
 struct BFloat16 {
   uint16_t bits = 0;
 
@@ -35,6 +35,7 @@ struct BFloat16 {
   explicit operator double() const { return static_cast<float>(*this); }
 };
 
+// The dtype of a C++ type; other types do not compile.
 template <class T>
 struct DTypeOfT;
 template <>
@@ -64,7 +65,8 @@ struct DTypeOfT<int64_t> {
 template <class T>
 inline constexpr DType DTypeOf = DTypeOfT<T>::value;
 
-// Calls f(float{}) or f(double{}), as dtype says. REQUIRES: dtype is kF32 or kF64.
+// Calls f(float{}) or f(double{}), as dtype says, and returns what it returns: one type for both.
+// REQUIRES: dtype is kF32 or kF64.
 template <class F>
 decltype(auto) DispatchReal(DType dtype, F&& f) {
   CHECK(dtype == DType::kF32 || dtype == DType::kF64);

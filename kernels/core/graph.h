@@ -12,7 +12,7 @@ namespace mneme {
 // to replay lives in device memory that is written before. Movable; borrows the stream.
 class Graph {
  public:
-  Graph() = default;
+  Graph() = default;  // nothing is recorded
   Graph(Graph&& other) noexcept { *this = std::move(other); }
   Graph& operator=(Graph&& other) noexcept {
     std::swap(stream_, other.stream_);
@@ -37,6 +37,7 @@ class Graph {
   }
 
   bool defined() const { return record_ != nullptr; }
+  // Queues it once more, as one launch. REQUIRES: defined().
   void Replay() { stream_->driver().replay(stream_->queue(), record_); }
 
  private:

@@ -28,7 +28,7 @@ enum class MemoryTag : uint8_t {
   kOther,
 };
 inline constexpr int kMemoryTags = 8;
-const char* Name(MemoryTag tag);
+const char* Name(MemoryTag tag);  // "parameters", as the report has it
 
 struct MemoryUse {
   int64_t live = 0;  // bytes handed out now
@@ -59,7 +59,8 @@ class Allocator {
 
   // REQUIRES: bytes >= 0. The block is not initialised.
   void* Allocate(int64_t bytes, MemoryTag tag);
-  // of_side: the block was taken for work on the side.
+  // What Allocate returned, with the same bytes and tag. of_side: the block was taken for work on
+  // the side.
   void Free(void* block, int64_t bytes, MemoryTag tag, bool of_side = false);
 
   // Jobs of the side, told by it. While one is open, so from where it waits for the stream to its
@@ -101,9 +102,9 @@ class Allocator {
   const Device device_;
   const Driver& driver_;
   mutable std::mutex mutex_;
-  std::map<int64_t, std::vector<void*>> free_;
-  std::unique_ptr<Ranges> ranges_;  // of the stretch
-  char* stretch_ = nullptr;         // null on a device that holds nothing:
+  std::map<int64_t, std::vector<void*>> free_;  // by BlockSize
+  std::unique_ptr<Ranges> ranges_;              // of the stretch
+  char* stretch_ = nullptr;                     // null on a device that holds nothing:
   int64_t stretch_bytes_ = 0;
   std::unordered_map<void*, int64_t> places_;  // there, where a block would lie in it
   std::vector<Freed> resting_;

@@ -14,7 +14,8 @@ namespace mneme::normal {
 
 inline constexpr int kPhiloxRounds = 10;
 
-// The generator itself: four 32-bit words from a counter of four.
+// The generator itself: four 32-bit words from a counter of four. Ten rounds of two products, the
+// key raised by Weyl constants between them.
 constexpr std::array<uint32_t, 4> Block(RandomKey key, std::array<uint32_t, 4> c) {
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const uint64_t a = uint64_t{0xd2511f53u} * c[0];
@@ -27,7 +28,7 @@ constexpr std::array<uint32_t, 4> Block(RandomKey key, std::array<uint32_t, 4> c
   return c;
 }
 
-// The 64 bits of one of a block's two draws.
+// The 64 bits of one of a block's two draws: words 0 and 1 where `index` is even, else 2 and 3.
 constexpr uint64_t Half(const std::array<uint32_t, 4>& block, uint64_t index) {
   const uint64_t at = (index & 1) * 2;
   return block[at] | static_cast<uint64_t>(block[at + 1]) << 32;
@@ -73,6 +74,7 @@ constexpr T Log(T x) {
 // two tails.
 inline constexpr double kCentre = 0.425;
 
+// For |q| <= kCentre: q times a rational function of kCentre² − q².
 template <class T = double>
 constexpr T CentreQuantile(T q) {
   constexpr T kUp[8] = {3.3871328727963666080e0,  1.3314166789178437745e+2,
@@ -91,6 +93,8 @@ constexpr T CentreQuantile(T q) {
   return q * Polynomial(kUp, r) / Polynomial(kDown, r);
 }
 
+// For kCentre < |q| < 1/2: a rational function of r = √(−ln of the tail's probability), one up to
+// r = 5 and one beyond, with the sign of q.
 template <class T = double>
 constexpr T TailQuantile(T q) {
   constexpr T kNearUp[8] = {1.42343711074968357734e0,  4.63033784615654529590e0,

@@ -17,8 +17,10 @@ class Stream {
  public:
   enum class Role { kMain, kSide };
 
+  // Opens a queue of the device. kSide: only by Side, on the same device and allocator as the
+  // stream that it stands beside. The allocator is borrowed and outlives the stream.
   Stream(Device device, Allocator& allocator, Role role = Role::kMain);
-  ~Stream();
+  ~Stream();  // waits for what is queued
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 

@@ -17,12 +17,13 @@ namespace mneme {
 // Up to four dims, outermost first.
 class Shape {
  public:
-  Shape() = default;
+  Shape() = default;  // of rank 0: one element
   Shape(std::initializer_list<int64_t> dims) {
     CHECK_LE(dims.size(), size_t{4});
     for (int64_t d : dims) dims_[static_cast<size_t>(rank_++)] = d;
   }
   int rank() const { return rank_; }
+  // 0 for dims from rank() to 3. REQUIRES: 0 <= i < 4.
   int64_t operator[](int i) const { return dims_[static_cast<size_t>(i)]; }
   int64_t elements() const {
     int64_t n = 1;
@@ -30,7 +31,7 @@ class Shape {
     return n;
   }
   friend bool operator==(const Shape& a, const Shape& b) = default;
-  std::string ToString() const;
+  std::string ToString() const;  // "[4, 128]"
   friend std::ostream& operator<<(std::ostream& out, const Shape& s) { return out << s.ToString(); }
 
  private:
@@ -38,8 +39,9 @@ class Shape {
   int rank_ = 0;
 };
 
-// Copying a Tensor copies the handle, not the data. An empty handle (defined() is false) stands for
-// "no tensor".
+// Copying a Tensor copies the handle, not the data; with the last handle the memory goes back to
+// its pool, which outlives all tensors. An empty handle (defined() is false) stands for "no
+// tensor". Const says that the handle stays, and that its memory is only read.
 class Tensor {
  public:
   Tensor() = default;
@@ -47,6 +49,7 @@ class Tensor {
   // Uninitialised memory from the stream's pool.
   static Tensor Empty(Stream& stream, DType dtype, Shape shape,
                       MemoryTag tag = MemoryTag::kActivations);
+  // Set to 0 in the order of the stream.
   static Tensor Zeros(Stream& stream, DType dtype, Shape shape,
                       MemoryTag tag = MemoryTag::kActivations);
   // A view of memory that the caller owns and keeps alive.
@@ -76,14 +79,15 @@ class Tensor {
 
   // The same memory under another shape. REQUIRES: equal element counts.
   Tensor Reshape(Shape shape) const;
-  // Rows [begin, end) of the outermost dim; shares the memory.
+  // Rows [begin, end) of the outermost dim; shares the memory. REQUIRES: 0 <= begin <= end <=
+  // dim(0).
   Tensor Rows(int64_t begin, int64_t end) const;
   // A flat view [end - begin] of elements [begin, end).
   Tensor Flat(int64_t begin, int64_t end) const;
 
  private:
   struct Storage;
-  std::shared_ptr<Storage> storage_;
+  std::shared_ptr<Storage> storage_;  // null: memory of the caller (Wrap)
   void* data_ = nullptr;
   DType dtype_ = DType::kF32;
   Shape shape_;

@@ -11,8 +11,8 @@
 
 namespace mneme::cpu {
 
-inline constexpr int64_t kMaxChunks = 16;
-inline constexpr int64_t kMinChunkRows = 32;
+inline constexpr int64_t kMaxChunks = 16;     // private sums are so many times their width
+inline constexpr int64_t kMinChunkRows = 32;  // fewer rows than twice that are one piece
 
 // Number of pieces for `rows` rows, at least 1.
 inline int64_t ChunkCount(int64_t rows) {
@@ -41,8 +41,10 @@ class ChunkSums {
   ChunkSums(int64_t rows, int64_t width)
       : chunks_(ChunkCount(rows)), width_(width), sums_(static_cast<size_t>(chunks_ * width)) {}
 
+  // [width], zeros at first; written by whoever has the chunk.
   T* row(int64_t chunk) { return sums_.data() + chunk * width_; }
 
+  // out [width] += the sums, in chunk order. After all chunks are done.
   template <class U>
   void AddTo(U* out) const {
     for (int64_t i = 0; i < width_; ++i) {

@@ -28,6 +28,7 @@ inline float Exp(float x) {
   return x < -87.3f ? 0.0f : y * power;
 }
 
+// As the library has it: f64 is for reference runs.
 inline double Exp(double x) { return std::exp(x); }
 
 }  // namespace mneme::cpu

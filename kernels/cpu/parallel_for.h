@@ -50,8 +50,9 @@ inline int64_t Workers(int64_t tasks) {
   return std::clamp<int64_t>(tasks, 1, omp_get_max_threads());
 }
 
-// The same for a few large tasks of uneven length, dealt out as threads come free. Calls
-// body(task), or body(task, worker) with worker in [0, Workers(tasks)).
+// The same for a few large tasks of uneven length, dealt out as threads come free: which thread has
+// a task, and when, varies, so a result must not depend on it. Inside another team it is a loop.
+// Calls body(task), or body(task, worker) with worker in [0, Workers(tasks)).
 template <class Body>
 void ParallelTasks(int64_t tasks, const Body& body) {
   FlushDenormals();

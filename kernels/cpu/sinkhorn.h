@@ -8,7 +8,10 @@
 
 namespace mneme::cpu {
 
-// Keeps the matrix after every half iteration, for the way back. One a thread.
+// Keeps the matrix after every half iteration, for the way back. One a thread. With S = softmax
+// over i of the logits and A = S + eps: half iteration 1 divides rows of A by (their sum + eps), 2
+// columns, 3 rows and so on to 2 · iterations − 1, which divides rows: the weights of an output
+// stream sum to 1.
 template <class T>
 class Sinkhorn {
  public:
@@ -20,7 +23,7 @@ class Sinkhorn {
         states_(static_cast<size_t>(2 * iterations * n * n)),
         divisors_(static_cast<size_t>(2 * iterations * n)) {}
 
-  // Result [n, n], valid until the next call.
+  // logits [n, n]. Result [n, n], valid until the next call.
   const T* Forward(const T* logits) {
     Softmax(logits);
     T* state = states_.data();
@@ -32,7 +35,8 @@ class Sinkhorn {
     return State(2 * iterations_ - 1);
   }
 
-  // grad [n, n]: of the result on entry, of the logits on return. REQUIRES: Forward was called.
+  // grad [n, n]: of the result on entry, of the logits on return. Through a line y = v / d, d = Σv
+  // + eps: dv = (dy − dy·y) / d. REQUIRES: Forward was called.
   void Backward(T* grad) {
     for (int64_t half = 2 * iterations_ - 1; half > 0; --half) {
       const T *y = State(half), *divisor = Divisors(half);
@@ -55,9 +59,10 @@ class Sinkhorn {
   }
 
  private:
+  // The matrix after a half iteration [n, n], and what its lines were divided by [n].
   T* State(int64_t half) { return states_.data() + half * n_ * n_; }
   T* Divisors(int64_t half) { return divisors_.data() + half * n_; }
-  // Half iterations 1, 3, … divide rows (over j), 2, 4, … columns (over i).
+  // Element k of a line: half iterations 1, 3, … divide rows (over j), 2, 4, … columns (over i).
   int64_t At(int64_t half, int64_t line, int64_t k) const {
     return half % 2 ? line * n_ + k : k * n_ + line;
   }

@@ -6,6 +6,7 @@
 
 namespace mneme::dry {
 
+// Of a call's argument: a tensor's bytes, all parts' bytes, 0 of whatever is no tensor.
 inline double BytesOf(const Tensor& t) { return t.defined() ? static_cast<double>(t.bytes()) : 0; }
 inline double BytesOf(RowParts parts) {
   double bytes = 0;
@@ -20,12 +21,14 @@ double BytesOf(const T&) {
 inline double Real(int64_t n) { return static_cast<double>(n); }
 inline int64_t DivideUp(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-// Scratch of an op: asked for, and given back at the end of the statement's scope.
+// Scratch of an op, as the real one asks for it: held as long as the caller holds the handle, so
+// that it counts in the pool's peak.
 inline Tensor Scratch(Stream& stream, DType dtype, Shape shape) {
   return Tensor::Empty(stream, dtype, shape, MemoryTag::kWorkspace);
 }
 
-// An op that passes over its tensors once.
+// An op that passes over its tensors once: Run<kind> adds their bytes to the ledger, no FLOPs and
+// no scratch. Fn is the op's function type.
 template <class Fn>
 struct Pass;
 template <class... Args>
@@ -36,7 +39,8 @@ struct Pass<void(Stream&, Args...)> {
   }
 };
 
-// layers.cc
+// Ops that count FLOPs, take scratch or make tensors themselves. Outputs stay unwritten, but for
+// the counts that the host reads: those are of a balanced router (DealTokens). layers.cc:
 MatmulFn Matmul;
 LatentFn Latent;
 LatentGradFn LatentGrad;
@@ -53,7 +57,7 @@ HyperReadGradFn HyperReadGrad;
 EngramGateGradFn EngramGateGrad;
 HeadLossFn HeadLoss;
 
-// updates.cc
+// updates.cc:
 GatherRowsFn GatherRows;
 ScatterAddRowsFn ScatterAddRows;
 NgramGatherFn NgramGather;

@@ -11,20 +11,20 @@ namespace mneme::gpu {
 // kernels/ops/attention.h.
 template <class T>
 struct AttentionArgs {
-  int64_t rows, length, heads;
-  int nope, rope, value;
-  float scale;
-  const T* q;
-  const T* kv;
-  const T* k_pe;
-  const int32_t* start;
-  T* out;
-  float* lse_out;      // forward
-  const float* lse;    // backward
-  const T* saved_out;  // backward
+  int64_t rows, length, heads;  // rows: samples
+  int nope, rope, value;        // widths of a head
+  float scale;                  // of the scores, YaRN's share included
+  const T* q;                   // [T, H, nope + rope], T = rows · length
+  const T* kv;                  // [T, H, nope + value]
+  const T* k_pe;                // [T, rope]
+  const int32_t* start;         // [T] position of the first key that a query sees
+  T* out;                       // [T, H, value]
+  float* lse_out;               // forward: [T, H], natural logarithm
+  const float* lse;             // backward
+  const T* saved_out;           // backward
   const T* dout;
   float* delta;  // [T, H] Σ dout · out
-  T* dq;
+  T* dq;         // as q and kv, assigned
   T* dkv;
   float* dk_pe_head;  // [T, H, rope]: each head's share of dk_pe
 
@@ -41,12 +41,13 @@ struct AttentionRows {
   const T* b;
   int64_t b_stride;
 
+  // REQUIRES: where more than one column is read from here, they lie in one piece.
   __device__ const T* At(int64_t row, int column) const {
     return column < split ? a + row * a_stride + column : b + row * b_stride + (column - split);
   }
 };
 
-// One head of one sample.
+// One head of one sample, by positions of the sample. row_and_head: sample · heads + head.
 template <class T>
 struct AttentionHead {
   AttentionRows<T> q, k, v, dout;
@@ -85,6 +86,9 @@ inline bool OnSixteenBytes(const AttentionArgs<bf16>& n) {
          0;
 }
 
+// All queue their work on the stream. A gradient writes dq, dkv and dk_pe_head; that of cuDNN makes
+// dk_pe itself. documents: false where `start` is 0 throughout.
+//
 // attention.cu: any width, plain fp32 arithmetic.
 template <class T>
 void AttentionPlain(Stream& stream, const AttentionArgs<T>& n);

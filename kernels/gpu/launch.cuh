@@ -22,6 +22,7 @@ inline void Check(cudaError_t error, std::source_location at = std::source_locat
         std::string("CUDA: ") + cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
 }
 
+// a / b rounded up. REQUIRES: a >= 0, b > 0.
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Lets the kernel take as much dynamic shared memory as the device has beside its static part. That
@@ -50,6 +51,7 @@ void Launch(Stream& stream, void (*kernel)(P...), dim3 grid, dim3 block, size_t 
   Check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...));
 }
 
+// DTypeOf for what .cu files compute with: bf16 is the device's own type there.
 template <class T>
 inline constexpr DType kDTypeOf = DTypeOf<T>;
 template <>
@@ -69,7 +71,8 @@ const T* Data(const Tensor& t) {
   return static_cast<const T*>(t.raw());
 }
 
-// Calls f(float{}) or f(bf16{}), as the activations' dtype says.
+// Calls f(float{}) or f(bf16{}), as the activations' dtype says. REQUIRES: kF32 or kBf16; kF64 is
+// of CPUs alone.
 template <class F>
 decltype(auto) DispatchActivation(DType dtype, F&& f) {
   CHECK(dtype == DType::kF32 || dtype == DType::kBf16);

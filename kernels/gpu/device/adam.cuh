@@ -11,7 +11,7 @@ namespace mneme::gpu {
 struct AdamStep {
   float rate, inverse_bias1, inverse_bias2, clip;
   float beta1, beta2, eps, decay;
-  bool apply;
+  bool apply;  // false: the step is skipped, and Move is not to be called
 
   __device__ __forceinline__ AdamStep(const AdamOptions& o, const double* step)
       : rate(static_cast<float>(step[kStepRate] * o.rate_mult)),
@@ -24,6 +24,7 @@ struct AdamStep {
         decay(static_cast<float>(o.decay)),
         apply(step[kStepApply] != 0) {}
 
+  // g: the gradient before clipping; m, v, p move. p ← p − rate · (m̂ / (√v̂ + eps) + decay · p).
   // A second moment below the smallest normal number is held at that number inside the root, as on
   // the CPU.
   __device__ __forceinline__ void Move(float g, float& m, float& v, float& p) const {

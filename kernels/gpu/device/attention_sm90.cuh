@@ -18,9 +18,9 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 // Widths of the op, in boxes of 64 columns; the rotary part has boxes of its own.
 template <int kNope_, int kRope_, int kValue_>
 struct Widths {
-  static constexpr int kNope = kNope_;
-  static constexpr int kRope = kRope_;
-  static constexpr int kValue = kValue_;
+  static constexpr int kNope = kNope_;    // of a query or key, without positions
+  static constexpr int kRope = kRope_;    // its rotary part
+  static constexpr int kValue = kValue_;  // of a value
   static constexpr int kWidth = kNope + kRope;
   static constexpr int kNopeBoxes = (kNope + 63) / 64;
   static constexpr int kKeyBoxes = kNopeBoxes + (kRope + 63) / 64;
@@ -34,7 +34,8 @@ struct Widths {
   }
 };
 
-// A place in a ring of stages and how often it has been round.
+// A place in a ring of stages and the parity of how often it has been round: who fills a stage
+// waits for phase ^ 1 of its `empty`, who reads it for phase of its `full`.
 template <int kStages>
 struct Ring {
   uint32_t stage = 0;
@@ -72,6 +73,7 @@ __device__ inline Work Uniform(const Work& work) {
 // it wants to know of branches around products.
 __device__ inline bool Holds(bool condition) { return __all_sync(0xffffffffu, condition); }
 
+// BarrierWait of a barrier in shared memory.
 __device__ inline void Wait(uint64_t& barrier, uint32_t phase) {
   BarrierWait(SharedAddress(&barrier), phase);
 }
@@ -97,7 +99,8 @@ __device__ __forceinline__ float Exp2(float x) {
   return y;
 }
 
-// s = x · yᵀ over the width of keys: 64 rows of x, boxes kXBox bytes apart; y likewise.
+// s = x · yᵀ over the width of keys: 64 rows of x, boxes kXBox bytes apart; y likewise. x and y are
+// operands as OperandOf makes them. Products only begin here, as below.
 template <class W, int kXBox, int kYBox, int N>
 __device__ __forceinline__ void KeyProducts(float (&s)[N], uint64_t x, uint64_t y) {
 #pragma unroll
@@ -119,7 +122,7 @@ __device__ __forceinline__ void ValueProducts(float (&s)[N], uint64_t x, uint64_
     }
   }
 }
-// A warpgroup's 64 rows of some boxes, as left operands in registers.
+// A warpgroup's 64 rows of some boxes, as left operands in registers: kSteps pieces of 16 columns.
 template <int kBoxBytes, int kSteps>
 __device__ __forceinline__ void LoadOperands(uint32_t (&x)[kSteps][4], uint32_t boxes) {
   const int lane = threadIdx.x % 32;
@@ -146,20 +149,21 @@ __device__ __forceinline__ void AddRowProducts(float (&o)[N], const uint32_t (&p
   for (int i = 0; i < P / 4; ++i) AddProductOfRows(o, p + 4 * i, y + (16 * kLine * i >> 4));
 }
 
+// Two numbers rounded to bf16, `low` in the lower half.
 __device__ __forceinline__ uint32_t PackPair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
-// Results as the left operand of the next product.
+// Results, rounded to bf16, as the left operand of the next product.
 template <int N>
 __device__ __forceinline__ void Pack(uint32_t (&p)[N / 2], const float (&s)[N]) {
 #pragma unroll
   for (int i = 0; i < N / 2; ++i) p[i] = PackPair(s[2 * i], s[2 * i + 1]);
 }
 
-// Scores of pairs that are not seen become −∞. A thread's rows are `query` and that + 8; `key` is
-// of its first column.
+// Scores of pairs that are not seen become −∞: keys behind the query, or before `start`, the first
+// key that each row sees. A thread's rows are `query` and that + 8; `key` is of its first column.
 template <int N>
 __device__ __forceinline__ void MaskKeys(float (&s)[N], int query, const int (&start)[2], int key) {
 #pragma unroll

@@ -19,7 +19,7 @@ inline constexpr int kMostThreads = kMostWarps * kWarp;
 // a barrier a buffer counts the bytes that have arrived, so that no block waits for the others'
 // other work. A block may send step i + 1 once it has had step i from all.
 struct Mailbox {
-  uint64_t barriers[2];
+  uint64_t barriers[2];  // of even and of odd steps
 
   // By all threads of all blocks, before anything is sent. `bytes` a step.
   __device__ __forceinline__ void Open(int bytes) {
@@ -32,7 +32,8 @@ struct Mailbox {
     }
     hopper::ClusterSync();
   }
-  // *to = v in block `rank`, of step i.
+  // *to = v in block `rank`, of step i: `to` is the place in this block's shared memory, and the
+  // same place of that block is written. One thread; 4 of the step's bytes there.
   __device__ __forceinline__ void Send(float* to, int rank, int64_t i, float v) {
     asm volatile(
         "{\n .reg .b32 place, barrier;\n"
@@ -64,7 +65,9 @@ inline int ClusterBlocks(int64_t width) {
 }
 
 // Runs kernel(args) on clusters of args.blocks blocks, as many as the GPU holds at once and at most
-// `most`. prepare(clusters, args) may complete the arguments.
+// `most`. Blocks have a warp for each kOwn columns of args.width / args.blocks, and `shared` bytes
+// of dynamic shared memory. prepare(clusters, args) may complete the arguments: it knows how many
+// clusters there are, and queues before the kernel.
 template <class Args, class Prepare>
 void LaunchClusters(Stream& stream, void (*kernel)(Args), size_t shared, int64_t most, Args args,
                     Prepare&& prepare) {

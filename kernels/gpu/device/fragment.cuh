@@ -23,12 +23,13 @@ __device__ __forceinline__ uint32_t Transposed(uint32_t pair) {
   return out;
 }
 
-// The two bf16 of a register.
+// The two bf16 of a register, exactly.
 __device__ __forceinline__ float LowFloat(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float HighFloat(uint32_t pair) {
   return __uint_as_float(pair & 0xffff0000u);
 }
 
+// Σ of the squares of eight bf16, in their order.
 __device__ __forceinline__ float SquaresOf(uint4 v) {
   const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
   float sum = 0;
@@ -40,6 +41,7 @@ __device__ __forceinline__ float SquaresOf(uint4 v) {
   return sum;
 }
 
+// ⟨a, b⟩ of eight bf16 each, in their order.
 __device__ __forceinline__ float DotEight(uint4 a, uint4 b) {
   const uint32_t left[4] = {a.x, a.y, a.z, a.w};
   const uint32_t right[4] = {b.x, b.y, b.z, b.w};
@@ -52,7 +54,7 @@ __device__ __forceinline__ float DotEight(uint4 a, uint4 b) {
   return sum;
 }
 
-// to[i] += by · v[i].
+// to[i] += by · v[i], v eight bf16.
 __device__ __forceinline__ void AddScaled(float (&to)[8], float by, uint4 v) {
   const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll

@@ -17,13 +17,14 @@ inline constexpr int kGatherRows = 4;  // of a team
 inline constexpr int kMostGatherTeams = 64;
 
 struct GatherShape {
-  int lanes, teams;
+  int lanes, teams;  // of a team, of a block
 
   int threads() const { return lanes * teams; }
   int tile() const { return teams * kGatherRows; }  // rows of a block
 };
 
-// Of rows of `width` values, `columns` an access.
+// Of rows of `width` values, `columns` an access. A row wider than a block's lanes takes equal
+// turns of them.
 inline GatherShape ShapeGather(int64_t width, int columns) {
   const int64_t lanes_of_row = CeilDiv(width, columns);
   const int64_t turns = CeilDiv(lanes_of_row, kGatherThreads);
@@ -31,7 +32,10 @@ inline GatherShape ShapeGather(int64_t width, int columns) {
   return {lanes, std::max(1, std::min(kMostGatherTeams, kGatherThreads / lanes))};
 }
 
-// out[first + j] = table[id_of(j)] for the rows j of this block's tile, those before n.
+// out[first + j] = table[id_of(j)] for the rows j of this block's tile, those with first + j < n;
+// table [rows, width], out [n, width], converted. id_of is asked once a row and lane; a number
+// outside the table ends the kernel with a trap. REQUIRES: blocks of GatherShape::threads threads,
+// N divides the width, rows on the bytes of an access.
 template <class X, class Y, int N, class IdOf>
 __device__ __forceinline__ void GatherTile(const X* table, int64_t rows, int64_t first, int64_t n,
                                            int width, int lanes, Y* out, const IdOf& id_of) {

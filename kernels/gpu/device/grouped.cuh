@@ -14,11 +14,11 @@
 
 namespace mneme::gpu::hopper {
 
-inline constexpr int kTileM = 128, kTileN = 256, kTileK = 64;
-inline constexpr int kBox = 64 * 128;  // bytes of a box
+inline constexpr int kTileM = 128, kTileN = 256, kTileK = 64;  // K: of a slice, of a step
+inline constexpr int kBox = 64 * 128;                          // bytes of a box
 inline constexpr int kBoxesA = kTileM / 64, kBoxesB = kTileN / 64;
 inline constexpr int kComputeWarps = 8;
-inline constexpr int kGroupedThreads = 128 + 32 * kComputeWarps;
+inline constexpr int kGroupedThreads = 128 + 32 * kComputeWarps;  // a warpgroup loads
 inline constexpr int kMaxGroups = kGroupedSm90MaxGroups;
 inline constexpr int kBandRows = 4096;  // rows whose tiles are walked before the next rows begin
 
@@ -34,7 +34,7 @@ struct Tile {
 
 // The groups that end in the first half of a pair of tiles, in shared memory: see Walk.
 struct Halves {
-  uint16_t groups[kFeedForwardGroups], count;
+  uint16_t groups[kFeedForwardGroups], count;  // rising
 };
 
 // Tiles in order, a pair of blocks (a cluster) each. Both the loading and the computing threads
@@ -62,7 +62,8 @@ class Walk {
     }
   }
 
-  // list: of kHalves. m: of gradients of weights. ranges: 0, or how many.
+  // offsets: i32 [groups + 1], borrowed. list: of kHalves. m: of gradients of weights. ranges: 0,
+  // or how many.
   __device__ Walk(const int32_t* offsets, const Halves* list, int groups, int m, int n, int ranges)
       : offsets_(offsets),
         list_(list),
@@ -210,9 +211,9 @@ template <int kStages, int kLeft = kBoxesA>
 struct Ring {
   static constexpr int kBytes = (kLeft + kBoxesB) * kBox;  // of a stage
 
-  uint32_t stages, barriers;
-  int stage = 0;
-  uint32_t phase = 0;
+  uint32_t stages, barriers;  // addresses in shared memory: kStages · kBytes, 2 kStages · 8
+  int stage = 0;              // at hand
+  uint32_t phase = 0;         // parity of how often the ring was round
 
   // By one thread. gathers: all threads of the loading warpgroup arrive, after their copies. warps:
   // of a block, that use a stage.
@@ -222,6 +223,7 @@ struct Ring {
       BarrierInit(Empty(s), 2 * warps);
     }
   }
+  // Of the stage at hand: its boxes of the left operand, of the right one, its barrier.
   __device__ uint32_t Data() const { return stages + stage * kBytes; }
   __device__ uint32_t DataB() const { return Data() + kLeft * kBox; }
   __device__ uint32_t Full() const { return barriers + stage * 8; }
@@ -231,6 +233,7 @@ struct Ring {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (lane < 2) BarrierArriveAt(Empty(s), lane);
   }
+  // By who fills the stage at hand: until both blocks are done with what it held.
   __device__ void WaitEmpty() const { BarrierWait(Empty(stage), phase ^ 1); }
   __device__ void Advance() {
     if (++stage == kStages) {
@@ -270,6 +273,7 @@ struct GatherSource {
   int width;        // of the source
 };
 
+// `source` of bf16 [rows, width], with the slots of the problem.
 inline GatherSource SourceOf(const GroupedProblem& p, const void* source, int64_t width) {
   return {.source = static_cast<const __nv_bfloat16*>(source),
           .slots = p.slots,
@@ -291,14 +295,17 @@ class Gatherer {
         line_(static_cast<int>(threadIdx.x) / 8),
         to_(line_ * 128 + (unit_ ^ line_ % 8) * 16) {}
 
-  // column: of the tile in the source, where lines run along k.
+  // A tile begins: asks for its first slots. column: of the tile in the source, where lines run
+  // along k.
   __device__ void Begin(const Tile& t, int column) {
     column_ = column;
     Ask(t, kAcross ? 0 : t.m, slots_[0]);
     if constexpr (kAcross) Ask(t, kTileK, slots_[1]);
   }
 
-  // `to`: the operand's boxes in a stage. Steps come in order.
+  // Begins the copies of a step, zeros for rows that the group does not have:
+  // BarrierArriveAfterCopies tells of their end. `to`: the operand's boxes in a stage. Steps come
+  // in order.
   __device__ void Copy(const Tile& t, int step, uint32_t to) {
     if constexpr (!kAcross) {
       Copy(step * kTileK, to, slots_[0]);
@@ -376,6 +383,7 @@ __device__ __forceinline__ void Multiply(float (&d)[128], int steps, R& ring, A&
 __device__ inline void TakeTurn(int group) { NamedBarrier(3 + group, 256); }
 __device__ inline void PassTurn(int group) { NamedBarrierArrive(3 + (group ^ 1), 256); }
 
+// Two numbers as bf16, `low` in the lower half, and back.
 __device__ inline uint32_t Pack(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
@@ -405,7 +413,7 @@ __device__ inline float2 Sigmoids(float x, float y) {
   return {both * dy, both * dx};
 }
 
-// SiLU(gate) · up of 32 accumulators each, in bf16.
+// SiLU(gate) · up of 32 accumulators each, rounded once, in bf16.
 __device__ __forceinline__ void SwiGlu(const float* gate, const float* up, uint32_t (&pairs)[16]) {
 #pragma unroll
   for (int q = 0; q < 16; ++q) {

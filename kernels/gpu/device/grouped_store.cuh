@@ -9,10 +9,10 @@ namespace mneme::gpu::hopper {
 // Stores the share of a tile that one warpgroup has. Boxes are written by all its threads and then
 // copied out by one, while the next are written.
 struct Store {
-  uint32_t boxes;  // in shared memory
-  int thread;      // of the warpgroup
-  int barrier;     // of the warpgroup
-  int next = 0;
+  uint32_t boxes;  // two, in shared memory
+  int thread;      // of the warpgroup: 0 … 127
+  int barrier;     // of the warpgroup: a NamedBarrier that nobody else uses
+  int next = 0;    // which box comes next
 
   __device__ int lane() const { return thread % 32; }
   __device__ int warp() const { return thread / 32; }
@@ -44,10 +44,11 @@ struct Store {
 struct Target {
   const CUtensorMap* map;
   Box box;
-  __nv_bfloat16* memory;
-  int64_t pitch;
-  int rows, columns;  // that exist
+  __nv_bfloat16* memory;  // of the first row and column
+  int64_t pitch;          // elements from one row to the next
+  int rows, columns;      // that exist
 
+  // A whole box goes by its map; a part of one would write into the next group's rows.
   __device__ bool whole() const { return rows >= 64; }
 };
 
@@ -70,7 +71,8 @@ __device__ inline void CopyOut(const Store& s, const Target& to, uint32_t box) {
   }
 }
 
-// Of a [R, 2n] tensor of gates (half 0) and ups (half 1), and of a [R, n] tensor.
+// Of a [R, 2n] tensor of gates (half 0) and ups (half 1), and of a [R, n] tensor. row, column: the
+// first; rows: those that the group still has from there.
 __device__ inline Target HalfTarget(const CUtensorMap* map, __nv_bfloat16* c, int n, int row,
                                     int half, int column, int rows) {
   const int64_t pitch = 2 * int64_t{n};

@@ -1,6 +1,8 @@
 // What Hopper adds, one function an instruction: barriers in shared memory that count bytes, bulk
 // copies of tensor boxes, products of warpgroups (128 threads). Device code for sm_90a only.
 //
+// Barriers, boxes and lines are named by their addresses in shared memory (SharedAddress).
+//
 // Boxes lie in shared memory with the 128-byte swizzle: a box is 64 lines of 128 bytes (8 KB,
 // aligned to 1,024 bytes), and the 16-byte unit u of line l stands at unit u ^ (l % 8).
 #pragma once
@@ -17,6 +19,8 @@ __device__ inline uint32_t SharedAddress(const void* p) {
 
 // Barriers ------------------------------------------------------------------------------------
 
+// A phase is complete after so many arrivals, and when the bytes that were announced have come. One
+// thread, before anyone uses it.
 __device__ inline void BarrierInit(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
@@ -32,6 +36,7 @@ __device__ inline void BarrierExpect(uint32_t barrier, uint32_t bytes) {
                : "memory");
 }
 
+// One arrival; what this thread has done before is seen by who waits.
 __device__ inline void BarrierArrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
@@ -46,7 +51,8 @@ __device__ inline void BarrierArriveAt(uint32_t barrier, uint32_t rank) {
       : "memory");
 }
 
-// Returns when the phase of this parity is complete.
+// Returns when the phase of this parity is complete: 0 for the first, then by turns. Of a fresh
+// barrier the phase before the first (parity 1) counts as complete.
 __device__ inline void BarrierWait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
@@ -68,12 +74,14 @@ __device__ inline void NamedBarrierArrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// This block's number in its cluster.
 __device__ inline uint32_t ClusterRank() {
   uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
 
+// All threads of all blocks of the cluster; what they wrote before is seen after it.
 __device__ inline void ClusterSync() {
   asm volatile(
       "barrier.cluster.arrive.release.aligned;\n"
@@ -87,6 +95,8 @@ struct Box {
   int32_t x, y, z, w;  // coordinates in the tensor map's dims, innermost first
 };
 
+// A box to shared memory, by one thread; its bytes count at `barrier`. What lies outside the tensor
+// comes as zeros and counts too.
 __device__ inline void LoadBox(uint32_t to, const CUtensorMap* map, Box box, uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
@@ -105,6 +115,8 @@ __device__ inline void LoadBoxTo(uint16_t mask, uint32_t to, const CUtensorMap* 
       : "memory");
 }
 
+// A box from shared memory, by one thread, after FenceAsync of who wrote it. What lies outside the
+// tensor is not written. StoresCommit closes a group of them.
 __device__ inline void StoreBox(const CUtensorMap* map, Box box, uint32_t from) {
   asm volatile(
       "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(
@@ -113,7 +125,8 @@ __device__ inline void StoreBox(const CUtensorMap* map, Box box, uint32_t from) 
       : "memory");
 }
 
-// Adds the box to what is there.
+// Adds the box to what is there. No element loses a sum, but boxes of several blocks come in no
+// order: see AwaitTurn.
 __device__ inline void AddBox(const CUtensorMap* map, Box box, uint32_t from) {
   asm volatile(
       "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.bulk_group "
@@ -130,6 +143,7 @@ __device__ inline void StoresRead() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
+// Returns when all groups of this thread have been written to memory.
 __device__ inline void StoresDone() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Turns at a place in memory: `turn` counts the parts that are there. Await returns when there are
@@ -173,6 +187,9 @@ __device__ inline uint64_t OperandOf(uint32_t address, uint32_t blocks, uint32_t
          uint64_t{1} << 62;
 }
 
+// Around products, by all threads of a warpgroup. Begin: orders their registers and shared memory
+// before. Commit: closes a group. Wait: at most kPending groups still run, and the registers of the
+// others may be read (Settle).
 __device__ inline void ProductsBegin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void ProductsCommit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
@@ -223,7 +240,8 @@ __device__ inline void Product(float (&d)[128], uint64_t a, uint64_t b, int32_t 
       : "l"(a), "l"(b), "r"(add), "n"(int{kAcrossA}), "n"(int{kAcrossB}));
 }
 
-// Moves registers from the warpgroup that loads to those that compute.
+// Moves registers from the warpgroup that loads to those that compute; all threads of a warpgroup,
+// a multiple of 8 from 24 to 256 each. Up waits until as many are free.
 template <int kRegisters>
 __device__ inline void RegistersDown() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -265,6 +283,7 @@ __device__ inline uint64_t PassThroughCache() {
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
+// 16 bytes to global memory under a policy.
 __device__ inline void StoreUnit(void* to, uint4 v, uint64_t policy) {
   asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "r"(v.x),
                "r"(v.y), "r"(v.z), "r"(v.w), "l"(policy)

@@ -1,6 +1,10 @@
 // Products of warpgroups in the shapes that attention takes: 64 rows, N columns, 16 deep, bf16 into
 // fp32; the left operand in shared memory or in registers. Device code for sm_90a only; layouts as
-// in hopper.cuh.
+// in hopper.cuh. An overload for each N, told by d's size: N / 2 numbers a thread.
+//
+// They run on when the call returns: ProductsBegin before, ProductsCommit after, and until
+// ProductsWait neither d nor a left operand's registers are touched, nor the operands in shared
+// memory written.
 #pragma once
 
 #include "kernels/gpu/device/hopper.cuh"
@@ -78,7 +82,7 @@ __device__ __forceinline__ void ProductOf(float (&d)[64], uint64_t a, uint64_t b
       : "l"(a), "l"(b), "r"(add));
 }
 
-// The same with the left operand in registers.
+// The same with the left operand in registers, as those of AddProductOfRows.
 __device__ __forceinline__ void ProductOf(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
                                           int32_t add) {
   asm volatile(
@@ -175,7 +179,8 @@ __device__ __forceinline__ void AddProductOfRows(float (&d)[96], const uint32_t*
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-// Keeps the compiler from moving accesses to a product's registers across this point.
+// Keeps the compiler from moving accesses to a product's registers across this point. Costs no
+// instruction; stands before products begin and after they were waited for.
 template <int N>
 __device__ __forceinline__ void Settle(float (&d)[N]) {
 #pragma unroll

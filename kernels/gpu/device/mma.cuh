@@ -9,23 +9,30 @@
 
 namespace mneme::gpu {
 
+// The address of shared memory as instructions take it.
 __device__ inline uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes to shared memory without a register between; zeros if not valid (`from` is not read).
+// 16 bytes, aligned on both sides, to shared memory without a register between; zeros if not valid
+// (`from` is not read).
 __device__ inline void CopyAsync16(void* to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(SharedAddress(to)),
                "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
+// Ends a group: of what this thread has copied since the last one.
 __device__ inline void CopyAsyncCommit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
-// Waits until at most `kPending` of the committed groups of this thread are in flight.
+// Waits until at most `kPending` of the committed groups of this thread are in flight. What other
+// threads copied is there after a barrier behind their waits.
 template <int kPending>
 __device__ inline void CopyAsyncWait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
 }
 
+// Four 8 × 8 matrices of bf16: lane l gives the address of row l % 8 of matrix l / 8, and gets of
+// each matrix i row l / 4, columns 2 (l % 4) and the next in r[i]; Transposed: of the turned ones.
+// All lanes call.
 __device__ inline void LoadMatrix4(uint32_t (&r)[4], const void* p) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -66,6 +73,7 @@ __device__ inline void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Two numbers, each rounded to nearest even, in a register: `low` in the lower half.
 __device__ inline uint32_t PackBf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return reinterpret_cast<const uint32_t&>(pair);

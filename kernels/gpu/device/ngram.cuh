@@ -16,15 +16,16 @@ inline constexpr int kMostTables = 64;  // sub-tables of one launch
 // prime⌋ or one less.
 struct HashTables {
   uint64_t prime[kMostTables];
-  uint64_t inverse[kMostTables];
-  int64_t offset[kMostTables];
-  uint64_t multiplier[kMostBack];
-  int32_t order[kMostTables];
-  int32_t pad;
-  int32_t tables;
+  uint64_t inverse[kMostTables];   // ⌊2⁶⁴ / prime⌋
+  int64_t offset[kMostTables];     // of the sub-table's first row in the fused table
+  uint64_t multiplier[kMostBack];  // by look-back: 0 is the token itself
+  int32_t order[kMostTables];      // tokens of an n-gram
+  int32_t pad;                     // canonical id before the document's first token
+  int32_t tables;                  // how many of them there are
 };
 
-// Sub-tables [first, first + count) of a hash.
+// Sub-tables [first, first + count) of a hash, numbered order after order, head after head.
+// REQUIRES: at most kMostTables, orders of at most kMostBack tokens, primes above 1.
 inline HashTables MakeHashTables(const NgramHash& hash, int64_t first, int64_t count) {
   CHECK_LE(count, int64_t{kMostTables});
   CHECK_LE(hash.multipliers.size(), size_t{kMostBack});
@@ -47,13 +48,13 @@ inline HashTables MakeHashTables(const NgramHash& hash, int64_t first, int64_t c
   return h;
 }
 
-// What is hashed.
+// What is hashed. Pointers are of the device.
 struct HashedText {
-  const int32_t* tokens;
-  const int32_t* canonical;
-  const int32_t* doc_start;
+  const int32_t* tokens;     // [T]
+  const int32_t* canonical;  // [vocabulary] id -> canonical id
+  const int32_t* doc_start;  // [T] position in its row of the document's first token
   int32_t vocabulary;
-  uint32_t length;
+  uint32_t length;  // tokens of a row
 };
 
 inline HashedText MakeHashedText(const Tensor& tokens, const Tensor& canonical, int64_t length,
@@ -69,7 +70,8 @@ __device__ __forceinline__ void KeepTables(const HashTables& from, HashTables& t
   for (unsigned i = threadIdx.x; i < sizeof(HashTables) / 4; i += blockDim.x) kept[i] = words[i];
 }
 
-// Row of token t in sub-table k.
+// Row of token t in sub-table k, in the fused table (docs/mathematics.md, Engram). Look-backs that
+// leave the document read the pad. A token outside the vocabulary ends the kernel with a trap.
 __device__ __forceinline__ int64_t RowOf(const HashTables& hash, const HashedText& text, uint32_t t,
                                          uint32_t k) {
   const int history = static_cast<int>(t % text.length) - text.doc_start[t];

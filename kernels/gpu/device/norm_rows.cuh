@@ -7,14 +7,16 @@
 namespace mneme::gpu {
 
 // Lane `lane`'s share of a row: kN vectors of 16 bytes, a warp's width apart. Rows are whole
-// vectors, at most kN · 32 of them.
+// vectors, at most kN · 32 of them, and begin on 16 bytes. width: columns of a row.
 template <class A, int kN>
 struct NormRow {
   static constexpr int kV = kVec<A>;
   Vec<A, kV> v[kN];
 
+  // The first column of this lane's vector i; not below the width where the row has no such vector.
   static __device__ __forceinline__ int Column(int i, int lane) { return (i * kWarp + lane) * kV; }
 
+  // Vectors beyond the width keep what they had.
   __device__ __forceinline__ void Load(const A* from, int width, int lane) {
 #pragma unroll
     for (int i = 0; i < kN; ++i) {
@@ -35,7 +37,7 @@ struct NormRow {
     return sum;
   }
 
-  // to = x · scale · gain.
+  // to = x · scale · gain, rounded once. scale: 1 / rms of the row; gain f32 [width].
   __device__ __forceinline__ void Store(float scale, const float* gain, int width, int lane,
                                         A* to) const {
 #pragma unroll
@@ -68,6 +70,7 @@ class NormGradient {
     float rstd;
   };
 
+  // gain f32 [width], read once. Nothing is summed yet.
   __device__ __forceinline__ NormGradient(const float* gain, int width, int lane)
       : width_(width), lane_(lane) {
 #pragma unroll
@@ -81,7 +84,8 @@ class NormGradient {
     }
   }
 
-  // dx = the gradient, + the row's addend where kAdds.
+  // dx [width] = the gradient, + the row's addend where kAdds; its n dy joins the sum of dw. All
+  // lanes of the warp call, with the same row.
   template <bool kAdds>
   __device__ __forceinline__ void Store(const Row& row, A* dx) {
     float dot = 0;
@@ -138,7 +142,7 @@ class NormGradient {
   int width_;
   int lane_;
   float gain_[kN][kV];
-  float sum_[kN][kV];
+  float sum_[kN][kV];  // dw of the rows so far
 };
 
 }  // namespace mneme::gpu

@@ -10,7 +10,8 @@ namespace mneme::gpu {
 
 inline constexpr int kPartThreads = 256;
 
-// out[i] += Σ_p parts[p * stride + i] for i < columns. kSlices threads share the parts of a column.
+// out[i] += Σ_p parts[p * stride + i] for i < columns. kSlices threads share the parts of a column:
+// slice s adds parts s, s + kSlices, …, then the slices are added in order.
 template <int kSlices, class Out>
 __global__ void __launch_bounds__(kPartThreads)
     AddPartsKernel(const float* parts, int64_t count, int64_t stride, int64_t columns, Out out) {
@@ -33,7 +34,9 @@ __global__ void __launch_bounds__(kPartThreads)
   if (column < columns) out[column] = static_cast<float>(out[column] + sum);
 }
 
-// `out`: a pointer, or whatever out[i] makes sense of.
+// The same, queued: parts f32, `count` of them, `stride` elements apart; few parts are added by one
+// thread a column. `out`: a pointer to device memory, or whatever out[i] makes sense of there; it
+// is read and written as f32.
 template <class Out>
 void AddParts(Stream& stream, const float* parts, int64_t count, int64_t stride, int64_t columns,
               Out out) {

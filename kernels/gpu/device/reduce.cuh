@@ -18,7 +18,8 @@ struct Larger {
   }
 };
 
-// Every lane gets the result.
+// Every lane gets the result, in the order of a butterfly: the same bits in every lane and run.
+// REQUIRES: all 32 lanes call.
 template <class T, class Op = Plus>
 __device__ __forceinline__ T WarpReduce(T x, Op op = {}) {
 #pragma unroll

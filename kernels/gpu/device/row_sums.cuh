@@ -19,7 +19,8 @@
 
 namespace mneme::gpu {
 
-// Rows of several equal parts as one array.
+// Rows of several equal parts as one array: row i is row i % rows of part i / rows. Passed to a
+// kernel by value.
 template <class T>
 struct PartsOf {
   const T* part[kMostParts];
@@ -32,6 +33,7 @@ struct PartsOf {
   }
 };
 
+// REQUIRES: at most kMostParts parts of T, equally large; none is an array of no rows.
 template <class T>
 PartsOf<T> MakeParts(RowParts tensors) {
   CHECK_LE(tensors.size(), size_t{kMostParts});
@@ -56,6 +58,7 @@ struct TeamShape {
 inline constexpr int kTeamThreads = 256;
 inline constexpr int kMostTeams = 32;
 
+// REQUIRES: columns divides the width.
 inline TeamShape ShapeTeams(int64_t width, int columns) {
   const auto lanes_of_row = static_cast<int>(width / columns);
   TeamShape s;
@@ -68,8 +71,8 @@ inline TeamShape ShapeTeams(int64_t width, int columns) {
 
 // This thread's place in its block.
 struct Lane {
-  int team, teams, column;
-  bool active;  // has columns of the row
+  int team, teams, column;  // its team, how many the block has, the first column of its own
+  bool active;              // has columns of the row
 
   __device__ __forceinline__ Lane(int lanes, int columns, int width)
       : team(static_cast<int>(threadIdx.x) / lanes),
@@ -79,7 +82,8 @@ struct Lane {
         active(column < width) {}
 };
 
-// N numbers as accesses of at most 16 bytes.
+// N neighbouring numbers as accesses of at most 16 bytes, each aligned to its size. REQUIRES: N is
+// below a vector of T, or a multiple of one.
 template <int N, class T>
 __device__ __forceinline__ void LoadColumns(const T* from, float (&to)[N]) {
   constexpr int kWidth = N < kVec<T> ? N : kVec<T>;
@@ -104,17 +108,19 @@ inline constexpr int kRows = 8;     // rows of gradients in flight a lane
 inline constexpr int kAhead = 4;    // partial sums in flight a lane
 inline constexpr int kAlone = 16;   // tiles that one team adds up without help
 
-// What stands in front of, and behind, the groups of a tile.
+// The requests by rising row, as group_rows leaves them (kernels/ops/table.h).
 struct Sorted {
-  const int32_t* keys;
-  const int32_t* order;
+  const int32_t* keys;   // [n] rows
+  const int32_t* order;  // [n] numbers of the requests
   int n;
 
+  // Whether a group begins here.
   __device__ __forceinline__ bool Opens(int place) const {
     return place == 0 || keys[place - 1] != keys[place];
   }
 };
 
+// sum += from, and to = from: one lane's columns, from or to shared memory or registers.
 template <int N>
 __device__ __forceinline__ void AddTo(float (&sum)[N], const float* from) {
 #pragma unroll
@@ -262,7 +268,9 @@ __device__ __forceinline__ int Span(const Sorted& sorted, int t, int tile_places
   return span;
 }
 
-// Groups that cross tiles.
+// Sums the groups that cross tiles, from what SumTiles left, and gives each to `emit` once: the
+// part that left the tile where it began, then those that arrived, in order of tiles. A team takes
+// those that began in one tile.
 template <int N, class Emit>
 __global__ void __launch_bounds__(kTeamThreads)
     JoinTiles(Sorted sorted, int width, int lanes, int tiles, Emit emit, const float* leaving,
@@ -329,9 +337,11 @@ __global__ void __launch_bounds__(kTeamThreads)
 // Blocks of the two kernels: what an Emit needs to know before they run.
 struct RowSumGrid {
   TeamShape shape;
-  dim3 tiles, joins;
+  dim3 tiles, joins;  // x: tiles, or teams' worth of them; y: slabs of a row
 };
 
+// Of n requests for rows of `width` values, `columns` a lane. REQUIRES: columns divides the width;
+// n > 0.
 inline RowSumGrid PlanRowSums(int64_t n, int64_t width, int columns) {
   RowSumGrid grid;
   grid.shape = ShapeTeams(width, columns);
@@ -342,6 +352,9 @@ inline RowSumGrid PlanRowSums(int64_t n, int64_t width, int columns) {
   return grid;
 }
 
+// Queues both kernels, with two rows of scratch a tile. parts: the gradients of all requests, T;
+// keys and order i32 [n]; N columns a lane, as the grid was planned for. Sums are made in f32.
+//
 // Emit: copyable; Whole<N>(place, column, float (&sum)[N]) once for each group and lane, and
 // Finish() by every thread at the end of a kernel. in_join: the Emit of the second kernel.
 template <class T, int N, class Emit>

@@ -8,10 +8,10 @@ namespace mneme::gpu {
 // rows (over j), 2, 4, … columns (over i).
 template <int kN>
 struct Sinkhorn {
-  float y[kN][kN];
-  int n;
-  int halves;
-  float eps;
+  float y[kN][kN];  // the matrix as it is now
+  int n;            // streams
+  int halves;       // 2 · iterations; the first is Softmax
+  float eps;        // added to the softmax and to every divisor
 
   // y: logits on entry, the softmax over i plus eps on return; softmax[i][j] without it.
   __device__ __forceinline__ void Softmax(float (&softmax)[kN][kN]) {
@@ -51,7 +51,8 @@ struct Sinkhorn {
     }
   }
 
-  // keep(half, line, divisor).
+  // From what Softmax made to the result, in y. keep(half, line, divisor) for every line of every
+  // half iteration from 1 on: what Backward asks for.
   template <class Keep>
   __device__ __forceinline__ void Forward(Keep&& keep) {
     for (int half = 1; half < halves; half += 2) {
@@ -82,6 +83,8 @@ struct Sinkhorn {
     }
   }
 
+  // grad: of the result on entry, of what Softmax made on return; y goes back to that. The
+  // softmax's own gradient is left to the caller. divisor(half, line): what Forward kept.
   template <class Divisor>
   __device__ __forceinline__ void Backward(float (&grad)[kN][kN], Divisor&& divisor) {
     for (int half = halves - 1; half > 0; half -= 2) {

@@ -16,10 +16,10 @@ inline constexpr int kColumns = 24;  // of φ at most
 
 // What all warps of a block read of a step's tokens.
 struct alignas(16) TokenStage {
-  float du[kStep][kColumns];
-  float res[kStep][kStreams][kStreams];
-  float pre[kStep][kStreams];
-  float factor[kStep];
+  float du[kStep][kColumns];             // columns that φ does not have are 0
+  float res[kStep][kStreams][kStreams];  // [i][j], i output and j input stream
+  float pre[kStep][kStreams];            // weights of h
+  float factor[kStep];                   // of x itself in dx; see StreamsGrad
 };
 
 // x̃ᵀ du of a warp's columns: streams, pairs of fragments, blocks of 8 columns of φ.
@@ -29,7 +29,8 @@ using WeightSums = float[kStreams][2][3][4];
 // results of the four fragments are eight neighbours.
 __device__ __forceinline__ int FragmentColumn(int j, int n) { return 8 * (n / 2) + 2 * j + n % 2; }
 
-// The part of φ that lane (g, q) holds of fragment j of stream s, as bf16.
+// The part of φ that lane (g, q) holds of fragment j of stream s, as bf16: columns 2q, 2q + 1 of
+// each of three blocks of 8. width: of a stream; column: the first of the warp's.
 __device__ __forceinline__ uint3 WeightFragment(const Projection& w, int width, int column, int s,
                                                 int j) {
   const int g = threadIdx.x % 32 / 4;
@@ -46,12 +47,14 @@ __device__ __forceinline__ uint3 WeightFragment(const Projection& w, int width, 
   return make_uint3(pair[0], pair[1], pair[2]);
 }
 
+// Eight numbers, rounded, as 16 bytes.
 __device__ __forceinline__ void StoreEight(__nv_bfloat16* to, const float (&v)[8]) {
   *reinterpret_cast<uint4*>(to) = make_uint4(PackBf16(v[0], v[1]), PackBf16(v[2], v[3]),
                                              PackBf16(v[4], v[5]), PackBf16(v[6], v[7]));
 }
 
-// A copy of four bytes that no register holds; 0 if not valid.
+// A copy of four bytes to shared memory that no register holds; 0 if not valid. Joins the groups of
+// CopyAsyncCommit.
 __device__ __forceinline__ void CopyFloatAsync(float* to, const float* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(SharedAddress(to)), "l"(from),
                "r"(valid ? 4 : 0)
@@ -60,7 +63,8 @@ __device__ __forceinline__ void CopyFloatAsync(float* to, const float* from, boo
 
 // dx of a step, and its share of x̃ᵀ du. x(half, s), dh(half), dout(half, s): this lane's 16 bytes;
 // weights(s, j): its fragment of φ. `dx` is the lane's place in the step's first token, `count` the
-// tokens that are there.
+// tokens that are there; what is handed over of the others must be 0 for `sums` to be right.
+// kResidual: with the part of dout through res; dout is not asked for otherwise.
 template <bool kResidual, class X, class Dh, class Dout, class Weights>
 __device__ __forceinline__ void StreamsStep(const TokenStage& token, X&& x, Dh&& dh, Dout&& dout,
                                             Weights&& weights, int width, int64_t count,
@@ -122,7 +126,8 @@ __device__ __forceinline__ void StreamsStep(const TokenStage& token, X&& x, Dh&&
   }
 }
 
-// `part`: as w.
+// Stores the sums of this warp's columns: `part` is laid out as w and assigned, no other warp
+// writes these.
 __device__ __forceinline__ void StoreSums(const WeightSums& sums, const Projection& w, int width,
                                           int column, float* part) {
   const int g = threadIdx.x % 32 / 4;

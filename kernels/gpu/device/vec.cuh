@@ -8,6 +8,7 @@
 
 namespace mneme::gpu {
 
+// To a float, exactly, and back: bf16 rounds to nearest, ties to even.
 __device__ __forceinline__ float ToFloat(float x) { return x; }
 __device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
 
@@ -31,6 +32,8 @@ struct alignas(sizeof(T) * N) Vec {
 template <class T>
 inline constexpr int kVec = 16 / static_cast<int>(sizeof(T));
 
+// N neighbouring numbers of T as floats, and back, as one access; `from` and `to` aligned as Vec
+// is.
 template <int N, class T>
 __device__ __forceinline__ void LoadFloats(const T* from, float (&to)[N]) {
   const Vec<T, N> x = *reinterpret_cast<const Vec<T, N>*>(from);
@@ -51,8 +54,9 @@ template <class T, int N>
 struct alignas(sizeof(T) * N) RawVec {
   using Word = std::conditional_t<sizeof(T) * N % 4 == 0, uint32_t, uint16_t>;
   static constexpr int kWords = static_cast<int>(sizeof(T) * N / sizeof(Word));
-  Word word[kWords];
+  Word word[kWords];  // zeros are N zeros
 
+  // Number i as a float.
   __device__ __forceinline__ float operator[](int i) const {
     if constexpr (sizeof(T) == 4) {
       return __uint_as_float(word[i]);
@@ -63,6 +67,7 @@ struct alignas(sizeof(T) * N) RawVec {
     }
   }
 };
+// As LoadFloats, unconverted.
 template <int N, class T>
 __device__ __forceinline__ RawVec<T, N> LoadRaw(const T* from) {
   return *reinterpret_cast<const RawVec<T, N>*>(from);

@@ -28,7 +28,7 @@ struct StepReport {
   // Of this rank, by Part (kernels/core/part_clock.h). Empty unless they are timed.
   std::vector<double> part_seconds;
   std::vector<std::pair<std::string, double>>
-      more;  // "balance_loss", "time/forward", "rows/unique", ...
+      more;  // "balance_loss", "time/update", "rows/unique", ...
 };
 
 // One strict-JSON object without a line end: step, loss, tokens, learning_rate, grad_norm, seconds,
@@ -63,12 +63,12 @@ class MetricsLog {
 absl::StatusOr<std::vector<std::pair<double, double>>> ReadSeries(const std::string& path,
                                                                   const std::string& name);
 
-// "step 120/5000 | loss 3.214 | gnorm 0.84 | lr 3.0e-4 | 51.5k tok/s | eta 2h14m", with the
-// word "skipped" where it applies, and "rank 3 slowest, x1.20" (over the median) of several.
+// "step 120/5000 | loss 3.2140 | gnorm 0.84 | lr 3.00e-04 | 51.5k tok/s | eta 2h14m"; before the
+// last part "rank 3 slowest, x1.20" (over the median) of several, and "skipped" where it applies.
 std::string ConsoleLine(const StepReport& report, double eta_seconds);
-// "2h14m", "3m05s", "12s".
+// "2h14m", "3m05s", "12s"; "?" where it is not finite, below 0 or above 1e9.
 std::string DurationText(double seconds);
-// "51.5k", "2.10M".
+// "9500", "51.5k", "2.10M".
 std::string CountText(double count);
 
 }  // namespace mneme

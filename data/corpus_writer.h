@@ -24,7 +24,7 @@ class CorpusWriter {
 
   // Ids of the document at hand. REQUIRES: inside the vocabulary.
   absl::Status Append(absl::Span<const int32_t> ids);
-  // text_bytes: of the document, −1 where they are not known.
+  // text_bytes: of the document, −1 where they are not known. REQUIRES: the document has an id.
   absl::Status EndDocument(int64_t text_bytes);
   int64_t tokens() const { return manifest_.tokens + spooled_; }
   int64_t documents() const { return manifest_.documents + static_cast<int64_t>(begins_.size()); }

@@ -27,19 +27,21 @@ absl::Status ForeignCheckpoint(const std::string& path, const std::string& why);
 absl::Status VerifyFiles(const std::string& path, const CheckpointManifest& manifest, int share = 0,
                          int shares = 1, const std::function<void()>& on_piece = {});
 
-// Files are opened as they are asked for. Verify a checkpoint before (VerifyCheckpoint): HDF5 does
-// not bear damage.
+// Files are opened as they are asked for. Used by one thread. Verify a checkpoint before
+// (VerifyCheckpoint): HDF5 does not bear damage.
 class CheckpointSource {
  public:
   CheckpointSource(std::string path, CheckpointManifest manifest);
   CheckpointSource(const CheckpointSource&) = delete;
   CheckpointSource& operator=(const CheckpointSource&) = delete;
 
-  // Called after every piece that Read has read.
+  // Called after every piece that Read has read; empty: nothing is.
   void OnRead(std::function<void()> on_read) { on_read_ = std::move(on_read); }
 
   const std::string& path() const { return path_; }
   const CheckpointManifest& manifest() const { return manifest_; }
+  // A file of the manifest. Owned here; valid until another one is asked for (only some are held
+  // open).
   absl::StatusOr<const H5File*> File(const std::string& name);
 
   // Rows [begin, end) of a piece of rows x cols, from every slice that holds some of them. `to`

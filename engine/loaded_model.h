@@ -28,6 +28,9 @@ struct LoadedModel {
   // An unextended model's original length is the one it was trained at.
   void SetLength(int64_t length, double scale);
 
+  // In which the run stood.
+  const StageConfig& stage() const { return config.stages[static_cast<size_t>(position.stage)]; }
+
   Context& context() { return machine->context; }
   Stack& stack() { return *model->stack; }
 };

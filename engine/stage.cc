@@ -31,8 +31,9 @@ absl::StatusOr<Stage> OpenStage(const RunConfig& run, const StageConfig& config,
   ASSIGN_OR_RETURN(stage.loader, Loader::Open(config.data, config.sequence_length));
   stage.set_configs = run.evaluate.sets;
   for (const HeldOutConfig& set : stage.set_configs) {
-    ASSIGN_OR_RETURN(std::unique_ptr<HeldOut> opened,
-                     HeldOut::Open(set, config.data.doc_boundary, config.sequence_length));
+    ASSIGN_OR_RETURN(
+        std::unique_ptr<HeldOut> opened,
+        HeldOut::Open(set, config.data.doc_boundary, config.sequence_length, config.data.bos));
     RETURN_IF_ERROR(CheckVocabulary(stage.loader->vocabulary(), opened->corpus().vocabulary(),
                                     "evaluate.sets." + set.name));
     stage.sets.push_back(std::move(opened));

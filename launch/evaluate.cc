@@ -12,13 +12,30 @@
 namespace mneme {
 namespace {
 
+// The last name of a path, with or without a slash behind it.
+std::string NameOf(const std::string& path) {
+  const auto whole = std::filesystem::absolute(path).lexically_normal();
+  return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
+}
+
 std::vector<HeldOutConfig> Sets(const EvaluateArguments& arguments, const RunConfig& config) {
-  if (arguments.data.empty()) return config.evaluate.sets;
-  std::vector<HeldOutConfig> sets;
-  for (const std::string& path : arguments.data) {
-    sets.push_back({std::filesystem::path(path).filename().string(), path, arguments.sequences});
+  std::vector<HeldOutConfig> sets = config.evaluate.sets;
+  if (!arguments.data.empty()) sets.clear();
+  for (const std::string& path : arguments.data) sets.push_back({NameOf(path), path, 0});
+  if (arguments.sequences > 0) {
+    for (HeldOutConfig& set : sets) set.sequences = arguments.sequences;
   }
   return sets;
+}
+
+// What n-grams are counted in.
+absl::StatusOr<std::string> NgramText(const EvaluateArguments& arguments,
+                                      const LoadedModel& model) {
+  if (!arguments.ngrams_from.empty()) return arguments.ngrams_from;
+  const std::vector<std::string>& train = model.stage().data.train;
+  if (!train.empty()) return train.front();
+  return absl::InvalidArgumentError(
+      "--ngrams: the model's run names no training corpus; name one with --ngrams-from CORPUS");
 }
 
 void Print(const HeldOutResult& result, const char* what) {
@@ -59,13 +76,13 @@ absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& argument
       json.AddRaw("memory_off", HeldOutJson(off));
       if (speaks) Print(off, "memory off");
     }
-    const std::string from = arguments.ngrams_from.empty()
-                                 ? loaded.config.stages.front().data.train.front()
-                                 : arguments.ngrams_from;
-    ASSIGN_OR_RETURN(const std::vector<double> nats,
-                     NgramNats(world, from, *set, arguments.ngrams));
-    if (!nats.empty()) json.AddRaw("ngrams", JsonArray(nats));
-    for (size_t i = 2; speaks && i < nats.size(); ++i) {
+    std::vector<double> nats;
+    if (arguments.ngrams > 0) {
+      ASSIGN_OR_RETURN(const std::string from, NgramText(arguments, loaded));
+      ASSIGN_OR_RETURN(nats, NgramNats(world, from, *set, arguments.ngrams));
+      json.AddRaw("ngrams", JsonArray(nats));
+    }
+    for (size_t i = 0; speaks && i < nats.size(); ++i) {
       std::printf("%-14s %zu-gram         %8.4f nats a token\n", config.name.c_str(), i + 1,
                   nats[i]);
     }

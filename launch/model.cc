@@ -15,7 +15,7 @@ absl::StatusOr<OpenModel> OpenCheckpoint(World& world, const ModelArguments& arg
 
 absl::StatusOr<std::unique_ptr<HeldOut>> OpenHeldOut(World& world, const LoadedModel& model,
                                                      const HeldOutConfig& set) {
-  const DataConfig& data = model.config.data;
+  const DataConfig& data = model.stage().data;
   std::unique_ptr<HeldOut> held_out;
   const auto open = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(held_out,
@@ -47,7 +47,7 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const OpenModel& model, const std
                                       " is no id of the vocabulary; ids are 0 to " +
                                       std::to_string(vocabulary.size - 1));
   }
-  if (model.loaded->config.data.bos && vocabulary.bos >= 0) {
+  if (model.loaded->stage().data.bos && vocabulary.bos >= 0) {
     ids.insert(ids.begin(), static_cast<int32_t>(vocabulary.bos));
   }
   return ids;

@@ -123,7 +123,7 @@ TEST(Footprint, ARunThatDoesNotFitIsRefusedBeforeItBegins) {
   EXPECT_NE(status.message().find("5.0 GiB"), std::string::npos) << status;
   TempFolder temp;
   const Outcome outcome =
-      TrainThreads(1, TinyRun(temp.path(), {"model.hidden=200000", "model.dense_width=2000000"}));
+      TrainThreads(1, TinyRun(temp.path(), {"model.hidden=200000", "model.dense_width=1000000"}));
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_NE(outcome.message.find("not enough memory"), std::string::npos) << outcome.message;
 }

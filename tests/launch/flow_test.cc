@@ -1,6 +1,7 @@
 // From text to a trained model and back to text, by the program alone.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "kernels/core/random.h"
@@ -82,6 +83,53 @@ TEST(Flow, PrepareTrainResumeEvaluateGenerateAnalyzeReport) {
   EXPECT_EQ(
       nlohmann::json::parse(place.Run("report runs/tiny --json").out)["curves"][0]["points"].size(),
       6u);
+}
+
+// Held-out text is scored in the same way while a run trains and afterwards.
+TEST(Flow, EvaluationIsThatOfTheRun) {
+  Workplace place;
+  place.Write("text.txt", Prose());
+  ASSERT_EQ(
+      place.Run("prepare --input text.txt --output corpus --document-bytes 1000 --held-out 0.2")
+          .code,
+      0);
+  const Ran trained = place.Run(
+      kTrain + "\"stages=[{steps: 3, data: {train: corpus/train, doc_boundary: ignore}}]\" --json");
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const auto score = [&](const std::string& words) {
+    const Ran ran = place.Run("evaluate runs/tiny --json " + words);
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    return nlohmann::json::parse(ran.out)["sets"][0]["score"];
+  };
+  const double after = score("")["loss"];
+  EXPECT_NEAR(nlohmann::json::parse(trained.out)["validation_loss"].get<double>(), after, 1e-6);
+  EXPECT_EQ(score("--sequences 2")["tokens"], 2 * 32);
+  EXPECT_EQ(score("--data corpus/held_out/")["name"], "held_out");
+  const std::string lines = place.Run("evaluate runs/tiny --ngrams 2").out;
+  EXPECT_NE(lines.find("2-gram"), std::string::npos) << lines;
+}
+
+// A model from elsewhere knows no training corpus.
+TEST(Flow, AnImportedModelIsScored) {
+  Workplace place;
+  place.Write("text.txt", Prose());
+  ASSERT_EQ(
+      place.Run("prepare --input text.txt --output corpus --document-bytes 1000 --held-out 0.2")
+          .code,
+      0);
+  ASSERT_EQ(place
+                .Run(kTrain +
+                     "train.steps=1 model.engram.blocks=[] model.mhc.streams=1 model.moe.experts=0")
+                .code,
+            0);
+  ASSERT_EQ(place.Run("convert --from runs/tiny --to out --format huggingface --no-logits").code,
+            0);
+  std::filesystem::remove(place.path() + "/out/mneme.json");
+  ASSERT_EQ(place.Run("convert --from out --to back --format mneme").code, 0);
+  EXPECT_EQ(place.Run("evaluate back --data corpus/held_out").code, 0);
+  const Ran ran = place.Run("evaluate back --data corpus/held_out --ngrams 3");
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_NE(ran.err.find("--ngrams-from"), std::string::npos) << ran.err;
 }
 
 TEST(Flow, AModelWithoutMemoryHasNoGatesToShow) {

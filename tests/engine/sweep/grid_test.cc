@@ -13,6 +13,7 @@
 #include "engine/forecast.h"
 #include "engine/sweep/cell_key.h"
 #include "engine/sweep/cell_plan.h"
+#include "kernels/core/dry.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
@@ -242,7 +243,10 @@ TEST_F(Grid, SaysWhyThereAreNoHours) {
   EXPECT_THAT(text_, HasSubstr("no hours for 2 cells: "));
   const auto absent = cell("set: {data.train: absent}\naxes: {seed: [0]}");
   EXPECT_THAT(absent["no_hours"].get<std::string>(), HasSubstr("model.vocab_size"));
-  Put("mine.yaml", "name: mine\nkind: cpu\nmemory: 1e5\nrates: {matmul: {flops: 1e6}}\n");
+  std::string mine = "name: mine\nkind: cpu\nmemory: 1e5\nrates:\n";
+  for (int work = 0; work < kWorks; ++work)
+    mine += std::string("  ") + Name(static_cast<Work>(work)) + ": {bytes: 1e6}\n";
+  Put("mine.yaml", mine);
   const auto large = cell("axes: {seed: [0]}\nrun: {device: mine.yaml}");
   EXPECT_GT(large["hours"], 0.0);
   EXPECT_THAT(large["breaks"].get<std::string>(), HasSubstr("memory: a rank needs"));

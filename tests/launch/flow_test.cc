@@ -22,6 +22,14 @@ std::string Prose() {
   return text;
 }
 
+// corpus/train and corpus/held_out.
+void PrepareProse(const Workplace& place) {
+  place.Write("text.txt", Prose());
+  const Ran ran =
+      place.Run("prepare --input text.txt --output corpus --document-bytes 1000 --held-out 0.2");
+  ASSERT_EQ(ran.code, 0) << ran.err;
+}
+
 const std::string kTrain =
     "train '" MNEME_SOURCE_DIR
     "/configs/runs/tiny.yaml' data.train=corpus/train train.sequence_length=32 "
@@ -88,11 +96,7 @@ TEST(Flow, PrepareTrainResumeEvaluateGenerateAnalyzeReport) {
 // Held-out text is scored in the same way while a run trains and afterwards.
 TEST(Flow, EvaluationIsThatOfTheRun) {
   Workplace place;
-  place.Write("text.txt", Prose());
-  ASSERT_EQ(
-      place.Run("prepare --input text.txt --output corpus --document-bytes 1000 --held-out 0.2")
-          .code,
-      0);
+  PrepareProse(place);
   const Ran trained = place.Run(
       kTrain + "\"stages=[{steps: 3, data: {train: corpus/train, doc_boundary: ignore}}]\" --json");
   ASSERT_EQ(trained.code, 0) << trained.err;
@@ -112,11 +116,7 @@ TEST(Flow, EvaluationIsThatOfTheRun) {
 // A model from elsewhere knows no training corpus.
 TEST(Flow, AnImportedModelIsScored) {
   Workplace place;
-  place.Write("text.txt", Prose());
-  ASSERT_EQ(
-      place.Run("prepare --input text.txt --output corpus --document-bytes 1000 --held-out 0.2")
-          .code,
-      0);
+  PrepareProse(place);
   ASSERT_EQ(place
                 .Run(kTrain +
                      "train.steps=1 model.engram.blocks=[] model.mhc.streams=1 model.moe.experts=0")
@@ -134,11 +134,7 @@ TEST(Flow, AnImportedModelIsScored) {
 
 TEST(Flow, AModelWithoutMemoryHasNoGatesToShow) {
   Workplace place;
-  place.Write("text.txt", Prose());
-  ASSERT_EQ(
-      place.Run("prepare --input text.txt --output corpus --document-bytes 1000 --held-out 0.2")
-          .code,
-      0);
+  PrepareProse(place);
   ASSERT_EQ(place.Run(kTrain + "train.steps=1 model.engram.blocks=[] model.moe.experts=0").code, 0);
   const Ran ran = place.Run("analyze runs/tiny");
   EXPECT_EQ(ran.code, 2);

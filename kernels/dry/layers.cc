@@ -144,17 +144,19 @@ void ShortConvGrad(Stream& stream, const Tensor& dy, const Tensor& n, const Tens
 void DealTokens(Stream& stream, const Tensor& experts, const Tensor& weights,
                 absl::Span<const int64_t> starts, Tensor& sent, Tensor& sent_experts,
                 Tensor& sent_weights, Tensor& counts) {
-  std::vector<int64_t> deal = {experts.dim(0), experts.dim(1)};
+  const int64_t tokens = experts.dim(0), owners = counts.dim(0);
+  std::vector<int64_t> deal = {tokens, experts.dim(1)};
   deal.insert(deal.end(), starts.begin(), starts.end());
   std::vector<int64_t>& dealt = LedgerOf(stream).dealt[std::move(deal)];
-  if (dealt.empty()) dealt = CountDealt(experts.dim(0), experts.dim(1), starts);
+  if (dealt.empty()) dealt = CountDealt(tokens, experts.dim(1), starts);
   std::copy(dealt.begin(), dealt.end(), counts.data<int64_t>());
-  Tensor through;
-  if (!OnCpu(stream)) through = Scratch(stream, DType::kI64, {counts.dim(0) * experts.dim(0)});
+  Tensor parts;
+  if (!OnCpu(stream) && tokens > 0)
+    parts = Scratch(stream, DType::kI32, {2, owners, DealBlocks(tokens, owners)});
   LedgerOf(stream).Add(Work::kRouting,
-                       {3, 0.0,
-                        2 * (BytesOf(experts) + BytesOf(weights)) + BytesOf(sent_experts) +
-                            BytesOf(sent_weights) + 3 * BytesOf(sent)});
+                       {2, 0.0,
+                        2 * BytesOf(experts) + BytesOf(weights) + BytesOf(sent_experts) +
+                            BytesOf(sent_weights) + BytesOf(sent)});
 }
 
 void Experts(Stream& stream, const Tensor& x, const Tensor& experts, const Tensor&,

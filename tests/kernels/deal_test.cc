@@ -21,11 +21,12 @@ std::vector<int64_t> Choices(int64_t tokens, int64_t k, int64_t total) {
   return choices;
 }
 
-OpCase Deal(int64_t tokens, int64_t k, std::vector<int64_t> starts) {
+OpCase DealChosen(std::vector<int64_t> choices, int64_t k, std::vector<int64_t> starts) {
+  const int64_t tokens = static_cast<int64_t>(choices.size()) / k;
   const auto owners = static_cast<int64_t>(starts.size()) - 1;
   const int64_t rows = tokens * std::min(k, owners);
   OpCase c("deal_tokens");
-  c.Integers("experts", DType::kI32, {tokens, k}, Choices(tokens, k, starts.back()));
+  c.Integers("experts", DType::kI32, {tokens, k}, std::move(choices));
   c.Fixed("weights", {tokens, k});
   c.NoteOf("sent", DType::kI32, {rows}, /*partial=*/true);
   c.NoteOf("sent_experts", DType::kI32, {rows, k}, /*partial=*/true);
@@ -40,22 +41,56 @@ OpCase Deal(int64_t tokens, int64_t k, std::vector<int64_t> starts) {
   return c;
 }
 
+OpCase Deal(int64_t tokens, int64_t k, std::vector<int64_t> starts) {
+  return DealChosen(Choices(tokens, k, starts.back()), k, starts);
+}
+
+// `owners` that have `each` experts.
+std::vector<int64_t> Starts(int64_t owners, int64_t each) {
+  std::vector<int64_t> starts;
+  for (int64_t d = 0; d <= owners; ++d) starts.push_back(d * each);
+  return starts;
+}
+
 TEST(DealTest, AnswersAll) {
   CheckOp(Deal(1, 1, {0, 2}));
   CheckOp(Deal(5, 2, {0, 4, 7}));
   CheckOp(Deal(700, 3, {0, 14, 28, 41, 55}));
   CheckOp(Deal(33, 6, {0, 3, 6, 9, 12, 15, 18, 20, 22}));
+  CheckOp(Deal(256, 6, {0, 28, 55}));
+  CheckOp(Deal(1031, 5, {0, 55}));
+  CheckOp(Deal(1533, 6, Starts(16, 4)));
+  CheckOp(Deal(257, 19, Starts(3, 20)));
+  CheckOp(Deal(300, 2, {0, 3, 3, 9, 9}));  // owners of nothing
+  CheckOp(Deal(70, 3, Starts(kMostOwners, 1)));
+}
+
+// A GPU's blocks take several tiles each.
+TEST(DealTest, ManyTokens) {
+  CheckOpOnGpu(Deal(40001, 3, Starts(16, 5)));
+  CheckOpOnGpu(Deal(270001, 2, {0, 28, 55}));
+}
+
+TEST(DealTest, OneOwnerOfAllThatIsChosen) {
+  for (const int64_t first : {0, 4, 8}) {
+    std::vector<int64_t> choices;
+    for (int64_t t = 0; t < 519; ++t)
+      for (int64_t j = 0; j < 3; ++j) choices.push_back(first + (t + j) % 4);
+    CheckOp(DealChosen(choices, 3, Starts(3, 4)));
+  }
 }
 
 TEST(DealTest, NoTokensIsLegal) {
   Allocator allocator{Device{}};
-  Stream stream{Device{}, allocator};
+  Stream on_cpu{Device{}, allocator};
+  Stream& stream = TestingGpu() ? GpuStream() : on_cpu;
+  const Kernels& kernels = TestingGpu() ? *GpuKernels() : CpuKernels();
   const auto empty = [&](DType dtype, Shape shape) { return Tensor::Empty(stream, dtype, shape); };
   Tensor sent = empty(DType::kI32, {0}), experts = empty(DType::kI32, {0, 2});
   Tensor weights = empty(DType::kF32, {0, 2});
   Tensor counts = empty(DType::kI64, {2, 2});
   const std::vector<int64_t> starts = {0, 3, 5};
-  CpuKernels().deal_tokens(stream, experts, weights, starts, sent, experts, weights, counts);
+  kernels.deal_tokens(stream, experts, weights, starts, sent, experts, weights, counts);
   EXPECT_EQ(Values(counts), (std::vector<double>{0, 0, 0, 0}));
 }
 

@@ -1,10 +1,13 @@
 // Rows put straight into the memory of other GPUs of the host (kernels/core/peer.h).
 //
-// A warp takes a row (of tensors that are gathered) or 10 KiB, 16 bytes a lane and access, ten
-// accesses in flight, and goes through the destinations in turn, so that all links are busy as long
-// as rows are left. Floor: bytes that leave over the link's rate (NVLink 4: 450 GB/s a direction,
-// of which payload is at most about 85 %), or the memory's for what stays; besides, two kernels and
-// two messages there and back, about 10 µs.
+// A warp puts a tile after another: a row (of tensors that are gathered) or 10 KiB, 16 bytes a lane
+// and access, ten accesses in flight. It goes through the destinations in turn, so that all links
+// are busy as long as rows are left, and claims the next tile of each from a counter while one is
+// on its way: stores over a link that is full wait, those of some multiprocessors longer than those
+// of others, and tiles dealt beforehand would leave the link to the slowest in the end. Which warp
+// moves a tile changes nothing of where it lands. Floor: bytes that leave over the link's rate
+// (NVLink 4: 450 GB/s a direction, of which payload is at most about 85 %), or the memory's for
+// what stays; besides, two kernels and two messages there and back, about 10 µs.
 //
 // Order: the writes of a block come before its ticket, the tickets before `left` is written at the
 // destination, both with fences of the system's scope; a destination's put ends when it has seen
@@ -50,8 +53,7 @@ struct alignas(128) Slot {
 // What the rendezvous found out, for the put that follows.
 struct Session {
   uint64_t call;
-  uint32_t tickets;
-  int32_t fits;
+  int64_t fits;
   int64_t first[kMostPeers];  // of the rows to each
   int64_t rows[kMostPeers];
   int64_t place[kMostPeers];  // of the first row there
@@ -61,9 +63,16 @@ struct Session {
   int64_t offsets[kMostPeers][kMostPutTensors];
 };
 
+// How far the blocks of a put are; zero between puts.
+struct Progress {
+  uint32_t tickets;             // blocks that have put all
+  uint32_t claims[kMostPeers];  // of tiles to each
+};
+
 struct Mailbox {
   alignas(128) Session session;  // of the owner, for itself
-  Slot slots[kMostPeers];        // by writer
+  alignas(128) Progress progress;
+  Slot slots[kMostPeers];  // by writer
   alignas(128) char bounce[kMostPeers][kBounce];
 };
 
@@ -186,6 +195,7 @@ __device__ __forceinline__ void CopyUnits(const char* from, char* to, int64_t by
   const auto* x = reinterpret_cast<const U*>(from);
   auto* y = reinterpret_cast<U*>(to);
   const int n = static_cast<int>(bytes / static_cast<int64_t>(sizeof(U)));
+#pragma unroll 1
   for (int j = lane; j < n; j += kAhead * kLanes) {
     U unit[kAhead];
 #pragma unroll
@@ -199,8 +209,8 @@ __device__ __forceinline__ void CopyUnits(const char* from, char* to, int64_t by
   }
 }
 
-// By one warp.
-__device__ __noinline__ void Copy(const char* from, char* to, int64_t bytes, int lane) {
+// By one warp. Not a call: that would wait for what is on its way, as the next claim.
+__device__ __forceinline__ void Copy(const char* from, char* to, int64_t bytes, int lane) {
   const auto bits =
       static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to) |
                             static_cast<uintptr_t>(bytes));
@@ -221,13 +231,17 @@ struct Cargo {
   __device__ __forceinline__ int64_t Tiles(int t, int64_t rows) const {
     return Gathers(t) ? rows : (rows * row_bytes[t] + kTile - 1) / kTile;
   }
-  // Tile i of tensor t's rows [first, first + rows).
-  __device__ __forceinline__ void PutTile(int t, int64_t first, int64_t rows, int64_t i, char* to,
-                                          int lane) const {
+  // Tile i of tensor t's rows [first, first + rows): where it lies, and how far from the first of
+  // these rows it goes.
+  struct Tile {
+    const char* from;
+    int64_t at, bytes;
+  };
+  __device__ __forceinline__ Tile TileOf(int t, int64_t first, int64_t rows, int64_t i) const {
     const int64_t row = row_bytes[t];
-    if (Gathers(t)) return Copy(in[t] + index[first + i] * row, to + i * row, row, lane);
+    if (Gathers(t)) return {in[t] + index[first + i] * row, i * row, row};
     const int64_t at = i * kTile;
-    Copy(in[t] + first * row + at, to + at, min(kTile, rows * row - at), lane);
+    return {in[t] + first * row + at, at, min(kTile, rows * row - at)};
   }
 };
 
@@ -237,29 +251,40 @@ struct Warp {
   static constexpr int kOfBlock = kThreads / kLanes;
 };
 
-// To every member whose room lies in its stretch, and to this one itself. What is smallest goes
-// first, so that long rows are left to fill the end.
-__device__ __forceinline__ void PutStraight(const Group& g, const Session& s, const Cargo& cargo) {
+// To every member whose room lies in its stretch, and to this one itself. Of a member's tiles what
+// is smallest goes first, so that long rows are left to fill the end.
+__device__ __forceinline__ void PutStraight(const Group& g, const Session& s, Progress& progress,
+                                            const Cargo& cargo) {
   const Warp warp;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * Warp::kOfBlock;
-  const int64_t number = static_cast<int64_t>(blockIdx.x) * Warp::kOfBlock + warp.number;
-  const auto straight = [&](int d) { return d == g.me || s.room[d] != kNotInStretch; };
-  int64_t taken = 0;  // tiles so far: the next warps go on
-  for (int t = cargo.tensors - 1; t >= 0; --t) {
-    int64_t most = 0;
-    for (int d = 0; d < g.members; ++d) {
-      if (straight(d)) most = max(most, cargo.Tiles(t, s.rows[d]));
+  unsigned left = 0;  // bit d: there may be tiles for member d that nobody has claimed
+  for (int d = 0; d < g.members; ++d) {
+    const bool straight = d == g.me || s.room[d] != kNotInStretch;
+    if (straight && s.rows[d] > 0) left |= 1u << d;
+  }
+  int turn = (g.me + warp.number) % g.members;
+  const auto claim = [&]() -> uint32_t {  // of the member whose turn it is; only lane 0 knows
+    if (left == 0) return 0;
+    do {
+      turn = turn + 1 < g.members ? turn + 1 : 0;
+    } while ((left >> turn & 1) == 0);
+    return warp.lane == 0 ? atomicAdd(&progress.claims[turn], 1u) : 0;
+  };
+  uint32_t claimed = claim();
+  while (left != 0) {
+    const int d = turn;
+    int64_t i = __shfl_sync(0xffffffffu, claimed, 0);
+    int t = cargo.tensors - 1;
+    for (; t >= 0; --t) {
+      const int64_t tiles = cargo.Tiles(t, s.rows[d]);
+      if (i < tiles) break;
+      i -= tiles;
     }
-    for (int64_t i = (number + warps - taken % warps) % warps; i < most; i += warps) {
-      for (int step = 0; step < g.members; ++step) {
-        const int d = static_cast<int>((g.me + 1 + step + number) % g.members);
-        if (!straight(d) || i >= cargo.Tiles(t, s.rows[d])) continue;
-        char* there = d == g.me ? cargo.out[t] : g.stretches[d] + s.offsets[d][t];
-        cargo.PutTile(t, s.first[d], s.rows[d], i, there + s.place[d] * cargo.row_bytes[t],
-                      warp.lane);
-      }
-    }
-    taken += most;
+    if (t < 0) left &= ~(1u << d);
+    claimed = claim();
+    if (t < 0) continue;
+    const Cargo::Tile tile = cargo.TileOf(t, s.first[d], s.rows[d], i);
+    char* const there = d == g.me ? cargo.out[t] : g.stretches[d] + s.offsets[d][t];
+    Copy(tile.from, there + s.place[d] * cargo.row_bytes[t] + tile.at, tile.bytes, warp.lane);
   }
 }
 
@@ -282,7 +307,8 @@ __device__ void PutInPieces(const Group& g, const Session& s, const Cargo& cargo
     __syncthreads();
     const int64_t tiles = cargo.Tiles(t, rows);
     for (int64_t i = warp.number; i < tiles; i += Warp::kOfBlock) {
-      cargo.PutTile(t, s.first[to] + row, rows, i, g.mailboxes[to]->bounce[g.me], warp.lane);
+      const Cargo::Tile tile = cargo.TileOf(t, s.first[to] + row, rows, i);
+      Copy(tile.from, g.mailboxes[to]->bounce[g.me] + tile.at, tile.bytes, warp.lane);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -311,18 +337,19 @@ __device__ void TakePieces(const Group& g, const Session& s, const Cargo& cargo,
 }
 
 // This member has put all, and so have the others.
-__device__ __forceinline__ void LeaveTogether(const Group& g, Session& session, uint64_t call) {
+__device__ __forceinline__ void LeaveTogether(const Group& g, Progress& progress, uint64_t call) {
   __shared__ bool last;
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence_system();
-    last = atomicAdd(&session.tickets, 1u) == gridDim.x - 1;
+    last = atomicAdd(&progress.tickets, 1u) == gridDim.x - 1;
     __threadfence_system();
   }
   __syncthreads();
   if (!last) return;
-  if (threadIdx.x == 0) session.tickets = 0;
   const int r = static_cast<int>(threadIdx.x);
+  if (r == 0) progress.tickets = 0;
+  if (r < g.members) progress.claims[r] = 0;
   if (r >= g.members || r == g.me) return;
   Publish(g.At(r).left, call);
   AwaitAtLeast(g.Of(r).left, call);
@@ -332,21 +359,22 @@ __device__ __forceinline__ void LeaveTogether(const Group& g, Session& session, 
 __global__ void __launch_bounds__(kThreads)
     Put(const __grid_constant__ Group g, const __grid_constant__ Cargo cargo) {
   __shared__ Session s;
-  Session& session = g.Mine().session;
+  const Session& session = g.Mine().session;
+  Progress& progress = g.Mine().progress;
   for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(Session) / 8);
        i += kThreads) {
     reinterpret_cast<int64_t*>(&s)[i] = reinterpret_cast<const int64_t*>(&session)[i];
   }
   __syncthreads();
   if (s.fits != 0) {
-    PutStraight(g, s, cargo);
+    PutStraight(g, s, progress, cargo);
     const auto way = static_cast<int>(blockIdx.x);
     const int r = way % g.members;
     if (way < g.members && r != g.me && s.room[r] == kNotInStretch) PutInPieces(g, s, cargo, r);
     const bool takes = way >= g.members && way < 2 * g.members;
     if (takes && r != g.me && s.room[g.me] == kNotInStretch) TakePieces(g, s, cargo, r);
   }
-  LeaveTogether(g, session, s.call);
+  LeaveTogether(g, progress, s.call);
 }
 
 Group ToDevice(const PeerGroup& group) {

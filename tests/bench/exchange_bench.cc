@@ -71,7 +71,7 @@ void MeasureBlocks(Machine& m, double bytes, int calls, const Call& peer) {
   DirectExchange* const direct = m.peers.expert->direct();
   if (direct == nullptr) return;
   if (m.world.rank() == 0) std::printf("  multiprocessors: GB/s");
-  for (const int blocks : {8, 16, 24, 32, 48, 64, 96, 128}) {
+  for (const int blocks : {8, 12, 16, 20, 24, 32, 48, 64, 96, 128}) {
     direct->SetBlocks(blocks);
     const double rate = bytes / InTurn(m, calls, {peer})[0] / 1e9;
     if (m.world.rank() == 0) std::printf("  %d: %.1f", blocks, rate);

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/core/deal_blocks.h"
 #include "kernels/dry/work.h"
 
 namespace mneme::dry {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/core/deal_blocks.h"
 #include "kernels/gpu/launch.cuh"
 #include "kernels/ops/deal.h"
 

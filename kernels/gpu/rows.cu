@@ -18,13 +18,28 @@
 namespace mneme::gpu {
 namespace {
 
+// Finds the rows of the block's tile, find(request) each, and gathers them.
+template <class Row, int N, class Y, class Find>
+__device__ __forceinline__ void GatherFound(int64_t n, int width, int lanes, Y* out,
+                                            const Find& find) {
+  __shared__ Row rows_s[kMostGatherTile];
+  const int tile = static_cast<int>(blockDim.x) / lanes * kGatherRows;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * tile;
+  for (int j = static_cast<int>(threadIdx.x); j < tile; j += static_cast<int>(blockDim.x)) {
+    if (first + j < n) rows_s[j] = find(first + j);
+  }
+  __syncthreads();
+  GatherTile<N>(first, n, width, lanes, out, [&](int j) { return rows_s[j]; });
+}
+
 template <class X, class Y, int N, class Id>
-__global__ void __launch_bounds__(kGatherThreads)
+__global__ void __launch_bounds__(kGatherThreads, kGatherBlocks)
     Gather(const X* table, int64_t rows, const Id* ids, int64_t n, int width, int lanes, Y* out) {
-  const int64_t tile = static_cast<int64_t>(blockDim.x) / lanes * kGatherRows;
-  const int64_t first = blockIdx.x * tile;
-  GatherTile<X, Y, N>(table, rows, first, n, width, lanes, out,
-                      [&](int j) { return static_cast<int64_t>(ids[first + j]); });
+  GatherFound<RowAt<X>, N>(n, width, lanes, out, [&](int64_t i) {
+    const int64_t id = ids[i];
+    if (id < 0 || id >= rows) __trap();
+    return RowAt<X>{table + id * width};
+  });
 }
 
 template <class F>
@@ -87,52 +102,22 @@ struct TwoPlaces {
   int64_t came_rows;
 };
 
-// As GatherTile, from the table or from what came.
 template <class Y, int N>
-__global__ void __launch_bounds__(kGatherThreads)
+__global__ void __launch_bounds__(kGatherThreads, kGatherBlocks)
     Deal(TwoPlaces<Y> from, const int32_t* inverse, int64_t n, int width, int lanes, Y* out) {
-  const int teams = static_cast<int>(blockDim.x) / lanes;
-  const int team = static_cast<int>(threadIdx.x) / lanes;
-  const int lane = static_cast<int>(threadIdx.x) % lanes;
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * teams * kGatherRows + team;
-  int64_t rows[kGatherRows];  // of the table, or −1 − those of `came`
-#pragma unroll
-  for (int r = 0; r < kGatherRows; ++r) {
-    const int64_t i = begin + r * teams;
-    const int64_t place = i < n ? inverse[i] : -1;
+  using Row = RowOfEither<Y>;
+  GatherFound<Row, N>(n, width, lanes, out, [&](int64_t i) {
+    const int64_t place = inverse[i];
     const int64_t own = place - from.first;
     if (own >= 0 && own < from.count) {
-      rows[r] = from.own[own];
-      if (rows[r] < 0 || rows[r] >= from.rows) __trap();
-    } else {
-      const int64_t other = own < 0 ? place : place - from.count;
-      if (i < n && (other < 0 || other >= from.came_rows)) __trap();
-      rows[r] = -1 - other;
+      const int64_t row = from.own[own];
+      if (row < 0 || row >= from.rows) __trap();
+      return Row::Float(from.table + row * width);
     }
-  }
-  for (int column = lane * N; column < width; column += lanes * N) {
-    Vec<float, N> x[kGatherRows];
-    Vec<Y, N> y[kGatherRows];
-#pragma unroll
-    for (int r = 0; r < kGatherRows; ++r) {
-      if (begin + r * teams >= n) continue;
-      if (rows[r] >= 0) {
-        x[r] = *reinterpret_cast<const Vec<float, N>*>(from.table + rows[r] * width + column);
-      } else {
-        y[r] = *reinterpret_cast<const Vec<Y, N>*>(from.came + (-1 - rows[r]) * width + column);
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kGatherRows; ++r) {
-      const int64_t i = begin + r * teams;
-      if (i >= n) continue;
-      if (rows[r] >= 0) {
-#pragma unroll
-        for (int k = 0; k < N; ++k) y[r].v[k] = FromFloat<Y>(x[r].v[k]);
-      }
-      *reinterpret_cast<Vec<Y, N>*>(out + i * width + column) = y[r];
-    }
-  }
+    const int64_t other = own < 0 ? place : place - from.count;
+    if (other < 0 || other >= from.came_rows) __trap();
+    return Row::Ready(from.came + other * width);
+  });
 }
 
 }  // namespace

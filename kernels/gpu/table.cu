@@ -72,13 +72,15 @@ __global__ void __launch_bounds__(kGatherThreads)
     if (first + j >= n) break;
     const auto i = static_cast<uint32_t>(first + j);
     const auto tables = static_cast<uint32_t>(hash.tables);
-    rows_s[j] = RowOf(hash, text, i / tables, i % tables);
-    rows[i] = rows_s[j];
+    const int64_t row = RowOf(hash, text, i / tables, i % tables);
+    if (row < 0 || row >= table_rows) __trap();
+    rows_s[j] = row;
+    rows[i] = row;
   }
   __syncthreads();
   for (int from = 0; from < own && first + from < n; from += tile) {
-    GatherTile<float, Y, N>(table, table_rows, first + from, n, width, lanes, out,
-                            [&](int r) { return rows_s[from + r]; });
+    GatherTile<N>(first + from, n, width, lanes, out,
+                  [&](int r) { return RowAt<float>{table + rows_s[from + r] * width}; });
   }
 }
 
@@ -314,7 +316,7 @@ void NgramGather(Stream& stream, const NgramHash& hash, const Tensor& tokens,
   CHECK_LT(n, int64_t{std::numeric_limits<int32_t>::max()});
   WithGather(table, out, width, [&](auto from, auto to, auto columns) {
     using Y = decltype(to);
-    constexpr int kN = decltype(columns)::value;
+    constexpr int kN = std::min(decltype(columns)::value, kVec<float>);
     if constexpr (std::is_same_v<decltype(from), float>) {
       const GatherShape shape = ShapeGather(width, kN);
       const int own = RowsOfBlock(shape.threads(), shape.tile());

@@ -40,6 +40,7 @@ TEST(RowsTest, GatherAndScatterAnswerAll) {
   CheckOp(Lookup(40, 80, 900, DType::kI64));
   CheckOp(Lookup(40, 80, 900, DType::kI64, true));  // f32 rows for bf16 activations
   CheckOp(Lookup(9, 5, 70, DType::kI32, true));
+  CheckOp(Lookup(40, 20, 300, DType::kI64, true));
   CheckOpOnGpu(Lookup(3, 2560, 4000, DType::kI32));  // hot rows of several slabs
 }
 
@@ -172,6 +173,7 @@ TEST(RowsTest, SumUniqueAnswersAll) {
   CheckOp(SumOfRequests(5, 33, 2000));       // hot rows
   CheckOp(SumOfRequests(100'000, 80, 900));  // hardly a request comes twice
   CheckOpOnGpu(SumOfRequests(2000, 80, 30'000));
+  CheckOpOnGpu(SumOfRequests(20, 80, 3000));  // few requests, sums over several tiles
 }
 
 TEST(RowsTest, SumUniqueAddsInOrder) {
@@ -208,6 +210,8 @@ TEST(RowsTest, DealRowsAnswersAll) {
   CheckOp(Deal(9, 7, 50, 5, 4, 5));
   CheckOp(Deal(40, 80, 900, 100, 30, 200));
   CheckOp(Deal(11, 33, 2000, 2, 1, 3));
+  CheckOp(Deal(40, 20, 300, 100, 30, 200));
+  CheckOp(Deal(7, 2112, 30, 3, 5, 9));   // a lane has columns of several turns
   CheckOp(Deal(40, 80, 900, 0, 30, 0));  // all here
   CheckOp(Deal(40, 80, 900, 0, 0, 30));  // all elsewhere
 }

@@ -1,10 +1,13 @@
-// Rows of a table, by number, into neighbouring rows of another array. Device code and its shape.
+// Rows from anywhere into neighbouring rows of another array. Device code and its shape.
 //
-// A team of lanes takes a row, 16 bytes a lane at the wider of the two dtypes; every lane has kRows
-// rows in flight. Neighbouring teams write neighbouring rows.
+// A team of lanes takes a row, a few columns a lane; every lane has kGatherRows rows in flight, and
+// neighbouring teams write neighbouring rows. Where a row stands is found once for all of its
+// lanes, and that of every row of a tile before the first is read: a tile waits for numbers once
+// and for rows once, however many it has.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <type_traits>
 
 #include "kernels/gpu/device/vec.cuh"
@@ -13,8 +16,10 @@
 namespace mneme::gpu {
 
 inline constexpr int kGatherThreads = 256;
-inline constexpr int kGatherRows = 4;  // of a team
+inline constexpr int kGatherBlocks = 4;  // of a multiprocessor
+inline constexpr int kGatherRows = 4;    // of a team
 inline constexpr int kMostGatherTeams = 64;
+inline constexpr int kMostGatherTile = kMostGatherTeams * kGatherRows;
 
 struct GatherShape {
   int lanes, teams;  // of a team, of a block
@@ -23,7 +28,7 @@ struct GatherShape {
   int tile() const { return teams * kGatherRows; }  // rows of a block
 };
 
-// Of rows of `width` values, `columns` an access. A row wider than a block's lanes takes equal
+// Of rows of `width` values, `columns` a lane. A row wider than a block's lanes takes equal
 // turns of them.
 inline GatherShape ShapeGather(int64_t width, int columns) {
   const int64_t lanes_of_row = CeilDiv(width, columns);
@@ -32,61 +37,155 @@ inline GatherShape ShapeGather(int64_t width, int columns) {
   return {lanes, std::max(1, std::min(kMostGatherTeams, kGatherThreads / lanes))};
 }
 
-// out[first + j] = table[id_of(j)] for the rows j of this block's tile, those with first + j < n;
-// table [rows, width], out [n, width], converted. id_of is asked once a row and lane; a number
-// outside the table ends the kernel with a trap. REQUIRES: blocks of GatherShape::threads threads,
-// N divides the width, rows on the bytes of an access.
-template <class X, class Y, int N, class IdOf>
-__device__ __forceinline__ void GatherTile(const X* table, int64_t rows, int64_t first, int64_t n,
-                                           int width, int lanes, Y* out, const IdOf& id_of) {
+// N values as accesses of at most 16 bytes.
+template <class T, int N>
+struct GatheredColumns {
+  static constexpr int kEach = N < kVec<T> ? N : kVec<T>;
+  Vec<T, kEach> part[N / kEach];
+
+  __device__ __forceinline__ T& operator[](int i) { return part[i / kEach].v[i % kEach]; }
+  __device__ __forceinline__ const T& operator[](int i) const {
+    return part[i / kEach].v[i % kEach];
+  }
+  __device__ __forceinline__ void Load(const T* from) {
+#pragma unroll
+    for (int p = 0; p < N / kEach; ++p) {
+      part[p] = reinterpret_cast<const Vec<T, kEach>*>(from)[p];
+    }
+  }
+  __device__ __forceinline__ void Store(T* to) const {
+#pragma unroll
+    for (int p = 0; p < N / kEach; ++p) reinterpret_cast<Vec<T, kEach>*>(to)[p] = part[p];
+  }
+};
+
+// A row of X.
+template <class X>
+struct RowAt {
+  const X* at;
+
+  template <int N>
+  using Columns = GatheredColumns<X, N>;
+  template <int N>
+  __device__ __forceinline__ void Load(int column, Columns<N>& x) const {
+    x.Load(at + column);
+  }
+  template <class Y, int N>
+  __device__ __forceinline__ void Store(const Columns<N>& x, Y* to) const {
+    if constexpr (std::is_same_v<X, Y>) {
+      x.Store(to);
+    } else {
+      GatheredColumns<Y, N> y;
+#pragma unroll
+      for (int i = 0; i < N; ++i) y[i] = FromFloat<Y>(ToFloat(x[i]));
+      y.Store(to);
+    }
+  }
+};
+
+// A row of float, or one of Y that is as it shall be. Lanes of both kinds do the same: they read
+// as many bytes as they write, and of a float row, where those are more, the rest.
+template <class Y>
+class RowOfEither {
+ public:
+  RowOfEither() = default;
+  static __device__ __forceinline__ RowOfEither Float(const float* at) {
+    return RowOfEither(reinterpret_cast<uintptr_t>(at) | 1);
+  }
+  static __device__ __forceinline__ RowOfEither Ready(const Y* at) {
+    return RowOfEither(reinterpret_cast<uintptr_t>(at));
+  }
+
+  static constexpr int kParts = static_cast<int>(sizeof(float) / sizeof(Y));
+  template <int N>
+  struct Columns {
+    RawVec<Y, N> part[kParts];
+
+    // Of a float row.
+    __device__ __forceinline__ float operator[](int i) const {
+      constexpr int kWords = RawVec<Y, N>::kWords;
+      if constexpr (sizeof(typename RawVec<Y, N>::Word) == sizeof(float)) {
+        return __uint_as_float(part[i / kWords].word[i % kWords]);
+      } else {
+        static_assert(N == 1 && kParts == 2);
+        return __uint_as_float(uint32_t{part[1].word[0]} << 16 | part[0].word[0]);
+      }
+    }
+  };
+  template <int N>
+  __device__ __forceinline__ void Load(int column, Columns<N>& x) const {
+    const auto bytes = static_cast<uintptr_t>(column) * (is_float() ? sizeof(float) : sizeof(Y));
+    const auto* from = reinterpret_cast<const RawVec<Y, N>*>((at_ & ~uintptr_t{1}) + bytes);
+    x.part[0] = from[0];
+    if constexpr (kParts > 1) {
+#pragma unroll
+      for (int p = 1; p < kParts; ++p) {
+        if (is_float()) x.part[p] = from[p];
+      }
+    }
+  }
+  template <int N>
+  __device__ __forceinline__ void Store(const Columns<N>& x, Y* to) const {
+    RawVec<Y, N> out = x.part[0];
+    if constexpr (kParts > 1) {
+      Vec<Y, N> y;
+#pragma unroll
+      for (int i = 0; i < N; ++i) y.v[i] = FromFloat<Y>(x[i]);
+      const auto& converted = reinterpret_cast<const RawVec<Y, N>&>(y);
+#pragma unroll
+      for (int w = 0; w < RawVec<Y, N>::kWords; ++w) {
+        out.word[w] = is_float() ? converted.word[w] : out.word[w];
+      }
+    }
+    *reinterpret_cast<RawVec<Y, N>*>(to) = out;
+  }
+
+ private:
+  explicit __device__ __forceinline__ RowOfEither(uintptr_t at) : at_(at) {}
+  __device__ __forceinline__ bool is_float() const { return at_ & 1; }
+
+  uintptr_t at_;  // no row begins at an odd address: that bit says which it is
+};
+
+// out[first + j] = row_at(j), as converted, for the rows j of this block's tile, those before n.
+// row_at: from what the block knows already; every lane calls it.
+template <int N, class Y, class Find>
+__device__ __forceinline__ void GatherTile(int64_t first, int64_t n, int width, int lanes, Y* out,
+                                           const Find& row_at) {
+  using Row = std::decay_t<decltype(row_at(0))>;
   const int team = static_cast<int>(threadIdx.x) / lanes;
   const int teams = static_cast<int>(blockDim.x) / lanes;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
-  // All numbers before any row: no row waits for another's number.
-  int64_t ids[kGatherRows];
-  bool found = true;
-#pragma unroll
-  for (int r = 0; r < kGatherRows; ++r) {
-    const int j = r * teams + team;
-    ids[r] = first + j < n ? id_of(j) : 0;
-    found = found && ids[r] >= 0 && ids[r] < rows;
-  }
-  if (!found) __trap();
+  const auto count = static_cast<int>(min(n - first, static_cast<int64_t>(teams * kGatherRows)));
+  Y* to = out + first * width;
+#pragma unroll 1
   for (int column = lane * N; column < width; column += lanes * N) {
-    Vec<X, N> x[kGatherRows];
+    typename Row::template Columns<N> x[kGatherRows];
 #pragma unroll
     for (int r = 0; r < kGatherRows; ++r) {
-      x[r] = *reinterpret_cast<const Vec<X, N>*>(table + ids[r] * width + column);
+      const int j = r * teams + team;
+      row_at(j < count ? j : 0).Load(column, x[r]);  // a row for each: no read is a branch
     }
 #pragma unroll
     for (int r = 0; r < kGatherRows; ++r) {
-      const int64_t i = first + r * teams + team;
-      if (i >= n) continue;
-      Vec<Y, N> y;
-#pragma unroll
-      for (int k = 0; k < N; ++k) {
-        if constexpr (std::is_same_v<X, Y>) {
-          y.v[k] = x[r].v[k];
-        } else {
-          y.v[k] = FromFloat<Y>(ToFloat(x[r].v[k]));
-        }
-      }
-      *reinterpret_cast<Vec<Y, N>*>(out + i * width + column) = y;
+      const int j = r * teams + team;
+      if (j < count) row_at(j).Store(x[r], to + (j * width + column));
     }
   }
 }
 
-// Columns of an access: 16 bytes of the wider dtype where the width allows, else one.
-template <class X, class Y>
-inline constexpr int kGatherColumns = 16 / static_cast<int>(std::max(sizeof(X), sizeof(Y)));
-
-// Calls f with the dtypes of table and out and the columns of an access.
+// Calls f with the dtypes of table and out and the columns of a lane: 16 bytes of the narrower
+// dtype, of the wider one, or one value, as the width allows.
 template <class F>
 void WithGather(const Tensor& table, const Tensor& out, int64_t width, F&& f) {
   DispatchActivation(table.dtype(), [&](auto from) {
     DispatchActivation(out.dtype(), [&](auto to) {
-      constexpr int kWide = kGatherColumns<decltype(from), decltype(to)>;
-      if (width % kWide == 0) return f(from, to, std::integral_constant<int, kWide>{});
+      constexpr int kMost = std::max(kVec<decltype(from)>, kVec<decltype(to)>);
+      constexpr int kLess = std::min(kVec<decltype(from)>, kVec<decltype(to)>);
+      if (width % kMost == 0) return f(from, to, std::integral_constant<int, kMost>{});
+      if constexpr (kLess < kMost) {
+        if (width % kLess == 0) return f(from, to, std::integral_constant<int, kLess>{});
+      }
       return f(from, to, std::integral_constant<int, 1>{});
     });
   });

@@ -51,6 +51,8 @@ void WithIds(const Tensor& ids, F&& f) {
   }
 }
 
+constexpr int kLeastPlaces = 4;  // of a team that adds to rows
+
 // Every sum goes to its row.
 struct AddToRows {
   const int32_t* keys;
@@ -74,8 +76,8 @@ void ScatterWith(Stream& stream, const Tensor& dout, const RowGroups& sorted, in
                  Tensor& dtable) {
   const AddToRows add{Data<int32_t>(sorted.keys), static_cast<int>(width), Data<float>(dtable)};
   const Tensor part = dout.Reshape({dout.elements() / width, width});
-  SumRows<T, N>(stream, PlanRowSums(sorted.keys.elements(), width, N), MakeParts<T>({&part, 1}),
-                sorted.keys, sorted.order, width, add, add);
+  SumRows<T, N>(stream, PlanRowSums(sorted.keys.elements(), width, N, kLeastPlaces),
+                MakeParts<T>({&part, 1}), sorted.keys, sorted.order, width, add, add);
 }
 
 // Every sum goes to its row, those of `sorted` requests.

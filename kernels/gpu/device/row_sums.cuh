@@ -2,11 +2,11 @@
 // launch.
 //
 // The requests stand sorted by row. A *team* of lanes takes a row's width, a few columns a lane,
-// and walks kPlaces neighbouring places of the sorted order; a block of teams is a *tile*. A group
-// inside a team is summed in registers; groups that cross teams are joined in shared memory, team
-// after team; those that cross tiles leave a partial sum a tile, and a second kernel adds these up,
-// long ones by all teams of a block. So a row that is asked for a million times costs what as many
-// single rows cost, no thread waits for another block, and no sum depends on timing.
+// and walks up to kPlaces neighbouring places of the sorted order; a block of teams is a *tile*. A
+// group inside a team is summed in registers; groups that cross teams are joined in shared memory,
+// team after team; those that cross tiles leave a partial sum a tile, and a second kernel adds
+// these up, long ones by all teams of a block. So a row that is asked for a million times costs
+// what as many single rows cost, no thread waits for another block, and no sum depends on timing.
 //
 // Bytes: every gradient row once, 8 a request of keys and order, two partial rows a tile.
 #pragma once
@@ -103,7 +103,8 @@ __device__ __forceinline__ void StoreColumns(T* to, const float (&from)[N]) {
 
 namespace row_sums {
 
-inline constexpr int kPlaces = 32;  // of a team
+inline constexpr int kPlaces = 32;  // of a team, at most
+inline constexpr int kTiles = 256;  // enough for all multiprocessors
 inline constexpr int kRows = 8;     // rows of gradients in flight a lane
 inline constexpr int kAhead = 4;    // partial sums in flight a lane
 inline constexpr int kAlone = 16;   // tiles that one team adds up without help
@@ -138,7 +139,7 @@ __device__ __forceinline__ void Put(float* to, const float (&from)[N]) {
 template <class T, int N, class Emit>
 __global__ void __launch_bounds__(kTeamThreads)
     SumTiles(const __grid_constant__ PartsOf<T> parts, Sorted sorted, int width, int lanes,
-             Emit emit, float* leaving, float* arriving) {
+             int places, Emit emit, float* leaving, float* arriving) {
   __shared__ int32_t keys_s[kMostTeams * kPlaces + 2];
   __shared__ int32_t order_s[kMostTeams * kPlaces];
   __shared__ float first_s[kTeamThreads * N];  // of each team: the run that came in
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(kTeamThreads)
   __shared__ int last_place_s[kMostTeams];     // where that began; −1: none
   __shared__ bool through_s[kMostTeams];       // came in and goes out: first_s holds it
   const Lane me(lanes, N, width);
-  const int tile_places = me.teams * kPlaces;
+  const int tile_places = me.teams * places;
   const int tile_begin = static_cast<int>(blockIdx.x) * tile_places;
   const int count = min(tile_places, sorted.n - tile_begin);
   // keys_s[0] and the key behind the tile differ from every row where there is none.
@@ -163,8 +164,8 @@ __global__ void __launch_bounds__(kTeamThreads)
   }
   __syncthreads();
   const int32_t* key = keys_s + 1;
-  const int begin = me.team * kPlaces;
-  const int end = min(begin + kPlaces, count);
+  const int begin = me.team * places;
+  const int end = min(begin + places, count);
   float sum[N] = {};
   int head = begin;  // of the run in `sum`
   const auto flush = [&](int until) {
@@ -204,7 +205,7 @@ __global__ void __launch_bounds__(kTeamThreads)
   if (begin < end) flush(end);
   __syncthreads();
   // The rest of a run that left team `from`, in teams behind it; whether it ends in this tile.
-  const int used = (count + kPlaces - 1) / kPlaces;
+  const int used = (count + places - 1) / places;
   const auto follow = [&](int from) {
     int team = from + 1;
     for (; team < used; ++team) {
@@ -273,13 +274,13 @@ __device__ __forceinline__ int Span(const Sorted& sorted, int t, int tile_places
 // those that began in one tile.
 template <int N, class Emit>
 __global__ void __launch_bounds__(kTeamThreads)
-    JoinTiles(Sorted sorted, int width, int lanes, int tiles, Emit emit, const float* leaving,
-              const float* arriving) {
+    JoinTiles(Sorted sorted, int width, int lanes, int places, int tiles, Emit emit,
+              const float* leaving, const float* arriving) {
   __shared__ float part_s[kTeamThreads * N];
   __shared__ int span_s[kMostTeams];
   __shared__ int head_s[kMostTeams];
   const Lane me(lanes, N, width);
-  const int tile_places = me.teams * kPlaces;
+  const int tile_places = me.teams * places;
   const int first = static_cast<int>(blockIdx.x) * me.teams;
   if (static_cast<int>(threadIdx.x) < me.teams) {
     int head = 0;
@@ -337,15 +338,21 @@ __global__ void __launch_bounds__(kTeamThreads)
 // Blocks of the two kernels: what an Emit needs to know before they run.
 struct RowSumGrid {
   TeamShape shape;
+  int places;         // of a team
   dim3 tiles, joins;  // x: tiles, or teams' worth of them; y: slabs of a row
 };
 
 // Of n requests for rows of `width` values, `columns` a lane. REQUIRES: columns divides the width;
-// n > 0.
-inline RowSumGrid PlanRowSums(int64_t n, int64_t width, int columns) {
+// n > 0. least_places: of few requests a team gets as few, a power of two; where an Emit reads what
+// it adds to, a team's sums wait for each other, and then more teams are quicker.
+inline RowSumGrid PlanRowSums(int64_t n, int64_t width, int columns,
+                              int least_places = row_sums::kPlaces) {
   RowSumGrid grid;
   grid.shape = ShapeTeams(width, columns);
-  const int64_t tiles = CeilDiv(n, grid.shape.teams * row_sums::kPlaces);
+  grid.places = row_sums::kPlaces;
+  const auto tiles_of = [&](int places) { return CeilDiv(n, grid.shape.teams * places); };
+  while (grid.places > least_places && tiles_of(grid.places) < row_sums::kTiles) grid.places /= 2;
+  const int64_t tiles = tiles_of(grid.places);
   const auto slabs = static_cast<unsigned>(grid.shape.slabs);
   grid.tiles = dim3(static_cast<unsigned>(tiles), slabs);
   grid.joins = dim3(static_cast<unsigned>(CeilDiv(tiles, grid.shape.teams)), slabs);
@@ -369,9 +376,9 @@ void SumRows(Stream& stream, const RowSumGrid& grid, const PartsOf<T>& parts, co
   float* arriving = leaving + tiles * width;
   const dim3 block(static_cast<unsigned>(grid.shape.threads()));
   Launch(stream, row_sums::SumTiles<T, N, Emit>, grid.tiles, block, 0, parts, sorted, w,
-         grid.shape.lanes, in_tiles, leaving, arriving);
+         grid.shape.lanes, grid.places, in_tiles, leaving, arriving);
   Launch(stream, row_sums::JoinTiles<N, Emit>, grid.joins, block, 0, sorted, w, grid.shape.lanes,
-         static_cast<int>(tiles), in_join, leaving, arriving);
+         grid.places, static_cast<int>(tiles), in_join, leaving, arriving);
 }
 
 }  // namespace mneme::gpu

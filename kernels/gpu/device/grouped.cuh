@@ -167,8 +167,11 @@ class Walk {
   __device__ void BeginRanges() {
     for (int e = 0; e < groups_; ++e) steps_ += StepsOf(e);
     places_ = PlacesOf(m_, columns_);
-    range_ = tile_ / places_;
-    tile_ -= range_ * places_;
+    // The last range by the first clusters: whoever waits for a later range's part waits for a
+    // cluster that began before, also where kernels of other streams leave no room for all.
+    const int at = tile_ / places_;
+    range_ = ranges_ - 1 - at;
+    tile_ -= at * places_;
   }
   __device__ int RangeBegin(int range) const {
     return static_cast<int>(int64_t{range} * steps_ / ranges_);
@@ -177,7 +180,7 @@ class Walk {
     return static_cast<int>((int64_t{step + 1} * ranges_ - 1) / steps_);
   }
   __device__ bool NextPart(Tile& t) {
-    if (range_ >= ranges_) return false;
+    if (range_ < 0) return false;
     const int begin = RangeBegin(range_), end = RangeBegin(range_ + 1);
     for (; at_ < groups_ && base_ < end; ++at_) {
       const int steps = StepsOf(at_), base = base_;

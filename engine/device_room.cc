@@ -14,8 +14,6 @@ int64_t DeviceRoom::Free(const Device& device, const std::function<int64_t()>& l
   return at->second;
 }
 
-bool DeviceRoom::Shares(const Device& device) { return device.is_cpu(); }
-
 bool DeviceRoom::Take(int run, const Device& device, int64_t bytes) {
   std::unique_lock<std::mutex> lock(mutex_);
   turn_.wait(lock, [&] {
@@ -26,8 +24,7 @@ bool DeviceRoom::Take(int run, const Device& device, int64_t bytes) {
   const int64_t held = HeldByOthersLocked(run, name);
   const auto free = free_.find(name);
   const bool known = free != free_.end() && free->second >= 0;
-  const bool crowded = known && held + bytes > free->second;
-  mine.refused = held > 0 && (!Shares(device) || crowded);
+  mine.refused = held > 0 && known && held + bytes > free->second;
   mine.asked = true;
   mine.device = name;
   mine.bytes = mine.refused ? 0 : bytes;

@@ -26,12 +26,8 @@ class DeviceRoom {
   // Bytes that were free before any run took some, below 0 where that is not known: what `look`
   // says the first time.
   int64_t Free(const Device& device, const std::function<int64_t()>& look);
-  // Whether several runs may compute on `device`. Not on a GPU: gradients of experts are summed by
-  // blocks that wait for each other (grouped_sm90.cu), and two such kernels, neither with all its
-  // blocks on the device, would wait for ever.
-  static bool Shares(const Device& device);
   // Waits until the runs before `run` have taken or left. False where what they hold of `device`
-  // leaves less than `bytes`, or where it is not shared; the first of a device always has its room.
+  // leaves less than `bytes`; the first of a device always has its room.
   bool Take(int run, const Device& device, int64_t bytes);
   // What others hold of `device`.
   int64_t HeldByOthers(int run, const Device& device) const;

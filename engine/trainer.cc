@@ -183,9 +183,6 @@ absl::Status Trainer::TakeRoom(const Device& device, int64_t available) const {
   if (hooks_.room == nullptr) return absl::OkStatus();
   const int64_t wanted = footprint_.needs() + (device.is_cpu() ? 0 : kLibrariesOfRun);
   if (hooks_.room->Take(hooks_.number, device, wanted)) return absl::OkStatus();
-  if (!DeviceRoom::Shares(device))
-    return absl::ResourceExhaustedError("no room: " + device.Name() +
-                                        " is not shared by runs of one process yet");
   return absl::ResourceExhaustedError(
       "no room beside the other runs on " + device.Name() + ": it needs " + FormatBytes(wanted) +
       ", and they hold " + FormatBytes(hooks_.room->HeldByOthers(hooks_.number, device)) + " of " +

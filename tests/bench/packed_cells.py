@@ -9,8 +9,7 @@ made its first steps. Cells one after another train at the rate of one. --peer t
 a CUDA graph, in the same turns. Prints each turn, then medians and ratios as one line of JSON.
 
 Without overrides the cell is that of configs/sweeps/small_h200.yaml near rho 0.8: 6.6 M active of 60 M parameters. Where the
-config's corpus is not there, the novels of data/austen are taken for one. Four minutes on an H200 without a peer, by its defaults, once
-runs share a GPU (engine/device_room.h): until then --side 1 alone ends there.
+config's corpus is not there, the novels of data/austen are taken for one. Four minutes on an H200 without a peer, by its defaults.
 """
 import argparse
 import json

@@ -92,18 +92,35 @@ TEST_F(GpuRun, TwelveAndEightAreTwenty) {
   }
 }
 
-// The first has the bits that it has alone; the others hear that a GPU is not shared.
-TEST_F(GpuRun, SideBySideTheFirstHasTheGpu) {
-  std::vector<NamedRun> runs;
-  for (const std::string name : {"first", "second"})
-    runs.push_back({name, Config(name, "gpu", "bf16")});
-  Train(Config("alone", "gpu", "bf16"));
-  const std::vector<RunEnd> ends = TrainSideBySide(runs);
-  EXPECT_EQ(ends[0].exit_code, 0) << ends[0].message;
-  EXPECT_TRUE(ends[1].no_room) << ends[1].message;
-  const std::string step = "/checkpoints/step-20";
-  EXPECT_EQ(CheckpointState(temp_.path() + "/first" + step),
-            CheckpointState(temp_.path() + "/alone" + step));
+// Models, batches and seeds of several sizes at once: recorded steps of each replay beside those of
+// the others.
+TEST_F(GpuRun, SideBySideEachHasTheBitsThatItHasAlone) {
+  const std::vector<std::vector<std::string>> kinds = {
+      {"train.seed=1"},
+      {"model.moe.experts=12", "model.engram.vocab_size=700"},
+      {"model.hidden=64", "train.batch_sequences=24"},
+      {"model.engram.blocks=[]", "train.sequence_length=128"},
+      {"train.seed=2", "data.seed=2", "model.mhc.streams=4"}};
+  for (const char* precision : {"f32", "bf16"}) {
+    std::vector<NamedRun> runs;
+    for (size_t i = 0; i < kinds.size(); ++i) {
+      std::vector<std::string> more = kinds[i];
+      more.push_back("train.steps=60");
+      more.push_back("train.checkpoint_every=20");
+      const std::string dir = std::string(precision) + std::to_string(i);
+      runs.push_back({dir, Config(dir + "_beside", "gpu", precision, more)});
+      Train(Config(dir + "_alone", "gpu", precision, more));
+    }
+    for (const RunEnd& end : TrainSideBySide(runs)) {
+      EXPECT_EQ(end.exit_code, 0) << end.message;
+      const std::string beside = temp_.path() + "/" + end.config + "_beside";
+      const std::string alone = temp_.path() + "/" + end.config + "_alone";
+      for (const char* step : {"/checkpoints/step-20", "/checkpoints/step-60"})
+        EXPECT_EQ(CheckpointState(beside + step), CheckpointState(alone + step)) << end.config;
+      EXPECT_EQ(MetricsState(beside + "/metrics.jsonl"), MetricsState(alone + "/metrics.jsonl"))
+          << end.config;
+    }
+  }
 }
 
 // Parts that are computed again on the way back, one by one and all: the same bits.

@@ -33,7 +33,8 @@ bool Acceptable(const StepDecisionOptions& o, double loss, const Tensor& history
 void Remember(double loss, int64_t window, Tensor& history) {
   double* h = history.data<double>();
   h[kHistoryUpdates] += 1;
-  if (window == 0) return;
+  // One loss without a value would leave the window without a mean for as long as it stands there.
+  if (window == 0 || !std::isfinite(loss)) return;
   const int64_t position = static_cast<int64_t>(h[kHistoryPosition]);
   h[kHistoryRing + position] = loss;
   h[kHistoryPosition] = static_cast<double>((position + 1) % window);

@@ -30,7 +30,8 @@ __device__ bool Acceptable(const StepDecisionOptions& o, double loss, const doub
 
 __device__ void Remember(double loss, int64_t window, double* history) {
   history[kHistoryUpdates] += 1;
-  if (window == 0) return;
+  // One loss without a value would leave the window without a mean for as long as it stands there.
+  if (window == 0 || !isfinite(loss)) return;
   const int64_t position = static_cast<int64_t>(history[kHistoryPosition]);
   history[kHistoryRing + position] = loss;
   history[kHistoryPosition] = static_cast<double>((position + 1) % window);

@@ -103,6 +103,17 @@ TEST(StepDecisionTest, ASkippedStepLeavesNoTrace) {
   EXPECT_EQ(run.report[kReportSkipped], 0);
 }
 
+// An update from a loss without a value counts as one, but no later loss is measured against it.
+TEST(StepDecisionTest, ALossWithoutAValueStaysOutOfTheWindow) {
+  StepDecisionOptions o = Options();
+  o.skip_nonfinite = false;
+  Steps run(o);
+  for (const double loss : std::initializer_list<double>{2, 3, 4, NAN, 5}) run.Step(loss, 1, 0, 0);
+  EXPECT_EQ(run.history, (std::vector<double>{5, 4, 0, 2, 3, 4, 5}));
+  run.Step(6.9, 1, 0, 0);
+  EXPECT_EQ(run.report[kReportSkipped], 1);
+}
+
 // Losses 2, 3, 4 and 5 in a window of four: mean 3.5, deviation 1.118.
 TEST(StepDecisionTest, AnOutlierIsMeasuredAgainstTheLastLosses) {
   Steps run(Options());

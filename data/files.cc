@@ -6,11 +6,13 @@
 
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "configs/text.h"
 #include "kernels/core/check.h"
 
 #define XXH_INLINE_ALL
@@ -148,6 +150,11 @@ std::string BytesDigest(const std::string& bytes) {
 }
 
 uint64_t BytesHash(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
+
+std::string ExactText(double value) {
+  std::string decimals = std::to_string(value);
+  return std::strtod(decimals.c_str(), nullptr) == value ? decimals : NumberText(value);
+}
 
 absl::Status WriteFileAtomically(const std::string& path, const std::string& bytes) {
   const std::string part = path + ".tmp";

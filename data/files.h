@@ -23,6 +23,10 @@ absl::StatusOr<std::string> FileDigest(const std::string& path,
 std::string BytesDigest(const std::string& bytes);
 uint64_t BytesHash(const void* data, size_t bytes);
 
+// A number in a text that is digested or compared with one made before: six decimals where they
+// read back to it, else the shortest text that does. So equal texts are equal numbers.
+std::string ExactText(double value);
+
 // Writes path.tmp, fsyncs, renames, fsyncs the folder: a reader sees the old file or the new one,
 // never a part. On failure path.tmp is removed.
 absl::Status WriteFileAtomically(const std::string& path, const std::string& bytes);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "configs/text.h"
 #include "data/files.h"
 #include "kernels/core/check.h"
 
@@ -69,7 +70,7 @@ absl::Status CheckWeights(const DataConfig& config) {
   double sum = 0.0;
   for (const double weight : config.weights) {
     if (!std::isfinite(weight) || weight < 0.0) {
-      return absl::InvalidArgumentError("data.weights holds " + std::to_string(weight) +
+      return absl::InvalidArgumentError("data.weights holds " + NumberText(weight) +
                                         "; a share is a finite number of at least 0");
     }
     sum += weight;
@@ -132,7 +133,7 @@ absl::StatusOr<std::unique_ptr<Loader>> Loader::Open(const DataConfig& config,
 std::string Loader::digest() const {
   std::string text = "data";
   for (const TokenStream& stream : streams_) text += "\n" + stream.corpus().digest();
-  for (const double weight : config_.weights) text += "\n" + std::to_string(weight);
+  for (const double weight : config_.weights) text += "\n" + ExactText(weight);
   text += "\n" + std::to_string(config_.seed) + " " + config_.doc_boundary + " " +
           (config_.bos ? "bos" : "");
   return BytesDigest(text);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "configs/text.h"
 #include "data/corpus.h"
 #include "data/corpus_writer.h"
 #include "data/document_router.h"
@@ -29,7 +30,7 @@ absl::Status CheckOptions(const PrepareOptions& options) {
     return absl::InvalidArgumentError("blank lines and document bytes cannot be negative");
   }
   if (!(options.held_out >= 0.0 && options.held_out < 1.0)) {
-    return absl::InvalidArgumentError("the held-out share is " + std::to_string(options.held_out) +
+    return absl::InvalidArgumentError("the held-out share is " + NumberText(options.held_out) +
                                       "; it must be at least 0 and below 1");
   }
   if (options.shard_tokens < 1) {
@@ -42,7 +43,7 @@ absl::Status CheckOptions(const PrepareOptions& options) {
 std::string Fingerprint(const PrepareOptions& options, const VocabularyInfo& vocabulary) {
   return "field=" + options.text_field + " blank_lines=" + std::to_string(options.blank_lines) +
          " document_bytes=" + std::to_string(options.document_bytes) +
-         " held_out=" + std::to_string(options.held_out) +
+         " held_out=" + ExactText(options.held_out) +
          " shard_tokens=" + std::to_string(options.shard_tokens) +
          " text_bytes=" + std::to_string(options.ids.text_bytes) +
          " vocabulary=" + vocabulary.digest;
@@ -232,9 +233,8 @@ absl::Status CheckSides(const PrepareOptions& options,
   for (size_t side = 0; side < writers.size(); ++side) {
     if (writers[side]->documents() > 0) continue;
     return absl::InvalidArgumentError(
-        "a held-out share of " + std::to_string(options.held_out) + " of " +
-        std::to_string(documents) + " documents leaves none for " +
-        (side == 0 ? "training" : "the held-out side") +
+        "a held-out share of " + NumberText(options.held_out) + " of " + std::to_string(documents) +
+        " documents leaves none for " + (side == 0 ? "training" : "the held-out side") +
         "; cut the text into more documents (document bytes, e.g. 20000) or change the share");
   }
   return absl::OkStatus();

@@ -3,6 +3,7 @@
 #include <limits>
 #include <thread>
 
+#include "data/files.h"
 #include "gmock/gmock.h"
 #include "tests/data/corpora.h"
 
@@ -175,6 +176,28 @@ TEST_F(LoaderTest, TheDigestChangesWithWhatIsRead) {
   }
   std::filesystem::rename(a, Path("moved"));
   EXPECT_EQ(digest(Config({Path("moved")})), digests[0]);
+}
+
+TEST_F(LoaderTest, TheDigestTellsSmallWeightsApart) {
+  const std::vector<std::string> corpora = {Corpus("a", 200, 3), Corpus("b", 200, 5)};
+  std::vector<std::string> digests;
+  for (const std::vector<double>& weights : std::vector<std::vector<double>>{
+           {1.0, 0.0}, {1.0, 1e-7}, {1.0, 2e-7}, {1.0, 0.3333333}, {1.0, 1.0 / 3.0}}) {
+    DataConfig config = Config(corpora);
+    config.weights = weights;
+    digests.push_back((*Loader::Open(config, 16))->digest());
+    for (size_t i = 0; i + 1 < digests.size(); ++i) EXPECT_NE(digests[i], digests.back()) << i;
+  }
+}
+
+// Digests that checkpoints hold rest on these texts.
+TEST(ExactTextTest, SixDecimalsWhereTheyAreAllOfIt) {
+  for (const double value : {0.0, 0.25, 0.7, 0.1, 1.0, 1e-6, 12.345678, 3e9})
+    EXPECT_EQ(ExactText(value), std::to_string(value));
+  EXPECT_EQ(ExactText(0.7), "0.700000");
+  EXPECT_EQ(ExactText(1e-7), "1e-07");
+  EXPECT_EQ(ExactText(0.1234567), "0.1234567");
+  EXPECT_EQ(ExactText(1.0 / 3.0), "0.3333333333333333");
 }
 
 TEST_F(LoaderTest, BosStandsBeforeEveryDocument) {

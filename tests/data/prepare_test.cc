@@ -181,6 +181,18 @@ TEST_F(PrepareTest, TheSameAgainDoesNothing) {
   EXPECT_EQ(std::filesystem::last_write_time(Path("corpus/manifest.json")), before);
 }
 
+TEST_F(PrepareTest, AShareThatDiffersALittleIsAnother) {
+  std::string lines;
+  for (int i = 0; i < 40; ++i) lines += "{\"text\": \"" + std::to_string(i) + "\"}\n";
+  PrepareOptions options = Options({Put("a.jsonl", lines)});
+  options.held_out = 0.3;
+  ASSERT_TRUE(Prepare(options).ok());
+  EXPECT_THAT(ReadManifest(Path("corpus/train"))->options, HasSubstr(" held_out=0.300000 "));
+  EXPECT_TRUE(Prepare(options)->already_there);
+  options.held_out = 0.3 + 1e-9;
+  EXPECT_EQ(Fails(options).code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(PrepareTest, AnotherCorpusIsNotOverwrittenUnlessAsked) {
   PrepareOptions options = Options({Put("a.txt", "some text")});
   ASSERT_TRUE(Prepare(options).ok());
@@ -469,7 +481,7 @@ TEST_F(PrepareTest, BadTextInputs) {
   EXPECT_EQ(code(none), absl::StatusCode::kInvalidArgument);
   PrepareOptions share = Options({Put("f.txt", "x")});
   share.held_out = 1.0;
-  EXPECT_THAT(Message(share), HasSubstr("1.0"));
+  EXPECT_THAT(Message(share), HasSubstr("share is 1;"));
   share.held_out = 0.5;
   EXPECT_THAT(Message(share), HasSubstr("leaves none"));
   PrepareOptions file = Options({Put("f.txt", "x")});

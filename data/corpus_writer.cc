@@ -65,6 +65,17 @@ absl::Status CorpusWriter::EndDocument(int64_t text_bytes) {
   return full ? Seal() : absl::OkStatus();
 }
 
+absl::Status CorpusWriter::DropDocument() {
+  // The shard's first ids lie in the spool, those after them in the buffer.
+  const int64_t kept = document_begin_ * id_bytes_;
+  const int64_t in_spool = spooled_ * id_bytes_ - static_cast<int64_t>(buffer_.size());
+  buffer_.resize(static_cast<size_t>(std::max<int64_t>(0, kept - in_spool)));
+  spooled_ = document_begin_;
+  if (kept >= in_spool) return absl::OkStatus();
+  const bool cut = ::ftruncate(spool_, kept) == 0 && ::lseek(spool_, kept, SEEK_SET) == kept;
+  return cut ? absl::OkStatus() : FileError(SpoolPath(), "shorten", errno);
+}
+
 absl::Status CorpusWriter::FillSpool() {
   if (spool_ < 0) {
     spool_ = ::open(SpoolPath().c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -99,6 +110,10 @@ absl::Status CorpusWriter::Seal() {
   spooled_ = document_begin_ = text_bytes_ = 0;
   begins_.clear();
   document_bytes_.clear();
+  return RemoveSpool();
+}
+
+absl::Status CorpusWriter::RemoveSpool() {
   ::close(std::exchange(spool_, -1));
   if (::unlink(SpoolPath().c_str()) != 0) return FileError(SpoolPath(), "remove", errno);
   return absl::OkStatus();
@@ -135,6 +150,7 @@ absl::StatusOr<Manifest> CorpusWriter::Finish(std::vector<ManifestFile> inputs, 
                                               int64_t text_bytes) {
   CHECK_EQ(document_begin_, spooled_);
   if (!begins_.empty()) RETURN_IF_ERROR(Seal());
+  if (spool_ >= 0) RETURN_IF_ERROR(RemoveSpool());  // of documents that were dropped
   CHECK(!manifest_.shards.empty());
   RETURN_IF_ERROR(WriteVocabulary(folder_ + "/" + kVocabularyName, vocabulary_));
   ASSIGN_OR_RETURN(manifest_.vocabulary, Entry(folder_, kVocabularyName));

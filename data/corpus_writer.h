@@ -26,6 +26,8 @@ class CorpusWriter {
   absl::Status Append(absl::Span<const int32_t> ids);
   // text_bytes: of the document, −1 where they are not known. REQUIRES: the document has an id.
   absl::Status EndDocument(int64_t text_bytes);
+  // Forgets the ids of the document at hand.
+  absl::Status DropDocument();
   int64_t tokens() const { return manifest_.tokens + spooled_; }
   int64_t documents() const { return manifest_.documents + static_cast<int64_t>(begins_.size()); }
 
@@ -36,6 +38,7 @@ class CorpusWriter {
 
  private:
   absl::Status FillSpool();
+  absl::Status RemoveSpool();
   absl::Status Seal();
   absl::Status WriteShard(const std::string& path);
   std::string SpoolPath() const { return folder_ + "/spool"; }

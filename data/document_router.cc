@@ -33,9 +33,9 @@ absl::Status DocumentRouter::EndDocument(int64_t text_bytes) {
 }
 
 absl::Status DocumentRouter::Drop() {
-  if (side_ != nullptr) return EndDocument(0);
   waiting_.clear();
-  return absl::OkStatus();
+  CorpusWriter* const side = std::exchange(side_, nullptr);
+  return side != nullptr ? side->DropDocument() : absl::OkStatus();
 }
 
 }  // namespace mneme

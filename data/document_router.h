@@ -24,7 +24,7 @@ class DocumentRouter {
   // The next ids of the document at hand. Errors, here and below: of the writers.
   absl::Status Append(absl::Span<const int32_t> ids);
   absl::Status EndDocument(int64_t text_bytes);  // −1: not known
-  // Forgets the document at hand if it still waits, else ends it: then it was long.
+  // Forgets the document at hand, however long it is.
   absl::Status Drop();
   // Written so far, on both sides; those that wait are not counted.
   int64_t tokens() const {

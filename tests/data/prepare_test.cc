@@ -89,6 +89,28 @@ TEST_F(PrepareTest, JsonLinesAreDocuments) {
   EXPECT_EQ(Text(*Prepared(options)), "x|");
 }
 
+// Beyond what a router keeps until a document's side is known, and what a writer keeps in memory.
+TEST_F(PrepareTest, BlankDocumentsOfAnyLengthAreLeftOut) {
+  const std::string blanks(300'000, ' ');
+  const std::string more(5'000'000, '\n');
+  PrepareOptions options =
+      Options({Put("a.txt", blanks), Put("b.txt", "one"), Put("c.txt", more),
+               Put("d.txt", blanks + "two"), Put("e.txt", blanks), Put("f.txt", more)});
+  auto corpus = Prepared(options);
+  EXPECT_TRUE(Text(*corpus) == "one|" + blanks + "two|");
+  EXPECT_EQ(corpus->documents(), 2);
+  EXPECT_EQ(corpus->text_bytes(), 300'006);
+  options.shard_tokens = 1;
+  options.output = Path("shards");
+  corpus = Prepared(options);
+  EXPECT_TRUE(Text(*corpus) == "one|" + blanks + "two|");
+  EXPECT_THAT(Names("shards"),
+              ElementsAre("manifest.json", "shard-00000.h5", "shard-00001.h5", "vocabulary.h5"));
+  options = Options({Path("a.txt"), Path("c.txt")});
+  options.output = Path("nothing");
+  EXPECT_THAT(Message(options), HasSubstr("no text in it"));
+}
+
 TEST_F(PrepareTest, FoldersAreReadInOrder) {
   Put("in/b/2.txt", "two");
   Put("in/a.md", "one");

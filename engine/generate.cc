@@ -91,6 +91,7 @@ std::vector<GeneratedToken> Generate(Context& context, Stack& stack,
   const RandomKey key = MakeKey(options.seed, "generate");
   std::vector<int32_t> text = prompt;
   std::vector<GeneratedToken> made;
+  if (prompt_gates != nullptr) prompt_gates->clear();
   const auto tell = [&] {
     if (on_token && !made.empty()) on_token(made.back());
   };
@@ -108,8 +109,13 @@ std::vector<GeneratedToken> Generate(Context& context, Stack& stack,
     made.push_back({id, 0.0});
     if (!options.with_gates) tell();
   }
-  if (options.with_gates && !made.empty()) {
-    made.back().gate = Look(context, stack, text, options).gates.back();
+  if (!options.with_gates || (made.empty() && prompt_gates == nullptr)) return made;
+  // The last id has not been seen; where none was to be made, nor has the prompt.
+  const std::vector<double> gates = Look(context, stack, text, options).gates;
+  if (made.empty()) {
+    *prompt_gates = WithGates(prompt, gates);
+  } else {
+    made.back().gate = gates.back();
     tell();
   }
   return made;

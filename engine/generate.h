@@ -29,8 +29,9 @@ struct GeneratedToken {
 
 // Continues `prompt` (ids) until `tokens` are made or `eos` is drawn, which is not returned. Draw
 // number i of a key made of the seed; rank 0 draws, so that all ranks go on with the same text.
-// With gates a token is told once its gate is known, one step later. REQUIRES: a prompt.
-// Collective.
+// With gates a token is told once its gate is known, one step later, and `prompt_gates` (or null)
+// is the prompt, as much of its end as the model sees; without them it is empty. REQUIRES: a
+// prompt. Collective.
 std::vector<GeneratedToken> Generate(
     Context& context, Stack& stack, const std::vector<int32_t>& prompt, int32_t eos,
     const GenerateOptions& options, const std::function<void(const GeneratedToken&)>& on_token = {},

@@ -151,6 +151,35 @@ TEST_F(ScoreTest, GenerationIsTheSameOnEveryLayoutAndForEverySeed) {
   EXPECT_NE(make(1, {}, 2, false), one);
 }
 
+// The gates of a prompt do not depend on what comes after it, nor on whether anything does.
+TEST_F(ScoreTest, APromptThatNothingFollowsHasItsGates) {
+  std::vector<int32_t> prompt;
+  ByteTokenizer()->Encode("the land of the", prompt);
+  OnRanks(2, {2, 2}, [&](World&, LoadedModel& model, const HeldOut&) {
+    const auto shown = [&](int64_t tokens, bool gates) {
+      GenerateOptions options;
+      options.tokens = tokens;
+      options.context = model.sequence_length;
+      options.with_gates = gates;
+      std::vector<GeneratedToken> text;
+      const auto made = Generate(model.context(), model.stack(), prompt,
+                                 static_cast<int32_t>(kByteEos), options, {}, &text);
+      EXPECT_LE(static_cast<int64_t>(made.size()), tokens);
+      return text;
+    };
+    const auto alone = shown(0, true);
+    const auto before = shown(1, true);
+    ASSERT_EQ(alone.size(), prompt.size());
+    ASSERT_EQ(before.size(), prompt.size());
+    for (size_t i = 0; i < alone.size(); ++i) {
+      EXPECT_EQ(alone[i].id, prompt[i]);
+      EXPECT_EQ(alone[i].gate, before[i].gate);
+      EXPECT_GT(alone[i].gate, 0.0);
+    }
+    EXPECT_TRUE(shown(0, false).empty());
+  });
+}
+
 TEST_F(ScoreTest, GateReportIsTheSameOnEveryLayout) {
   const auto analyze = [&](int ranks, const ParallelConfig& parallel) {
     GateReport report;

@@ -77,6 +77,8 @@ TEST(Flow, PrepareTrainResumeEvaluateGenerateAnalyzeReport) {
   EXPECT_EQ(shaded.code, 0) << shaded.err;
   EXPECT_NE(shaded.out.find("the "), std::string::npos) << shaded.out;
   EXPECT_EQ(shaded.out.find('\x1b'), std::string::npos);
+  const Ran prompt = place.Run("generate runs/tiny --prompt 'the ' --tokens 0 --gates");
+  EXPECT_NE(prompt.out.find("the "), std::string::npos) << prompt.out;
   EXPECT_EQ(place.Run("generate runs/tiny").code, 2);
 
   ran = place.Run("analyze runs/tiny --least 2 --json");

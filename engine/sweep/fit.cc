@@ -172,11 +172,13 @@ void Judge(double level, Allocation& allocation) {
   }
 }
 
-Allocation FitAllocation(std::vector<CellResult> cells, bool documents, const FitConfig& config) {
+Allocation FitAllocation(std::vector<CellResult> cells, int64_t documents,
+                         const FitConfig& config) {
   Allocation allocation;
+  allocation.documents = documents;
   allocation.budget = cells.front().budget;
   allocation.cells = std::move(cells);
-  const CurveData data = DataOf(allocation.cells, documents, config.levels);
+  const CurveData data = DataOf(allocation.cells, documents > 0, config.levels);
   allocation.points = PointsOf(data);
   allocation.noise = NoiseOf(data);
   const auto least =
@@ -315,7 +317,7 @@ ColumnValues Named(const std::vector<std::string>& columns, const std::vector<st
 
 // `cells` differ in `column` and seed alone; nothing where they all have one value of it.
 std::optional<ColumnComparison> Compare(std::vector<CellResult> cells, const std::string& column,
-                                        bool documents, const FitConfig& config) {
+                                        int64_t documents, const FitConfig& config) {
   std::vector<std::string> values = {"reference"};
   const bool named = std::any_of(cells.begin(), cells.end(), [&](const CellResult& cell) {
     return ColumnText(cell, column) == values.front();
@@ -329,8 +331,9 @@ std::optional<ColumnComparison> Compare(std::vector<CellResult> cells, const std
     if (found == values.end()) values.push_back(text);
   }
   if (values.size() < 2) return std::nullopt;
-  const CurveData data = DataOf(cells, documents, {});
+  const CurveData data = DataOf(cells, documents > 0, {});
   ColumnComparison comparison;
+  comparison.documents = documents;
   comparison.budget = cells.front().budget;
   comparison.column = column;
   comparison.noise = NoiseOf(data);
@@ -364,17 +367,25 @@ absl::Status AddComparisons(const std::vector<CellResult>& cells, const std::str
     }
     for (const auto& [place, group] : GroupsBy(cells, others)) {
       ASSIGN_OR_RETURN(const int64_t documents, CommonDocuments(group));
-      auto comparison = Compare(group, column, documents > 0, fit.config);
+      auto comparison = Compare(group, column, documents, fit.config);
       if (!comparison.has_value()) continue;
       comparison->at = Named(others, place.second);
       fit.comparisons.push_back(std::move(*comparison));
-      if (fit.documents == 0) fit.documents = documents;
     }
   }
   return absl::OkStatus();
 }
 
 }  // namespace
+
+std::optional<int64_t> DocumentsOfAll(const SweepFit& fit) {
+  std::set<int64_t> documents;
+  for (const Allocation& allocation : fit.allocations) documents.insert(allocation.documents);
+  if (!fit.scalings.empty()) documents.insert(0);
+  for (const ColumnComparison& comparison : fit.comparisons) documents.insert(comparison.documents);
+  if (documents.size() > 1) return std::nullopt;
+  return documents.empty() ? 0 : *documents.begin();
+}
 
 absl::Status CheckFit(const FitConfig& config) {
   if (config.level > 0.5 && config.level < 1.0) return absl::OkStatus();
@@ -392,8 +403,6 @@ absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& confi
   fit.cells = static_cast<int64_t>(used.size());
   for (auto& [place, cells] : GroupsBy(used, config.by)) {
     ASSIGN_OR_RETURN(const int64_t documents, CommonDocuments(cells));
-    const bool first = fit.allocations.empty() && fit.scalings.empty();
-    fit.documents = first ? documents : std::min(fit.documents, documents);
     const size_t distinct = DistinctRho(cells);
     if (distinct < 2 && !table.table_column.empty()) {
       if (auto scaling = ScalingOf(cells, table.table_column, config)) {
@@ -403,7 +412,7 @@ absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& confi
     }
     if (distinct < 3) continue;
     std::erase_if(cells, [](const CellResult& cell) { return !std::isfinite(cell.rho); });
-    fit.allocations.push_back(FitAllocation(std::move(cells), documents > 0, config));
+    fit.allocations.push_back(FitAllocation(std::move(cells), documents, config));
     fit.allocations.back().at = Named(config.by, place.second);
   }
   RETURN_IF_ERROR(AddComparisons(used, table.table_column, fit));

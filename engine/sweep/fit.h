@@ -74,6 +74,7 @@ struct Allocation {
   double budget = 0.0;  // training FLOPs; 0: the file names none
   ColumnValues at;      // of FitConfig::by
   std::vector<CellResult> cells;
+  int64_t documents = 0;  // held out, that intervals rest on beside seeds; 0: on seeds alone
   std::vector<CurvePoint> points;  // means by rho
   CurveNoise noise;
   std::vector<CurveFit> forms;           // the first is the one that the claim is about
@@ -85,7 +86,7 @@ struct Allocation {
   double baseline = 0.0;    // the rho that they are over
 };
 
-// Cells of one budget and one rho, by the size of their tables.
+// Cells of one budget and one rho, by the size of their tables. Intervals rest on seeds alone.
 struct Scaling {
   double budget = 0.0;
   ColumnValues at;     // as in Allocation
@@ -109,7 +110,8 @@ struct Contrast {
 struct ColumnComparison {
   double budget = 0.0;
   std::string column;
-  ColumnValues at;  // what else varies in the table, as these cells have it
+  ColumnValues at;        // what else varies in the table, as these cells have it
+  int64_t documents = 0;  // as in Allocation
   CurveNoise noise;
   std::vector<Contrast> values;  // the reference first: "reference", or the first cell's value
 };
@@ -117,8 +119,7 @@ struct ColumnComparison {
 struct SweepFit {
   FitConfig config;
   std::string source;
-  int64_t cells = 0;      // that were used
-  int64_t documents = 0;  // held-out documents with losses; 0: intervals rest on seeds alone
+  int64_t cells = 0;                  // that were used
   std::vector<std::string> left_out;  // "key: why"
   std::vector<Allocation> allocations;
   std::vector<Scaling> scalings;
@@ -132,6 +133,10 @@ absl::Status CheckFit(const FitConfig& config);
 // values of rho nor three table sizes nor two values of a column to compare; InvalidArgument:
 // CheckFit; a column that no cell has; losses by document that are not of the same documents.
 absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config);
+
+// The held-out documents that every interval rests on beside seeds, 0 for none; nothing where some
+// rest on others than the rest do.
+std::optional<int64_t> DocumentsOfAll(const SweepFit& fit);
 
 // "optim.lr 0.003, rho 0.8"; empty where nothing is said.
 std::string ColumnValuesText(const ColumnValues& values);

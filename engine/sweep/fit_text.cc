@@ -136,6 +136,11 @@ std::string ComparisonText(const ColumnComparison& comparison) {
   return out;
 }
 
+// What an interval is from.
+std::string NoiseText(int64_t documents) {
+  return documents > 0 ? "seeds and " + std::to_string(documents) + " documents" : "seeds alone";
+}
+
 std::string NumberOrNull(const std::optional<double>& value) {
   return value.has_value() ? JsonNumber(*value) : "null";
 }
@@ -162,7 +167,7 @@ std::string ColumnsJson(const ColumnValues& at) {
   return json.Text();
 }
 
-std::string AllocationJson(const Allocation& allocation) {
+JsonObject AllocationJson(const Allocation& allocation) {
   std::vector<std::string> points, gains, forms;
   for (const CurvePoint& point : allocation.points) {
     JsonObject json;
@@ -192,10 +197,10 @@ std::string AllocationJson(const Allocation& allocation) {
   const bool seeds = allocation.noise.seed_freedom > 0.0;
   json.AddRaw("seed_sd", seeds ? JsonNumber(allocation.noise.seed_sd) : "null");
   json.AddRaw("forms", JsonArray(forms)).AddRaw("points", JsonArray(points));
-  return json.Add("baseline", allocation.baseline).AddRaw("gains", JsonArray(gains)).Text();
+  return json.Add("baseline", allocation.baseline).AddRaw("gains", JsonArray(gains));
 }
 
-std::string ScalingJson(const Scaling& scaling) {
+JsonObject ScalingJson(const Scaling& scaling) {
   const ScalingFit& fit = scaling.fit;
   JsonObject line, power, floor, json;
   line.Add("intercept", fit.intercept)
@@ -218,10 +223,10 @@ std::string ScalingJson(const Scaling& scaling) {
       .AddRaw("log_linear", line.Text());
   json.AddRaw("power_law", power.Text())
       .AddRaw("power_law_with_floor", fit.has_floor ? floor.Text() : "null");
-  return json.AddRaw("without_tables", NumberOrNull(scaling.without)).Text();
+  return json.AddRaw("without_tables", NumberOrNull(scaling.without));
 }
 
-std::string ComparisonJson(const ColumnComparison& comparison) {
+JsonObject ComparisonJson(const ColumnComparison& comparison) {
   std::vector<std::string> values;
   for (const Contrast& contrast : comparison.values) {
     JsonObject json;
@@ -235,7 +240,7 @@ std::string ComparisonJson(const ColumnComparison& comparison) {
   json.Add("column", comparison.column).AddRaw("at", ColumnsJson(comparison.at));
   const bool seeds = comparison.noise.seed_freedom > 0.0;
   json.AddRaw("seed_sd", seeds ? JsonNumber(comparison.noise.seed_sd) : "null");
-  return json.AddRaw("values", JsonArray(values)).Text();
+  return json.AddRaw("values", JsonArray(values));
 }
 
 }  // namespace
@@ -247,28 +252,41 @@ std::string ColumnValuesText(const ColumnValues& values) {
 }
 
 std::string FitText(const SweepFit& fit) {
+  const std::optional<int64_t> of_all = DocumentsOfAll(fit);
   std::string out = fit.source + ": " + std::to_string(fit.cells) + " cells; intervals at " +
                     NumberText(std::round(1000.0 * fit.config.level) / 10.0) + " %, from " +
-                    (fit.documents > 0 ? "seeds and " + std::to_string(fit.documents) + " documents"
-                                       : "seeds alone") +
-                    "; coordinate " + fit.config.coordinate + "\n";
+                    (of_all ? NoiseText(*of_all) : "what each says") + "; coordinate " +
+                    fit.config.coordinate + "\n";
+  const auto own = [&](int64_t documents) {
+    return of_all ? "" : "intervals from " + NoiseText(documents) + "\n";
+  };
   for (const std::string& line : fit.left_out) out += "left out: " + line + "\n";
-  for (const Allocation& allocation : fit.allocations) out += AllocationText(allocation);
-  for (const Scaling& scaling : fit.scalings) out += ScalingText(scaling);
-  for (const ColumnComparison& comparison : fit.comparisons) out += ComparisonText(comparison);
+  for (const Allocation& allocation : fit.allocations) {
+    out += AllocationText(allocation) + own(allocation.documents);
+  }
+  for (const Scaling& scaling : fit.scalings) out += ScalingText(scaling) + own(0);
+  for (const ColumnComparison& comparison : fit.comparisons)
+    out += ComparisonText(comparison) + own(comparison.documents);
   return out;
 }
 
 std::string FitJson(const SweepFit& fit) {
+  // One number says it for all, or each has its own.
+  const std::optional<int64_t> of_all = DocumentsOfAll(fit);
+  const auto text = [&](JsonObject json, int64_t documents) {
+    return of_all ? json.Text() : json.Add("documents", documents).Text();
+  };
   std::vector<std::string> allocations, scalings, comparisons, left_out;
   for (const Allocation& allocation : fit.allocations)
-    allocations.push_back(AllocationJson(allocation));
-  for (const Scaling& scaling : fit.scalings) scalings.push_back(ScalingJson(scaling));
+    allocations.push_back(text(AllocationJson(allocation), allocation.documents));
+  for (const Scaling& scaling : fit.scalings) scalings.push_back(text(ScalingJson(scaling), 0));
   for (const ColumnComparison& comparison : fit.comparisons)
-    comparisons.push_back(ComparisonJson(comparison));
+    comparisons.push_back(text(ComparisonJson(comparison), comparison.documents));
   for (const std::string& line : fit.left_out) left_out.push_back(JsonString(line));
   JsonObject json;
-  json.Add("cells", fit.cells).Add("documents", fit.documents).Add("level", fit.config.level);
+  json.Add("cells", fit.cells)
+      .AddRaw("documents", of_all ? std::to_string(*of_all) : "null")
+      .Add("level", fit.config.level);
   json.Add("coordinate", fit.config.coordinate).AddRaw("left_out", JsonArray(left_out));
   // What most callers want, without a search: the one curve's claim.
   if (fit.allocations.size() == 1) {

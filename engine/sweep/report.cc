@@ -173,6 +173,13 @@ std::string ComparisonHtml(const ColumnComparison& comparison) {
                rows);
 }
 
+// What an interval is from.
+std::string NoiseText(int64_t documents) {
+  if (documents == 0) return "the noise of seeds alone";
+  return "the noise of seeds and " + std::to_string(documents) +
+         " held-out documents drawn again, the same for all cells";
+}
+
 // The seeds' colours; seeds beyond the fifth begin again.
 std::string ColourOf(const std::vector<CellResult>& cells, int64_t seed) {
   std::vector<int64_t> seeds;
@@ -288,19 +295,24 @@ std::string ReportHtml(const SweepFit& fit, const ReportNotes& notes) {
   for (const std::string& warning : notes.warnings)
     out += "<p class=\"warning\">" + EscapedText(warning) + "</p>\n";
   const std::string level = NumberText(std::round(1000.0 * fit.config.level) / 10.0);
+  const std::optional<int64_t> of_all = DocumentsOfAll(fit);
+  const auto own = [&](int64_t documents) {
+    return of_all ? "" : "<p>Intervals from " + NoiseText(documents) + ".</p>\n";
+  };
   out += "<p>" + std::to_string(fit.cells) + " cells. Intervals at " + level + " %, from " +
-         (fit.documents > 0 ? "the noise of seeds and " + std::to_string(fit.documents) +
-                                  " held-out documents drawn again, the same for all cells"
-                            : "the noise of seeds alone") +
+         (of_all ? NoiseText(*of_all) : "what is said with each") +
          ". Coordinate of quadratic and cubic: " + EscapedText(fit.config.coordinate) + "." +
          (notes.held_out.empty() ? "" : " Held-out set: " + EscapedText(notes.held_out) + ".") +
          "</p>\n";
   for (const std::string& line : fit.left_out)
     out += "<p>Left out: " + EscapedText(line) + "</p>\n";
-  for (const Allocation& allocation : fit.allocations)
+  for (const Allocation& allocation : fit.allocations) {
     out += AllocationHtml(allocation, fit.config.level, notes.columns);
-  for (const Scaling& scaling : fit.scalings) out += ScalingHtml(scaling);
-  for (const ColumnComparison& comparison : fit.comparisons) out += ComparisonHtml(comparison);
+    out += own(allocation.documents);
+  }
+  for (const Scaling& scaling : fit.scalings) out += ScalingHtml(scaling) + own(0);
+  for (const ColumnComparison& comparison : fit.comparisons)
+    out += ComparisonHtml(comparison) + own(comparison.documents);
   if (!notes.config.empty())
     out += "<h2>The sweep</h2>\n<pre>" + EscapedText(notes.config) + "</pre>\n";
   return out + "</body>\n</html>\n";

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "engine/sweep/report.h"
 #include "tests/engine/sweep/planted.h"
 
 namespace mneme {
@@ -308,6 +309,71 @@ TEST(Fit, NinetyOfAHundredIntervalsHoldAPlantedDifference) {
   EXPECT_GE(held, 168);
   EXPECT_LE(held, 192);
   EXPECT_GE(told, 180);
+}
+
+// Three documents whose losses are the cell's, spread around it.
+void GiveDocuments(CellResult& cell) {
+  for (const double off : {-0.1, 0.03, 0.07})
+    cell.documents.push_back({10, 10.0 * (cell.validation_loss + off)});
+}
+
+// Losses by document of the cells of one rho reach the comparison there, and no curve.
+TEST(Fit, SaysOfEachWhatItsIntervalsRestOn) {
+  Noise noise(8);
+  CellTable table = TwoRates(0.05, 0.1, noise);
+  FitConfig config;
+  config.by = {"optim.lr"};
+  const SweepFit without = FitCells(table, config).value();
+  EXPECT_EQ(DocumentsOfAll(without), 0);
+  EXPECT_THAT(FitText(without), testing::HasSubstr("90 %, from seeds alone;"));
+
+  for (CellResult& cell : table.cells) {
+    if (cell.rho == 1.0) GiveDocuments(cell);
+  }
+  const SweepFit some = FitCells(table, config).value();
+  EXPECT_EQ(DocumentsOfAll(some), std::nullopt);
+  for (const Allocation& allocation : some.allocations) EXPECT_EQ(allocation.documents, 0);
+  ASSERT_EQ(some.comparisons.size(), 5u);
+  for (const ColumnComparison& comparison : some.comparisons) {
+    const bool last = comparison.at.front() == ColumnValues::value_type("rho", "1.000000");
+    EXPECT_EQ(comparison.documents, last ? 3 : 0);
+  }
+  const std::string text = FitText(some);
+  EXPECT_THAT(text, testing::HasSubstr("90 %, from what each says;"));
+  EXPECT_THAT(text, testing::HasSubstr("\nintervals from seeds alone\n"));
+  EXPECT_THAT(text, testing::HasSubstr("\nintervals from seeds and 3 documents\n"));
+  const auto json = nlohmann::json::parse(FitJson(some));
+  EXPECT_TRUE(json["documents"].is_null());
+  EXPECT_EQ(json["allocations"][0]["documents"], 0);
+  EXPECT_EQ(json["comparisons"][4]["documents"], 3);
+  const std::string html = ReportHtml(some, {});
+  EXPECT_THAT(html, testing::HasSubstr("Intervals at 90 %, from what is said with each."));
+  EXPECT_THAT(html, testing::HasSubstr("<p>Intervals from the noise of seeds alone.</p>"));
+  EXPECT_THAT(html, testing::HasSubstr("the noise of seeds and 3 held-out documents drawn again"));
+
+  for (CellResult& cell : table.cells) {
+    if (cell.rho != 1.0) GiveDocuments(cell);
+  }
+  const SweepFit all = FitCells(table, config).value();
+  EXPECT_EQ(DocumentsOfAll(all), 3);
+  EXPECT_THAT(FitText(all), testing::HasSubstr("90 %, from seeds and 3 documents;"));
+  EXPECT_THAT(FitText(all), testing::Not(testing::HasSubstr("\nintervals from")));
+  EXPECT_EQ(nlohmann::json::parse(FitJson(all))["documents"], 3);
+}
+
+TEST(Fit, MemoryScalingRestsOnSeedsAlone) {
+  Noise noise(9);
+  CellTable table;
+  table.table_column = "table_rows";
+  for (const double size : {1e5, 1e6, 1e7, 1e8}) {
+    CellResult cell = PlantedCell(0.5, 0, 1.94 - 0.03 * std::log10(size) + noise(0.002));
+    cell.table = size;
+    GiveDocuments(cell);
+    table.cells.push_back(cell);
+  }
+  const SweepFit fit = FitCells(table, FitConfig()).value();
+  ASSERT_EQ(fit.scalings.size(), 1u);
+  EXPECT_THAT(FitText(fit), testing::HasSubstr("from seeds alone;"));
 }
 
 TEST(Fit, SaysWhatItNeeds) {

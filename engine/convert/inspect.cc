@@ -94,36 +94,56 @@ struct Sums {
       difference += gap * gap;
     }
   }
+  // Of rows of one length those that are marked.
+  void AddRows(absl::Span<const double> a, absl::Span<const double> b,
+               const std::vector<char>& marked) {
+    const size_t row = a.size() / marked.size();
+    for (size_t r = 0; r < marked.size(); ++r) {
+      if (marked[r] != 0) Add(a.subspan(r * row, row), b.subspan(r * row, row));
+    }
+  }
 };
+
+// Marks the rows of a stretch that at least one of two tables has stored; returns how many.
+absl::StatusOr<int64_t> MarkEither(TensorSet& first, size_t i, TensorSet& second, size_t j,
+                                   int64_t begin, std::vector<char>& stored) {
+  std::fill(stored.begin(), stored.end(), char{0});
+  RETURN_IF_ERROR(first.MarkStored(i, begin, absl::MakeSpan(stored)));
+  RETURN_IF_ERROR(second.MarkStored(j, begin, absl::MakeSpan(stored)));
+  return std::count(stored.begin(), stored.end(), char{1});
+}
 
 absl::StatusOr<TensorDifference> CompareTensor(TensorSet& first, size_t i, TensorSet& second,
                                                size_t j) {
   const TensorInfo& a = first.tensors()[i];
   const TensorInfo& b = second.tensors()[j];
-  TensorDifference out{a.name, a.kind, "", 0, 0.0, 0.0};
+  TensorDifference out{a.name, a.kind, "", 0, 0.0, 0.0, 0};
   if (a.shape != b.shape) {
     out.why = "another shape";
     return out;
   }
   if (a.dtype != b.dtype) out.why = a.dtype + " and " + b.dtype;
+  const bool tables = a.stored_rows >= 0 && b.stored_rows >= 0;
+  const bool alike = tables && a.dtype == b.dtype && a.first_values == b.first_values;
   const int64_t elements = ElementsOf(a);
   const int64_t row = a.shape.empty() || a.shape[0] == 0 ? 1 : elements / a.shape[0];
   const int64_t at_once = std::max<int64_t>(1, kElementsAtOnce / std::max<int64_t>(row, 1)) * row;
   std::vector<double> x, y;
+  std::vector<char> counted;  // rows
   Sums sums;
   for (int64_t begin = 0; begin < elements; begin += at_once) {
     const int64_t end = std::min(elements, begin + at_once);
-    if (a.stored_rows >= 0) {
-      ASSIGN_OR_RETURN(const bool here, first.HasStored(i, begin / row, end / row));
-      ASSIGN_OR_RETURN(const bool there, second.HasStored(j, begin / row, end / row));
-      // First values of one seed are alike; the first stretch shows whether the seeds are.
-      if (!here && !there && begin > 0 && sums.differing == 0) continue;
+    counted.assign(static_cast<size_t>((end - begin) / row), 1);
+    if (alike) {
+      ASSIGN_OR_RETURN(const int64_t count, MarkEither(first, i, second, j, begin / row, counted));
+      out.rows_left_out += static_cast<int64_t>(counted.size()) - count;
+      if (count == 0) continue;
     }
     x.resize(static_cast<size_t>(end - begin));
     y.resize(x.size());
     RETURN_IF_ERROR(first.Read(i, begin, absl::MakeSpan(x)));
     RETURN_IF_ERROR(second.Read(j, begin, absl::MakeSpan(y)));
-    sums.Add(x, y);
+    sums.AddRows(x, y, counted);
   }
   out.differing = sums.differing;
   out.greatest = sums.greatest;

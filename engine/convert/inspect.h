@@ -54,7 +54,10 @@ struct TensorDifference {
   std::string why;        // of shape or dtype, where they are not the same; else empty
   int64_t differing = 0;  // elements; a NaN equals a NaN
   double greatest = 0.0;  // |a - b|
-  double relative = 0.0;  // norm of a - b over norm of a; infinite where a is 0
+  // Norm of a - b over norm of a; infinite where a is 0. Of tables that begin alike both are of the
+  // rows that at least one has stored.
+  double relative = 0.0;
+  int64_t rows_left_out = 0;  // those that neither has: equal, and in no norm
 };
 struct Comparison {
   std::string first, second;               // paths
@@ -67,8 +70,8 @@ struct Comparison {
     return config.empty() && only_in_first.empty() && only_in_second.empty() && differing.empty();
   }
 };
-// Reads both a few MiB at a time. Of `options` moments and matching count. Stretches of tables that
-// neither has stored are passed over where their first values are alike. Errors: of reading.
+// Reads both a few MiB at a time. Of `options` moments and matching count. Where tables begin alike
+// no stretch is read that neither has a stored row of. Errors: of reading.
 absl::StatusOr<Comparison> Compare(TensorSet& first, TensorSet& second,
                                    const InspectOptions& options);
 std::string ComparisonText(const Comparison& comparison);

@@ -137,8 +137,11 @@ std::string ComparisonText(const Comparison& comparison) {
   for (const TensorDifference& d : comparison.differing) {
     out += "  " + d.name + (d.kind == "value" ? "" : " (" + d.kind + ")") + ": ";
     if (!d.why.empty()) out += d.why + ", ";
-    out += Format("%ld elements differ, by %.4g at most, %.3g of the norm\n",
+    out += Format("%ld elements differ, by %.4g at most, %.3g of the norm",
                   static_cast<long>(d.differing), d.greatest, d.relative);
+    if (d.rows_left_out > 0)
+      out += Format(" without %ld rows that neither stores", static_cast<long>(d.rows_left_out));
+    out += "\n";
   }
   out += std::to_string(comparison.same) + " tensors the same, " +
          std::to_string(comparison.differing.size()) + " differ";
@@ -155,6 +158,7 @@ std::string ComparisonJson(const Comparison& comparison) {
                             .Add("differing", d.differing)
                             .Add("greatest", d.greatest)
                             .Add("relative", d.relative)
+                            .Add("rows_left_out", d.rows_left_out)
                             .Text());
   }
   JsonObject json;

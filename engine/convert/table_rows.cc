@@ -48,6 +48,20 @@ absl::StatusOr<TableRows::Run> TableRows::Find(const StoredTable& part, int64_t 
   return run;
 }
 
+absl::StatusOr<std::vector<int64_t>> TableRows::ReadIds(const StoredTable& part, Run run,
+                                                        int64_t begin, int64_t end) {
+  std::vector<int64_t> ids(static_cast<size_t>(run.end - run.begin));
+  if (ids.empty()) return ids;
+  ASSIGN_OR_RETURN(const H5File* file, source_.File(part.file));
+  RETURN_IF_ERROR(file->ReadRows(part.group + "/ids", H5Type::kI64, run.begin, run.end - run.begin,
+                                 ids.data(), static_cast<int64_t>(ids.size() * sizeof(int64_t))));
+  for (const int64_t id : ids) {
+    if (id < begin || id >= end)
+      return absl::DataLossError(source_.path() + ": the ids of " + part.name + " do not rise");
+  }
+  return ids;
+}
+
 absl::Status TableRows::ReadValues(const StoredTable& part, Run run, std::vector<double>& to) {
   ASSIGN_OR_RETURN(const H5File* file, source_.File(part.file));
   to.resize(static_cast<size_t>((run.end - run.begin) * width_));
@@ -71,21 +85,13 @@ absl::Status TableRows::Read(int64_t begin, absl::Span<double> to) {
     FillNormal(init_.key, draw, elements, init_.std, first.data());
     std::copy(first.begin(), first.end(), to.begin());
   }
-  std::vector<int64_t> ids;
   std::vector<double> values;
   for (const StoredTable& part : parts_) {
     ASSIGN_OR_RETURN(const Run run, Find(part, begin, end));
     if (run.begin == run.end) continue;
-    ASSIGN_OR_RETURN(const H5File* file, source_.File(part.file));
-    ids.resize(static_cast<size_t>(run.end - run.begin));
-    RETURN_IF_ERROR(file->ReadRows(part.group + "/ids", H5Type::kI64, run.begin,
-                                   run.end - run.begin, ids.data(),
-                                   static_cast<int64_t>(ids.size() * sizeof(int64_t))));
+    ASSIGN_OR_RETURN(const std::vector<int64_t> ids, ReadIds(part, run, begin, end));
     RETURN_IF_ERROR(ReadValues(part, run, values));
     for (size_t i = 0; i < ids.size(); ++i) {
-      if (ids[i] < begin || ids[i] >= end) {
-        return absl::DataLossError(source_.path() + ": the ids of " + part.name + " do not rise");
-      }
       std::copy_n(values.data() + i * static_cast<size_t>(width_), width_,
                   to.data() + (ids[i] - begin) * width_);
     }
@@ -93,12 +99,14 @@ absl::Status TableRows::Read(int64_t begin, absl::Span<double> to) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> TableRows::HasStored(int64_t begin, int64_t end) {
+absl::Status TableRows::MarkStored(int64_t begin, absl::Span<char> stored) {
+  const int64_t end = begin + static_cast<int64_t>(stored.size());
   for (const StoredTable& part : parts_) {
     ASSIGN_OR_RETURN(const Run run, Find(part, begin, end));
-    if (run.begin < run.end) return true;
+    ASSIGN_OR_RETURN(const std::vector<int64_t> ids, ReadIds(part, run, begin, end));
+    for (const int64_t id : ids) stored[static_cast<size_t>(id - begin)] = 1;
   }
-  return false;
+  return absl::OkStatus();
 }
 
 absl::Status TableRows::Scan(const std::function<void(absl::Span<const double>)>& see) {

@@ -25,8 +25,9 @@ class TableRows {
   // Rows [begin, begin + to.size() / width), in the order of the table. REQUIRES: whole rows inside
   // the table. Errors: DataLoss where the ids of a part do not rise; files.
   absl::Status Read(int64_t begin, absl::Span<double> to);
-  // Whether any of rows [begin, end) is in the files.
-  absl::StatusOr<bool> HasStored(int64_t begin, int64_t end);
+  // Sets a 1 for each of rows [begin, begin + stored.size()) that is in the files, and leaves the
+  // others' marks. Errors: as of Read.
+  absl::Status MarkStored(int64_t begin, absl::Span<char> stored);
   // Every stored row of every part, whole rows, a few MiB at a time, in no order of rows.
   absl::Status Scan(const std::function<void(absl::Span<const double>)>& see);
 
@@ -38,6 +39,9 @@ class TableRows {
   // The positions in a part whose ids lie in [begin, end): ids rise.
   absl::StatusOr<Run> Find(const StoredTable& part, int64_t begin, int64_t end);
   absl::StatusOr<int64_t> LowerBound(const StoredTable& part, int64_t id);
+  // Those ids, at the positions that Find gave.
+  absl::StatusOr<std::vector<int64_t>> ReadIds(const StoredTable& part, Run run, int64_t begin,
+                                               int64_t end);
   absl::Status ReadValues(const StoredTable& part, Run run, std::vector<double>& to);
 
   CheckpointSource& source_;

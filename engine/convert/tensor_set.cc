@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "configs/load.h"
+#include "configs/text.h"
 #include "engine/checkpoint_source.h"
 #include "engine/convert/convert.h"
 #include "engine/convert/json_tree.h"
@@ -68,7 +69,7 @@ class CheckpointTensors : public TensorSet {
       const int64_t bytes = slice->rows * slice->cols * SizeOf(dtype_);
       std::vector<int64_t> shape = {slice->cols};
       if (slice->rows > 1) shape.insert(shape.begin(), slice->rows);
-      tensors_.push_back({slice->name, slice->kind, m.dtype, shape, bytes, -1});
+      tensors_.push_back({slice->name, slice->kind, m.dtype, shape, bytes, -1, ""});
       tables_.push_back(nullptr);
     }
     std::map<std::string, bool> names;
@@ -81,7 +82,9 @@ class CheckpointTensors : public TensorSet {
                           m.dtype,
                           {rows->rows(), rows->width()},
                           rows->stored() * row_bytes,
-                          rows->stored()});
+                          rows->stored(),
+                          "seed " + std::to_string(config_.train.seed) + ", spread " +
+                              NumberText(config_.model.engram.table.init_std)});
       tables_.push_back(std::move(rows));
     }
   }
@@ -140,9 +143,9 @@ class CheckpointTensors : public TensorSet {
     if (TableRows* table = tables_[tensor].get(); table != nullptr) return table->Scan(see);
     return TensorSet::Scan(tensor, see);
   }
-  absl::StatusOr<bool> HasStored(size_t tensor, int64_t begin, int64_t end) override {
-    TableRows* table = tables_[tensor].get();
-    return table == nullptr ? absl::StatusOr<bool>(true) : table->HasStored(begin, end);
+  absl::Status MarkStored(size_t tensor, int64_t begin, absl::Span<char> stored) override {
+    if (tables_[tensor] == nullptr) return TensorSet::MarkStored(tensor, begin, stored);
+    return tables_[tensor]->MarkStored(begin, stored);
   }
 
  private:
@@ -185,7 +188,7 @@ class Hdf5Tensors : public TensorSet {
       int64_t elements = 1;
       for (const int64_t dim : info->shape) elements *= dim;
       set->tensors_.push_back({name, "dataset", H5TypeName(info->type), info->shape,
-                               elements * H5TypeBytes(info->type), -1});
+                               elements * H5TypeBytes(info->type), -1, ""});
       set->types_.push_back(info->type);
     }
     return set;
@@ -228,7 +231,7 @@ class WeightTensors : public TensorSet {
     for (const auto& [name, place] : set->weights_->tensors()) {
       const StoredTensor& tensor = *place.tensor;
       set->tensors_.push_back({name, "value", ElementName(tensor.element), tensor.shape,
-                               tensor.end - tensor.begin, -1});
+                               tensor.end - tensor.begin, -1, ""});
       set->places_.push_back(place);
     }
     const std::string config = path + "/config.json";
@@ -302,6 +305,11 @@ absl::Status TensorSet::Scan(size_t tensor,
     RETURN_IF_ERROR(Read(tensor, first, absl::MakeSpan(values)));
     see(values);
   }
+  return absl::OkStatus();
+}
+
+absl::Status TensorSet::MarkStored(size_t, int64_t, absl::Span<char> stored) {
+  std::fill(stored.begin(), stored.end(), char{1});
   return absl::OkStatus();
 }
 

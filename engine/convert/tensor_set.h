@@ -19,6 +19,7 @@ struct TensorInfo {
   std::vector<int64_t> shape;  // of the whole tensor
   int64_t bytes = 0;           // stored
   int64_t stored_rows = -1;    // of a table: those that are stored; the rest is what its seed makes
+  std::string first_values;    // and how: tables of one name and dtype with equal texts begin alike
 };
 
 class TensorSet {
@@ -39,8 +40,9 @@ class TensorSet {
   // Every stored number once, in pieces, in no stated order.
   virtual absl::Status Scan(size_t tensor,
                             const std::function<void(absl::Span<const double>)>& see);
-  // False where rows [begin, end) of a table are all what its seed makes.
-  virtual absl::StatusOr<bool> HasStored(size_t, int64_t, int64_t) { return true; }
+  // Sets a 1 for each of rows [begin, begin + stored.size()) that is stored, and leaves the others'
+  // marks. Only tables have others.
+  virtual absl::Status MarkStored(size_t tensor, int64_t begin, absl::Span<char> stored);
 
  protected:
   std::vector<TensorInfo> tensors_;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -26,6 +27,36 @@ class InspectRun : public testing::Test {
     const Outcome outcome = TrainThreads(ranks, TinyRun(folder_.path(), overrides));
     EXPECT_TRUE(outcome.status.ok()) << outcome.status;
     return dir;
+  }
+
+  // From the whole tables: the later of two steps stores all rows that the first one does.
+  static void ExpectRelativeOfStoredRows(TensorSet& first, TensorSet& second,
+                                         const TensorDifference& d) {
+    const auto read = [&](TensorSet& set, std::vector<char>* stored) {
+      size_t i = 0;
+      while (set.tensors()[i].name != d.name || set.tensors()[i].kind != "rows") ++i;
+      const std::vector<int64_t>& shape = set.tensors()[i].shape;
+      std::vector<double> values(static_cast<size_t>(shape[0] * shape[1]));
+      EXPECT_TRUE(set.Read(i, 0, absl::MakeSpan(values)).ok());
+      stored->assign(static_cast<size_t>(shape[0]), 0);
+      EXPECT_TRUE(set.MarkStored(i, 0, absl::MakeSpan(*stored)).ok());
+      EXPECT_EQ(std::count(stored->begin(), stored->end(), 1), set.tensors()[i].stored_rows);
+      return values;
+    };
+    std::vector<char> unused, stored;
+    const std::vector<double> a = read(first, &unused), b = read(second, &stored);
+    double norm = 0.0, difference = 0.0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      if (stored[i / (a.size() / stored.size())] == 0) {
+        EXPECT_EQ(a[i], b[i]);
+        continue;
+      }
+      norm += a[i] * a[i];
+      difference += (a[i] - b[i]) * (a[i] - b[i]);
+    }
+    EXPECT_NEAR(d.relative, std::sqrt(difference / norm), 1e-9 * d.relative);
+    EXPECT_EQ(d.rows_left_out, std::count(stored.begin(), stored.end(), 0));
+    EXPECT_GT(d.rows_left_out, 0);
   }
 
   TempFolder folder_;
@@ -84,7 +115,9 @@ TEST_F(InspectRun, DifferenceOfTwoSteps) {
   for (const TensorDifference& d : comparison->differing) {
     EXPECT_GT(d.differing, 0) << d.name;
     EXPECT_GT(d.greatest, 0.0) << d.name;
-    table = table || d.kind == "rows";
+    if (d.kind != "rows") continue;
+    table = true;
+    ExpectRelativeOfStoredRows(**first, **second, d);
   }
   EXPECT_TRUE(table);
   const auto itself = OpenTensorSet(dir);
@@ -105,6 +138,81 @@ TEST_F(InspectRun, DamageIsFoundBeforeItIsRead) {
     EXPECT_EQ(set.status().code(), absl::StatusCode::kDataLoss);
     EXPECT_THAT(std::string(set.status().message()), HasSubstr("does not match its checksum"));
   }
+}
+
+// A table of 4 columns in memory: stored rows are `value`, all others 1, or as the seed has it.
+class TableInMemory : public TensorSet {
+ public:
+  TableInMemory(int64_t rows, std::map<int64_t, double> stored, int seed = 1)
+      : stored_(std::move(stored)), seed_(seed) {
+    const auto count = static_cast<int64_t>(stored_.size());
+    tensors_.push_back(
+        {"table", "rows", "f64", {rows, 4}, 32 * count, count, "seed " + std::to_string(seed)});
+  }
+  const char* what() const override { return "table"; }
+  const std::string& path() const override { return path_; }
+  std::vector<std::pair<std::string, std::string>> Facts() const override { return {}; }
+  std::string Config() const override { return ""; }
+  absl::Status Read(size_t, int64_t first, absl::Span<double> to) override {
+    read_ += static_cast<int64_t>(to.size());
+    for (size_t i = 0; i < to.size(); ++i) {
+      const auto it = stored_.find((first + static_cast<int64_t>(i)) / 4);
+      to[i] = it == stored_.end() ? seed_ : it->second;
+    }
+    return absl::OkStatus();
+  }
+  absl::Status MarkStored(size_t, int64_t begin, absl::Span<char> stored) override {
+    for (const auto& [row, value] : stored_) {
+      const int64_t at = row - begin;
+      if (at >= 0 && at < static_cast<int64_t>(stored.size())) stored[static_cast<size_t>(at)] = 1;
+    }
+    return absl::OkStatus();
+  }
+  int64_t read() const { return read_; }
+
+ private:
+  const std::string path_ = "memory";
+  const std::map<int64_t, double> stored_;
+  const int seed_;
+  int64_t read_ = 0;
+};
+
+// The norm is of the rows that one of both stores, wherever they lie among stretches.
+TEST(Inspect, NormsOfTablesAreOfTheRowsThatEitherStores) {
+  constexpr int64_t kRows = 2'000'000;  // 8 stretches
+  for (const int64_t row : {int64_t{5}, int64_t{300'000}, kRows - 1}) {
+    TableInMemory first(kRows, {{row, 3.0}});
+    TableInMemory second(kRows, {{row, 3.5}, {kRows / 2, 1.0}});
+    const auto comparison = Compare(first, second, {});
+    ASSERT_TRUE(comparison.ok()) << comparison.status();
+    ASSERT_EQ(comparison->differing.size(), 1u);
+    const TensorDifference& d = comparison->differing.front();
+    EXPECT_EQ(d.differing, 4);
+    EXPECT_EQ(d.greatest, 0.5);
+    EXPECT_DOUBLE_EQ(d.relative, std::sqrt(0.25 / (9.0 + 1.0)));
+    EXPECT_EQ(d.rows_left_out, kRows - 2);
+    EXPECT_THAT(ComparisonText(*comparison),
+                HasSubstr("of the norm without 1999998 rows that neither stores\n"));
+    EXPECT_THAT(ComparisonJson(*comparison), HasSubstr(R"("rows_left_out": 1999998)"));
+    EXPECT_LE(first.read(), 2 << 20) << "stretches without a stored row are not read";
+  }
+}
+
+TEST(Inspect, TablesOfTwoSeedsDifferInRowsThatNeitherStores) {
+  constexpr int64_t kRows = 600'000;
+  constexpr int64_t kStretch = 1 << 18;
+  std::map<int64_t, double> begin;
+  for (int64_t row = 0; row < kStretch; ++row) begin[row] = 2.0;
+  TableInMemory first(kRows, begin, 1), second(kRows, begin, 3);
+  const auto comparison = Compare(first, second, {});
+  ASSERT_TRUE(comparison.ok()) << comparison.status();
+  ASSERT_EQ(comparison->differing.size(), 1u);
+  const TensorDifference& d = comparison->differing.front();
+  const int64_t differing = kRows - kStretch;
+  EXPECT_EQ(d.differing, 4 * differing);
+  EXPECT_DOUBLE_EQ(d.relative, std::sqrt(4.0 * static_cast<double>(differing) /
+                                         static_cast<double>(4 * kStretch + differing)));
+  EXPECT_EQ(d.rows_left_out, 0);
 }
 
 TEST(Inspect, CountsWhatIsNotFinite) {

@@ -1,5 +1,7 @@
 #include "engine/checkpoint_manifest.h"
 
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -14,6 +16,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
 constexpr const char* kFormat = "mneme-checkpoint";
+constexpr int64_t kMostElementBytes = 8;
 
 Json ToJson(const RunPosition& p) {
   return {{"step", p.step},
@@ -125,6 +128,38 @@ CheckpointManifest ManifestFrom(const Json& j) {
   return m;
 }
 
+// Whether the bytes of all elements are counted in 64 bits; a side may be 0.
+bool Countable(int64_t rows, int64_t cols) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / kMostElementBytes;
+  return rows >= 0 && cols >= 0 && (cols == 0 || rows <= kMost / cols);
+}
+
+bool Sound(const StoredSlice& s) {
+  return Countable(s.rows, s.cols) && s.begin >= 0 && s.begin <= s.end && s.end <= s.rows;
+}
+
+bool Sound(const StoredTable& t) {
+  return Countable(t.rows, t.width) && t.rows > 0 && t.width > 0 && t.count >= 0 &&
+         t.count <= t.rows && t.phase >= 0 && t.phase < t.stride;
+}
+
+// Readers divide by these numbers and make room for them.
+absl::Status CheckShapes(const CheckpointManifest& m, const std::string& path) {
+  for (const StoredSlice& s : m.slices) {
+    if (!Sound(s)) return Torn(path, "states rows or a shape of " + s.name + " that cannot be");
+  }
+  std::map<std::string, std::pair<int64_t, int64_t>> shapes;
+  for (const StoredTable& t : m.tables) {
+    const std::pair<int64_t, int64_t> shape = {t.rows, t.width};
+    if (!Sound(t) || shapes.emplace(t.name, shape).first->second != shape) {
+      return Torn(path, "states a part of " + t.name +
+                            " that cannot be: " + std::to_string(t.count) + " rows of a table of " +
+                            std::to_string(t.rows) + " x " + std::to_string(t.width));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::string DumpCheckpointManifest(const CheckpointManifest& m) {
@@ -157,7 +192,9 @@ absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& te
     const std::string digest = j.value("digest", "");
     j.erase("digest");
     if (BytesDigest(j.dump()) != digest) return Torn(path, "does not match its own checksum");
-    return ManifestFrom(j);
+    CheckpointManifest m = ManifestFrom(j);
+    RETURN_IF_ERROR(CheckShapes(m, path));
+    return m;
   } catch (const Json::exception& e) {
     return Torn(path, std::string("is not a whole checkpoint manifest: ") + e.what());
   }

@@ -13,7 +13,8 @@
 
 namespace mneme {
 
-// Rows [begin, end) of one quantity of one piece, as a whole dataset of one file.
+// Rows [begin, end) of one quantity of one piece, as a whole dataset of one file. Here and below a
+// manifest that was read has 0 <= begin <= end <= rows, and bytes of a whole in 64 bits.
 struct StoredSlice {
   std::string name;  // piece: "blocks.3.moe.experts.17.up"
   std::string kind;  // "value", "adam_m", "adam_v", "muon_momentum", "router_bias"
@@ -26,7 +27,8 @@ struct StoredSlice {
 };
 
 // Materialised rows of one Engram table that one rank kept the state of: datasets ids, values, m, v
-// under `group`.
+// under `group`. A manifest that was read has tables of at least one row and one column, each of
+// one shape in all its parts, and 0 <= count <= rows, 0 <= phase < stride.
 struct StoredTable {
   std::string name;
   std::string file;
@@ -57,7 +59,8 @@ struct CheckpointManifest {
 
 // JSON with a digest of itself, so that a flipped bit in the manifest shows too.
 std::string DumpCheckpointManifest(const CheckpointManifest& manifest);
-// DataLoss where the text is not a whole manifest, or of a version that this program does not know.
+// DataLoss where the text is not a whole manifest, of a version that this program does not know, or
+// has shapes that no checkpoint has.
 absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& text,
                                                            const std::string& path);
 absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(const std::string& folder);

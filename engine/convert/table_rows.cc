@@ -24,6 +24,7 @@ TableRows::TableRows(CheckpointSource& source, const std::string& name, const Ru
     width_ = part.width;
     stored_ += part.count;
   }
+  CHECK_GT(width_, 0);
 }
 
 absl::StatusOr<int64_t> TableRows::LowerBound(const StoredTable& part, int64_t id) {

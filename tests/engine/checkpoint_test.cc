@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "data/files.h"
+#include "engine/checkpoint_manifest.h"
 #include "engine/evaluate.h"
 #include "engine/loaded_model.h"
 #include "engine/run_folder.h"
@@ -151,6 +152,36 @@ TEST_F(Torn, NoneWholeStopsWithThreeNamingEach) {
   for (const int64_t step : {2, 4, 6}) {
     EXPECT_NE(outcome.message.find(Step(config_, step)), std::string::npos) << outcome.message;
   }
+}
+
+// A manifest may be whole by its own checksum and say what no checkpoint has.
+TEST(CheckpointManifest, ShapesThatCannotBeAreRefused) {
+  CheckpointManifest sound;
+  sound.slices.push_back({"embedding", "value", "f", "d", 2, 4, 8, 24});
+  sound.tables.push_back({"table", "f", "g", 3, 8, 4, 1, 2});
+  const auto parsed = [](const CheckpointManifest& m) {
+    return ParseCheckpointManifest(DumpCheckpointManifest(m), "m.json").status();
+  };
+  EXPECT_TRUE(parsed(sound).ok()) << parsed(sound);
+  const auto refused = [&](const std::string& what, const auto& damage) {
+    CheckpointManifest damaged = sound;
+    damage(damaged.slices[0], damaged.tables[0]);
+    EXPECT_EQ(parsed(damaged).code(), absl::StatusCode::kDataLoss) << what;
+  };
+  refused("no columns", [](StoredSlice&, StoredTable& t) { t.width = 0; });
+  refused("no rows", [](StoredSlice&, StoredTable& t) { t.rows = 0; });
+  refused("more than all", [](StoredSlice&, StoredTable& t) { t.count = 9; });
+  refused("fewer than none", [](StoredSlice&, StoredTable& t) { t.count = -1; });
+  refused("no stride", [](StoredSlice&, StoredTable& t) { t.stride = 0; });
+  refused("beyond 64 bits", [](StoredSlice&, StoredTable& t) { t.rows = int64_t{1} << 58; });
+  refused("rows beyond the end", [](StoredSlice& s, StoredTable&) { s.end = 9; });
+  refused("rows backwards", [](StoredSlice& s, StoredTable&) { s.begin = 5; });
+  refused("negative columns", [](StoredSlice& s, StoredTable&) { s.cols = -24; });
+  CheckpointManifest parts = sound;
+  parts.tables.push_back({"table", "f", "h", 0, 8, 4, 0, 2});
+  EXPECT_TRUE(parsed(parts).ok()) << parsed(parts);
+  parts.tables[1].width = 5;
+  EXPECT_EQ(parsed(parts).code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(Checkpoint, KeepsTheLastAndTheMilestonesAndClearsLeftovers) {

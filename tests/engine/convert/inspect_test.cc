@@ -9,6 +9,7 @@
 #include <map>
 
 #include "engine/checkpoint.h"
+#include "engine/checkpoint_manifest.h"
 #include "engine/convert/safetensors.h"
 #include "tests/engine/tiny_run.h"
 
@@ -138,6 +139,18 @@ TEST_F(InspectRun, DamageIsFoundBeforeItIsRead) {
     EXPECT_EQ(set.status().code(), absl::StatusCode::kDataLoss);
     EXPECT_THAT(std::string(set.status().message()), HasSubstr("does not match its checksum"));
   }
+}
+
+TEST_F(InspectRun, ATableWithoutColumnsIsRefused) {
+  const std::string dir = Train(1, "run", 1) + "/checkpoints/step-1";
+  auto manifest = ReadCheckpointManifest(dir);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  for (StoredTable& table : manifest->tables) table.width = 0;
+  std::ofstream(dir + "/manifest.json") << DumpCheckpointManifest(*manifest);
+  const auto set = OpenTensorSet(dir);
+  ASSERT_FALSE(set.ok());
+  EXPECT_EQ(set.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(set.status().message()), HasSubstr("blocks.1.engram.table"));
 }
 
 // A table of 4 columns in memory: stored rows are `value`, all others 1, or as the seed has it.

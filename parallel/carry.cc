@@ -21,7 +21,7 @@ std::vector<int64_t> ReadCounts(Comm& axis, Arrival& counts, int64_t each, int64
   std::vector<int64_t> both(static_cast<size_t>(2 * each * axis.size() + more));
   const auto bytes = static_cast<int64_t>(both.size() * sizeof(int64_t));
   const InFlight waiting = axis.Waiting(Collective::kAllToAll, bytes);
-  counts.Wait(both.data());
+  counts.Wait(absl::MakeSpan(both));
   return both;
 }
 

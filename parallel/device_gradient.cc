@@ -104,7 +104,7 @@ void DeviceGradient::BeginMerge(Stream& stream) {
 
 void DeviceGradient::Settle(Stream& stream) {
   if (!unique_.defined()) return;
-  distinct_.Wait(&merged_);
+  distinct_.Wait({&merged_, 1});
   Tensor sums = Tensor::Zeros(stream, grads_[0].dtype(), {merged_, store_.spec().width},
                               MemoryTag::kExchange);
   int64_t begin = 0;

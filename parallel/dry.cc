@@ -414,7 +414,7 @@ class DryExchange : public DryTable {
   }
   void Settle(Stream& stream) {
     if (!merging_.ids.defined()) return;
-    distinct_.Wait(&came_distinct_);
+    distinct_.Wait({&came_distinct_, 1});
     merged_ = std::min(merging_.ids.elements(), DistinctHere());
     parts_ = {Part(stream, merged_)};
     merging_ = {};

@@ -1,8 +1,11 @@
 // A few numbers on their way to the host: counts that the host must know, but not at once.
 #pragma once
 
+#include <cstdint>
 #include <utility>
 
+#include "absl/types/span.h"
+#include "kernels/core/check.h"
 #include "kernels/core/tensor.h"
 
 namespace mneme {
@@ -13,40 +16,41 @@ class Arrival {
  public:
   // Nothing is on its way.
   Arrival() = default;
-  // Reads x in the order of the stream; x may go when this returns. REQUIRES: 0 < x.bytes() <=
-  // Driver::kMostSent.
-  Arrival(Stream& stream, const Tensor& x)
-      : stream_(&stream),
-        bytes_(x.bytes()),
-        sent_(stream.driver().send(stream.queue(), x.raw(), x.bytes())) {
-    CHECK_LE(bytes_, Driver::kMostSent);
+  // Reads x, i64, in the order of the stream; x may go when this returns. REQUIRES: 0 < x.bytes()
+  // <= Driver::kMostSent.
+  Arrival(Stream& stream, const Tensor& x) : stream_(&stream), count_(x.elements()) {
+    CHECK_GT(count_, 0);
+    CHECK_LE(x.bytes(), Driver::kMostSent);
+    sent_ = stream.driver().send(stream.queue(), x.data<int64_t>(), x.bytes());
   }
   Arrival(Arrival&& other) noexcept { *this = std::move(other); }
   Arrival& operator=(Arrival&& other) noexcept {
     std::swap(stream_, other.stream_);
-    std::swap(bytes_, other.bytes_);
+    std::swap(count_, other.count_);
     std::swap(sent_, other.sent_);
     return *this;
   }
   // Not waited for: waits, and lets the bytes go.
   ~Arrival() {
-    if (sent_ != nullptr) Receive(nullptr, 0);
+    if (sent_ != nullptr) Receive({});
   }
 
-  // Returns when the tensor's bytes are in `host`, which has room for all of them. Once. REQUIRES:
-  // something is on its way.
-  void Wait(void* host) {
+  // Returns when the tensor's numbers are in `host`. Once. REQUIRES: something is on its way, and
+  // `host` is as long as it.
+  void Wait(absl::Span<int64_t> host) {
     CHECK(sent_ != nullptr);
-    Receive(host, bytes_);
+    CHECK_EQ(static_cast<int64_t>(host.size()), count_);
+    Receive(host);
   }
 
  private:
-  void Receive(void* host, int64_t bytes) {
-    stream_->driver().receive(stream_->queue(), std::exchange(sent_, nullptr), host, bytes);
+  void Receive(absl::Span<int64_t> host) {
+    stream_->driver().receive(stream_->queue(), std::exchange(sent_, nullptr), host.data(),
+                              static_cast<int64_t>(host.size() * sizeof(int64_t)));
   }
 
   Stream* stream_ = nullptr;
-  int64_t bytes_ = 0;
+  int64_t count_ = 0;
   void* sent_ = nullptr;  // the driver's; null: nothing is on its way
 };
 

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <utility>
 #include <vector>
+
+#include "kernels/core/arrival.h"
 
 namespace mneme::test {
 namespace {
@@ -67,6 +70,34 @@ TEST(TensorDeathTest, BrokenPromisesEndTheProgram) {
   EXPECT_DEATH(t.data<double>(), "f32 and f64");
   EXPECT_DEATH(t.Reshape({7}), "check failed");
   EXPECT_DEATH(t.Rows(1, 3), "check failed");
+}
+
+TEST(ArrivalTest, BringsTheNumbersOfItsTensor) {
+  Room room;
+  Tensor x = Tensor::Empty(room.stream, DType::kI64, {3});
+  std::iota(x.data<int64_t>(), x.data<int64_t>() + 3, int64_t{1} << 40);
+  const std::vector<int64_t> sent(x.data<int64_t>(), x.data<int64_t>() + 3);
+  Arrival first(room.stream, x);
+  const Arrival unread(room.stream, x);
+  x.data<int64_t>()[0] = 0;
+  Arrival moved = std::move(first);
+  std::vector<int64_t> came(3);
+  moved.Wait(absl::MakeSpan(came));
+  EXPECT_EQ(came, sent);
+}
+
+TEST(ArrivalDeathTest, TakesAndGivesWhatItIsMadeFor) {
+  Room room;
+  const auto of = [&](DType dtype, int64_t n) { return Tensor::Zeros(room.stream, dtype, {n}); };
+  const int64_t most = Driver::kMostSent / SizeOf(DType::kI64);
+  EXPECT_DEATH(Arrival(room.stream, of(DType::kI64, 0)), "check failed");
+  EXPECT_DEATH(Arrival(room.stream, of(DType::kI64, most + 1)), "check failed");
+  EXPECT_DEATH(Arrival(room.stream, of(DType::kI32, 2)), "i32 and i64");
+  Arrival counts(room.stream, of(DType::kI64, most));
+  std::vector<int64_t> host(static_cast<size_t>(most));
+  EXPECT_DEATH(counts.Wait(absl::MakeSpan(host).first(1)), "check failed");
+  counts.Wait(absl::MakeSpan(host));
+  EXPECT_DEATH(counts.Wait(absl::MakeSpan(host)), "check failed");
 }
 
 }  // namespace

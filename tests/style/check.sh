@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fails on a wrong arrow or a cycle between folders or files, a backend #if, a line over 100 columns, or formatting; prints the other figures.
+# Fails on a wrong arrow or a cycle between folders or files, a backend #if, a line of C++ or CUDA over 100 columns, or their
+# formatting; prints the other figures.
 #
 #   tests/style/check.sh [ROOT]
 set -euo pipefail

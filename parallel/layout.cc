@@ -17,20 +17,26 @@ std::string Divisors(int64_t n) {
   return out;
 }
 
-// Empty where `degree` is legal; otherwise a line that says why not.
-std::string AxisFault(const char* key, int64_t degree, int world) {
-  if (degree >= 0 && (degree == 0 || world % degree == 0)) return "";
-  return std::string(key) + ": " + std::to_string(degree) + " does not divide the " +
-         std::to_string(world) + " ranks of this run; legal values: " + Divisors(world) +
-         ", or 0 for all ranks\n";
-}
-
 // Largest divisor of n that is <= limit.
 int64_t LargestDivisor(int64_t n, int64_t limit) {
   for (int64_t d = std::min(n, limit); d > 1; --d) {
     if (n % d == 0) return d;
   }
   return 1;
+}
+
+// Empty where `degree` is legal; otherwise a line that says why not.
+std::string AxisFault(const char* key, int64_t degree, int world) {
+  if (degree >= 0 && (degree == 0 || world % degree == 0)) {
+    const int64_t ranks = degree == 0 ? world : degree;
+    if (ranks <= kMostAxis) return "";
+    return std::string(key) + ": an axis has at most " + std::to_string(kMostAxis) +
+           " ranks, and this one " + std::to_string(ranks) + "; the largest legal value here is " +
+           std::to_string(LargestDivisor(world, kMostAxis)) + "\n";
+  }
+  return std::string(key) + ": " + std::to_string(degree) + " does not divide the " +
+         std::to_string(world) + " ranks of this run; legal values: " + Divisors(world) +
+         ", or 0 for all ranks\n";
 }
 
 // Smallest divisor of n that is >= limit. REQUIRES: limit <= n.

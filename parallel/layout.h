@@ -28,6 +28,9 @@ Range PartOf(int64_t n, int parts, int part);
 // The part that holds thing i.
 int OwnerOf(int64_t n, int parts, int64_t i);
 
+// Ranks of an axis: each of them learns from every other how many rows come, in one message.
+inline constexpr int kMostAxis = 2048;
+
 struct Layout {
   int world = 1;
   int expert = 1;  // size of the expert axis
@@ -54,7 +57,8 @@ struct Layout {
   }
 };
 
-// Errors: an axis that does not divide the world, with both numbers and the legal values.
+// Errors: an axis that does not divide the world, with both numbers and the legal values, or one of
+// more than kMostAxis ranks.
 absl::StatusOr<Layout> MakeLayout(const ParallelConfig& config, int world);
 
 // How the sequences of one update are dealt: `per_rank` each, in `accumulation` micro-batches of

@@ -42,7 +42,7 @@ struct Driver {
   void (*download)(void* queue, const void* from, void* host, int64_t bytes);
   // The same in two halves (kernels/core/arrival.h), for at most kMostSent bytes. `receive` waits
   // for what was queued before `send` and no more; once for each; bytes may be 0.
-  static constexpr int64_t kMostSent = 4096;
+  static constexpr int64_t kMostSent = int64_t{128} << 10;
   void* (*send)(void* queue, const void* from, int64_t bytes);
   void (*receive)(void* queue, void* sent, void* host, int64_t bytes);
 

@@ -113,6 +113,16 @@ TEST(Footprint, SpreadingExpertsAndRowsShrinksARank) {
               0.05 * static_cast<double>(one.activations));
 }
 
+TEST(Footprint, AxesMayHaveHundredsOfRanks) {
+  TempFolder temp;
+  const RunConfig config = TinyRun(
+      temp.path(), {"model.engram.table.store=resident", "model.moe.experts=512",
+                    "train.batch_sequences=512", "parallel.expert=256", "parallel.memory=512"});
+  const auto layout = MakeLayout(config.parallel, 512);
+  ASSERT_TRUE(layout.ok()) << layout.status();
+  EXPECT_GT(PredictFootprint(config, *layout, 258).total(), 0);
+}
+
 TEST(Footprint, ARunThatDoesNotFitIsRefusedBeforeItBegins) {
   Footprint footprint;
   footprint.parameters = int64_t{3} << 30;

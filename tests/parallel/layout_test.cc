@@ -110,6 +110,18 @@ TEST(Layout, RefusesAxesThatDoNotDivideTheWorld) {
   EXPECT_FALSE(MakeLayout(config, 6).ok());
 }
 
+TEST(Layout, RefusesAxesOfTooManyRanks) {
+  ParallelConfig config;
+  config.expert = kMostAxis;
+  config.memory = 0;
+  EXPECT_TRUE(MakeLayout(config, kMostAxis).ok());
+  EXPECT_TRUE(MakeLayout({}, 3 * kMostAxis).ok());
+  const absl::Status status = MakeLayout(config, 3 * kMostAxis).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(status), HasSubstr("parallel.memory: an axis has at most 2048 ranks, and "
+                                         "this one 6144; the largest legal value here is 2048"));
+}
+
 TEST(PlanBatch, KeepsTheGlobalBatchOnAnyRankCount) {
   for (int world : {1, 2, 3, 4, 6, 12}) {
     const absl::StatusOr<BatchPlan> plan = PlanBatch(12, 4, world);

@@ -1,8 +1,6 @@
 // Every key described, and a config as JSON.
-#include <array>
-#include <cstdio>
-
 #include "configs/fields.h"
+#include "configs/json_text.h"
 #include "configs/load.h"
 #include "configs/text.h"
 
@@ -28,30 +26,18 @@ void CollectRows(const Section& section, const std::string& prefix, bool with_va
   }
 }
 
-std::string JsonText(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    if (static_cast<unsigned char>(c) < 0x20) {
-      std::array<char, 8> escape;
-      std::snprintf(escape.data(), escape.size(), "\\u%04x", static_cast<unsigned>(c));
-      out += escape.data();
-    } else {
-      out += c;
-    }
-  }
-  return out + "\"";
-}
-
 std::string SchemaJson(const std::vector<SchemaRow>& rows) {
-  std::string out = "[\n";
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const SchemaRow& row = rows[i];
-    out += "  {\"key\": " + JsonText(row.key) + ", \"type\": " + JsonText(row.type) +
-           ", \"default\": " + JsonText(row.value) + ", \"choices\": " + JsonText(row.choices) +
-           ", \"help\": " + JsonText(row.help) + "}" + (i + 1 < rows.size() ? "," : "") + "\n";
+  std::vector<std::string> lines;
+  for (const SchemaRow& row : rows) {
+    lines.push_back("  " + JsonObject()
+                               .Add("key", row.key)
+                               .Add("type", row.type)
+                               .Add("default", row.value)
+                               .Add("choices", row.choices)
+                               .Add("help", row.help)
+                               .Text());
   }
-  return out + "]\n";
+  return "[\n" + Join(lines, ",\n") + "\n]\n";
 }
 
 std::string TableCell(const std::string& text) {
@@ -90,31 +76,29 @@ std::string SchemaMarkdown(const std::vector<SchemaRow>& rows) {
 
 // A leaf as JSON: texts quoted, lists of them too.
 std::string JsonValue(const Field& field) {
-  if (const auto* text = std::get_if<std::string*>(&field.target)) return JsonText(**text);
+  if (const auto* text = std::get_if<std::string*>(&field.target)) return JsonString(**text);
   if (const auto* texts = std::get_if<std::vector<std::string>*>(&field.target)) {
     std::vector<std::string> quoted;
-    for (const std::string& each : **texts) quoted.push_back(JsonText(each));
-    return "[" + Join(quoted, ", ") + "]";
+    for (const std::string& each : **texts) quoted.push_back(JsonString(each));
+    return JsonArray(quoted);
   }
   return ValueText(field);
 }
 
 std::string SectionJson(const Section& section) {
-  std::vector<std::string> pairs;
+  JsonObject json;
   for (const Field& field : section.fields) {
-    std::string value;
     if (const auto* inner = std::get_if<Section>(&field.target)) {
-      value = SectionJson(*inner);
+      json.AddRaw(field.key, SectionJson(*inner));
     } else if (const auto* list = std::get_if<SectionList>(&field.target)) {
       std::vector<std::string> elements;
       for (int64_t i = 0; i < list->size(); ++i) elements.push_back(SectionJson(list->at(i)));
-      value = "[" + Join(elements, ", ") + "]";
+      json.AddRaw(field.key, JsonArray(elements));
     } else {
-      value = JsonValue(field);
+      json.AddRaw(field.key, JsonValue(field));
     }
-    pairs.push_back(JsonText(field.key) + ": " + value);
   }
-  return "{" + Join(pairs, ", ") + "}";
+  return json.Text();
 }
 
 }  // namespace

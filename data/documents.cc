@@ -7,10 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "configs/json.h"
 #include "data/files.h"
-#include "data/json_depth.h"
 #include "kernels/core/check.h"
-#include "nlohmann/json.hpp"
 
 namespace mneme {
 namespace {
@@ -156,13 +155,6 @@ absl::Status LineError(const std::string& path, int64_t line, const std::string&
   return absl::InvalidArgumentError(path + ":" + std::to_string(line) + ": " + why);
 }
 
-// nlohmann's message without its number: "[json.exception.parse_error.101] parse error at line 1,
-// column 5: …".
-std::string Reason(const std::string& message) {
-  const size_t at = message.find("column ");
-  return at == std::string::npos ? message : message.substr(at);
-}
-
 }  // namespace
 
 absl::Status ReadText(const std::string& path, const TextRule& rule, DocumentSink& sink,
@@ -180,20 +172,15 @@ absl::Status ReadJsonLines(const std::string& path, const std::string& field, Do
   return ForEachLine(path, meter, [&](const std::string& line) {
     ++number;
     if (IsBlank(line)) return absl::OkStatus();
-    if (!IsShallowJson(line)) return LineError(path, number, "is JSON nested too deeply");
-    nlohmann::json json;
-    try {
-      json = nlohmann::json::parse(line);
-    } catch (const nlohmann::json::exception& error) {
-      return LineError(path, number, "is not JSON: " + Reason(error.what()));
-    }
-    if (!json.is_object()) return LineError(path, number, "is not a JSON object");
-    const auto found = json.find(field);
-    if (found == json.end()) return LineError(path, number, "has no field '" + field + "'");
-    if (!found->is_string()) {
+    const absl::StatusOr<Json> json = ParseJson(line);
+    if (!json.ok()) return LineError(path, number, std::string(json.status().message()));
+    if (json->object() == nullptr) return LineError(path, number, "is not a JSON object");
+    const Json* found = json->Find(field);
+    if (found == nullptr) return LineError(path, number, "has no field '" + field + "'");
+    if (found->text() == nullptr) {
       return LineError(path, number, "field '" + field + "' is not a string");
     }
-    RETURN_IF_ERROR(sink.Text(found->get_ref<const std::string&>()));
+    RETURN_IF_ERROR(sink.Text(*found->text()));
     return sink.End();
   });
 }

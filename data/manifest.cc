@@ -2,81 +2,79 @@
 
 #include <utility>
 
+#include "configs/json_fields.h"
+#include "configs/json_text.h"
 #include "data/files.h"
-#include "data/json_depth.h"
 #include "kernels/core/check.h"
-#include "nlohmann/json.hpp"
 
 namespace mneme {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr char kFormat[] = "mneme-corpus";
 constexpr int64_t kVersion = 1;
+constexpr int kIndent = 2;
 
-Json ToJson(const ManifestFile& file) {
-  return Json{{"file", file.name}, {"bytes", file.bytes}, {"digest", file.digest}};
+Json::Object ToJson(const ManifestFile& file) {
+  return {{"file", file.name}, {"bytes", file.bytes}, {"digest", file.digest}};
 }
 
-ManifestFile FileFrom(const Json& json) {
-  return {.name = json.at("file").get<std::string>(),
-          .bytes = json.at("bytes").get<int64_t>(),
-          .digest = json.at("digest").get<std::string>()};
+ManifestFile FileFrom(JsonFields& fields) {
+  return {.name = fields.Text("file"),
+          .bytes = fields.Integer("bytes"),
+          .digest = fields.Text("digest")};
 }
 
-// With its own digest empty.
 Json ToJson(const Manifest& manifest) {
-  Json shards = Json::array();
+  Json::List shards;
   for (const ManifestShard& shard : manifest.shards) {
     Json entry = ToJson(shard.file);
-    entry["tokens"] = shard.tokens;
-    entry["documents"] = shard.documents;
-    entry["text_bytes"] = shard.text_bytes;
-    entry["content"] = shard.content;
+    entry.Set("tokens", shard.tokens);
+    entry.Set("documents", shard.documents);
+    entry.Set("text_bytes", shard.text_bytes);
+    entry.Set("content", shard.content);
     shards.push_back(std::move(entry));
   }
-  Json inputs = Json::array();
+  Json::List inputs;
   for (const ManifestFile& input : manifest.inputs) inputs.push_back(ToJson(input));
-  return Json{{"format", kFormat},
-              {"version", kVersion},
-              {"tokens", manifest.tokens},
-              {"documents", manifest.documents},
-              {"text_bytes", manifest.text_bytes},
-              {"vocabulary_digest", manifest.vocabulary_digest},
-              {"vocabulary", ToJson(manifest.vocabulary)},
-              {"shards", std::move(shards)},
-              {"inputs", std::move(inputs)},
-              {"options", manifest.options},
-              {"digest", ""}};
+  return Json::Object{{"format", kFormat},
+                      {"version", kVersion},
+                      {"tokens", manifest.tokens},
+                      {"documents", manifest.documents},
+                      {"text_bytes", manifest.text_bytes},
+                      {"vocabulary_digest", manifest.vocabulary_digest},
+                      {"vocabulary", ToJson(manifest.vocabulary)},
+                      {"shards", std::move(shards)},
+                      {"inputs", std::move(inputs)},
+                      {"options", manifest.options}};
 }
 
-// Names of inputs may be any bytes; JSON is UTF-8.
-std::string Dump(const Json& json) {
-  return json.dump(2, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
-}
-
+// With a digest of the same text with an empty one. Names of inputs may be any bytes; JSON is
+// UTF-8.
 std::string TextOf(Json json) {
-  json["digest"] = BytesDigest(Dump(json));
-  return Dump(json) + "\n";
+  json.Set("digest", "");
+  json.Set("digest", BytesDigest(IndentedJson(json, kIndent)));
+  return IndentedJson(json, kIndent) + "\n";
 }
 
-Manifest FromJson(const Json& json) {
+Manifest FromJson(JsonFields fields) {
   Manifest manifest;
-  manifest.vocabulary_digest = json.at("vocabulary_digest").get<std::string>();
-  manifest.vocabulary = FileFrom(json.at("vocabulary"));
-  manifest.tokens = json.at("tokens").get<int64_t>();
-  manifest.documents = json.at("documents").get<int64_t>();
-  manifest.text_bytes = json.at("text_bytes").get<int64_t>();
-  for (const Json& entry : json.at("shards")) {
+  manifest.vocabulary_digest = fields.Text("vocabulary_digest");
+  JsonFields vocabulary = fields.Fields("vocabulary");
+  manifest.vocabulary = FileFrom(vocabulary);
+  manifest.tokens = fields.Integer("tokens");
+  manifest.documents = fields.Integer("documents");
+  manifest.text_bytes = fields.Integer("text_bytes");
+  for (JsonFields& entry : fields.FieldsOfEach("shards")) {
     manifest.shards.push_back({.file = FileFrom(entry),
-                               .tokens = entry.at("tokens").get<int64_t>(),
-                               .documents = entry.at("documents").get<int64_t>(),
-                               .text_bytes = entry.at("text_bytes").get<int64_t>(),
-                               .content = entry.at("content").get<std::string>()});
+                               .tokens = entry.Integer("tokens"),
+                               .documents = entry.Integer("documents"),
+                               .text_bytes = entry.Integer("text_bytes"),
+                               .content = entry.Text("content")});
   }
-  for (const Json& entry : json.at("inputs")) manifest.inputs.push_back(FileFrom(entry));
-  manifest.options = json.at("options").get<std::string>();
+  for (JsonFields& entry : fields.FieldsOfEach("inputs")) {
+    manifest.inputs.push_back(FileFrom(entry));
+  }
+  manifest.options = fields.Text("options");
   return manifest;
 }
 
@@ -103,25 +101,23 @@ std::string ManifestText(const Manifest& manifest) { return TextOf(ToJson(manife
 absl::StatusOr<Manifest> ReadManifest(const std::string& folder) {
   const std::string path = folder + "/" + kManifestName;
   ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
-  if (!IsShallowJson(text)) return Bad(path, "is not the manifest of a corpus");
-  Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object() || json.value("format", Json()) != kFormat) {
+  const absl::StatusOr<Json> json = ParseJson(text);
+  if (!json.ok()) return Bad(path, std::string(json.status().message()));
+  const Json* format = json->Find("format");
+  if (format == nullptr || format->text() == nullptr || *format->text() != kFormat) {
     return Bad(path, "is not the manifest of a corpus");
   }
-  const Json version = json.value("version", Json());
-  if (version != kVersion) {
-    return Bad(path, "has format version " + version.dump() + ", this program reads " +
-                         std::to_string(kVersion));
+  const Json* version = json->Find("version");
+  if (version == nullptr || version->integer() == nullptr || *version->integer() != kVersion) {
+    return Bad(path, "has format version " + (version == nullptr ? "none" : ShowJson(*version)) +
+                         ", this program reads " + std::to_string(kVersion));
   }
-  json["digest"] = "";
-  if (TextOf(json) != text) return Bad(path, "was changed or damaged (its digest does not match)");
-  try {
-    Manifest manifest = FromJson(json);
-    if (!AddsUp(manifest)) return Bad(path, "has shards that do not add up to its totals");
-    return manifest;
-  } catch (const Json::exception& error) {
-    return Bad(path, std::string("is incomplete: ") + error.what());
-  }
+  if (TextOf(*json) != text) return Bad(path, "was changed or damaged (its digest does not match)");
+  std::vector<std::string> faults;
+  Manifest manifest = FromJson(JsonFields(*json, "", faults));
+  if (!faults.empty()) return Bad(path, "is incomplete: " + faults.front());
+  if (!AddsUp(manifest)) return Bad(path, "has shards that do not add up to its totals");
+  return manifest;
 }
 
 bool HasCorpusManifest(const std::string& folder) {

@@ -8,7 +8,7 @@
 #include <map>
 #include <numeric>
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 #include "engine/score.h"
 
 namespace mneme {

@@ -1,24 +1,28 @@
 #include "engine/checkpoint_manifest.h"
 
+#include <algorithm>
+#include <climits>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <utility>
 
-#include "data/hdf5_file.h"
-#include "data/json_depth.h"
+#include "configs/json_fields.h"
+#include "configs/json_text.h"
+#include "data/files.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr int kVersion = 1;
 constexpr const char* kFormat = "mneme-checkpoint";
 constexpr int64_t kMostElementBytes = 8;
 
-Json ToJson(const RunPosition& p) {
+Json::List Numbers(const std::vector<double>& values) {
+  return Json::List(values.begin(), values.end());
+}
+
+Json::Object ToJson(const RunPosition& p) {
   return {{"step", p.step},
           {"updates", p.updates},
           {"stage", p.stage},
@@ -26,23 +30,23 @@ Json ToJson(const RunPosition& p) {
           {"stage_sample", p.stage_sample},
           {"tokens", p.tokens},
           {"skipped_in_a_row", p.skipped_in_a_row},
-          {"recent_losses", p.recent_losses}};
+          {"recent_losses", Numbers(p.recent_losses)}};
 }
 
-RunPosition PositionFrom(const Json& j) {
+RunPosition PositionFrom(JsonFields j) {
   RunPosition p;
-  p.step = j.at("step").get<int64_t>();
-  p.updates = j.at("updates").get<int64_t>();
-  p.stage = j.at("stage").get<int64_t>();
-  p.stage_step = j.at("stage_step").get<int64_t>();
-  p.stage_sample = j.at("stage_sample").get<int64_t>();
-  p.tokens = j.at("tokens").get<int64_t>();
-  p.skipped_in_a_row = j.at("skipped_in_a_row").get<int64_t>();
-  p.recent_losses = j.at("recent_losses").get<std::vector<double>>();
+  p.step = j.Integer("step");
+  p.updates = j.Integer("updates");
+  p.stage = j.Integer("stage");
+  p.stage_step = j.Integer("stage_step");
+  p.stage_sample = j.Integer("stage_sample");
+  p.tokens = j.Integer("tokens");
+  p.skipped_in_a_row = j.Integer("skipped_in_a_row");
+  p.recent_losses = j.Numbers("recent_losses");
   return p;
 }
 
-Json ToJson(const VocabularyInfo& v) {
+Json::Object ToJson(const VocabularyInfo& v) {
   return {{"size", v.size},
           {"eos", v.eos},
           {"bos", v.bos},
@@ -52,63 +56,60 @@ Json ToJson(const VocabularyInfo& v) {
           {"digest", v.digest}};
 }
 
-VocabularyInfo VocabularyFrom(const Json& j) {
+VocabularyInfo VocabularyFrom(JsonFields j) {
   VocabularyInfo v;
-  v.size = j.at("size").get<int64_t>();
-  v.eos = j.at("eos").get<int64_t>();
-  v.bos = j.at("bos").get<int64_t>();
-  v.pad = j.at("pad").get<int64_t>();
-  v.canonical_size = j.at("canonical_size").get<int64_t>();
-  v.tokenizer = j.at("tokenizer").get<std::string>();
-  v.digest = j.at("digest").get<std::string>();
+  v.size = j.Integer("size");
+  v.eos = j.Integer("eos");
+  v.bos = j.Integer("bos");
+  v.pad = j.Integer("pad");
+  v.canonical_size = j.Integer("canonical_size");
+  v.tokenizer = j.Text("tokenizer");
+  v.digest = j.Text("digest");
   return v;
 }
 
 // files, slices and tables: the half that every rank contributes to.
-Json ContentsJson(const CheckpointManifest& m) {
-  Json files = Json::object();
+Json::Object ContentsJson(const CheckpointManifest& m) {
+  Json::Object files;
   for (const auto& [name, file] : m.files) {
-    files[name] = {{"bytes", file.bytes}, {"xxh3", file.digest}};
+    files.push_back({name, Json::Object{{"bytes", file.bytes}, {"xxh3", file.digest}}});
   }
-  Json slices = Json::array();
+  Json::List slices;
   for (const StoredSlice& s : m.slices) {
-    slices.push_back({{"name", s.name},
-                      {"kind", s.kind},
-                      {"file", s.file},
-                      {"dataset", s.dataset},
-                      {"row_range", {s.begin, s.end}},
-                      {"shape", {s.rows, s.cols}}});
+    slices.push_back(Json::Object{{"name", s.name},
+                                  {"kind", s.kind},
+                                  {"file", s.file},
+                                  {"dataset", s.dataset},
+                                  {"row_range", Json::List{s.begin, s.end}},
+                                  {"shape", Json::List{s.rows, s.cols}}});
   }
-  Json tables = Json::array();
+  Json::List tables;
   for (const StoredTable& t : m.tables) {
-    tables.push_back({{"name", t.name},
-                      {"file", t.file},
-                      {"group", t.group},
-                      {"count", t.count},
-                      {"shape", {t.rows, t.width}},
-                      {"phase", t.phase},
-                      {"stride", t.stride}});
+    tables.push_back(Json::Object{{"name", t.name},
+                                  {"file", t.file},
+                                  {"group", t.group},
+                                  {"count", t.count},
+                                  {"shape", Json::List{t.rows, t.width}},
+                                  {"phase", t.phase},
+                                  {"stride", t.stride}});
   }
   return {
       {"files", std::move(files)}, {"slices", std::move(slices)}, {"tables", std::move(tables)}};
 }
 
-void AddContents(const Json& j, CheckpointManifest& m) {
-  for (const auto& [name, file] : j.at("files").items()) {
-    m.files[name] = {file.at("bytes").get<int64_t>(), file.at("xxh3").get<std::string>()};
+void AddContents(JsonFields j, CheckpointManifest& m) {
+  for (auto& [name, file] : j.FieldsByKey("files")) {
+    m.files[name] = {file.Integer("bytes"), file.Text("xxh3")};
   }
-  for (const Json& s : j.at("slices")) {
-    m.slices.push_back({s.at("name").get<std::string>(), s.at("kind").get<std::string>(),
-                        s.at("file").get<std::string>(), s.at("dataset").get<std::string>(),
-                        s.at("row_range").at(0).get<int64_t>(),
-                        s.at("row_range").at(1).get<int64_t>(), s.at("shape").at(0).get<int64_t>(),
-                        s.at("shape").at(1).get<int64_t>()});
+  for (JsonFields& s : j.FieldsOfEach("slices")) {
+    const std::vector<int64_t> rows = s.Integers("row_range", 2), shape = s.Integers("shape", 2);
+    m.slices.push_back({s.Text("name"), s.Text("kind"), s.Text("file"), s.Text("dataset"), rows[0],
+                        rows[1], shape[0], shape[1]});
   }
-  for (const Json& t : j.at("tables")) {
-    m.tables.push_back({t.at("name").get<std::string>(), t.at("file").get<std::string>(),
-                        t.at("group").get<std::string>(), t.at("count").get<int64_t>(),
-                        t.at("shape").at(0).get<int64_t>(), t.at("shape").at(1).get<int64_t>(),
-                        t.at("phase").get<int64_t>(), t.at("stride").get<int64_t>()});
+  for (JsonFields& t : j.FieldsOfEach("tables")) {
+    const std::vector<int64_t> shape = t.Integers("shape", 2);
+    m.tables.push_back({t.Text("name"), t.Text("file"), t.Text("group"), t.Integer("count"),
+                        shape[0], shape[1], t.Integer("phase"), t.Integer("stride")});
   }
 }
 
@@ -116,14 +117,15 @@ absl::Status Torn(const std::string& path, const std::string& why) {
   return absl::DataLossError(path + ": " + why);
 }
 
-CheckpointManifest ManifestFrom(const Json& j) {
+CheckpointManifest ManifestFrom(JsonFields j) {
   CheckpointManifest m;
-  m.position = PositionFrom(j.at("position"));
-  m.dtype = j.at("dtype").get<std::string>();
-  m.ranks = j.at("ranks").get<int>();
-  m.moments = j.value("moments", true);
-  m.data_digest = j.at("data_digest").get<std::string>();
-  m.vocabulary = VocabularyFrom(j.at("vocabulary"));
+  m.position = PositionFrom(j.Fields("position"));
+  m.dtype = j.Text("dtype");
+  const int64_t ranks = j.Integer("ranks");
+  m.ranks = static_cast<int>(std::clamp<int64_t>(ranks, INT_MIN, INT_MAX));
+  m.moments = j.Flag("moments", true);
+  m.data_digest = j.Text("data_digest");
+  m.vocabulary = VocabularyFrom(j.Fields("vocabulary"));
   AddContents(j, m);
   return m;
 }
@@ -160,44 +162,50 @@ absl::Status CheckShapes(const CheckpointManifest& m, const std::string& path) {
   return absl::OkStatus();
 }
 
+// What its digest is of: the rest, without blanks.
+std::string DigestOf(Json json) {
+  std::erase_if(*json.object(), [](const JsonMember& member) { return member.key == "digest"; });
+  return BytesDigest(DenseJson(json));
+}
+
 }  // namespace
 
 std::string DumpCheckpointManifest(const CheckpointManifest& m) {
-  Json j = {{"format", kFormat},
-            {"version", kVersion},
-            {"position", ToJson(m.position)},
-            {"dtype", m.dtype},
-            {"ranks", m.ranks},
-            {"moments", m.moments},
-            {"data_digest", m.data_digest},
-            {"vocabulary", ToJson(m.vocabulary)}};
-  j.update(ContentsJson(m));
-  j["digest"] = BytesDigest(j.dump());
-  return j.dump(1) + "\n";
+  Json::Object members = {{"format", kFormat},
+                          {"version", kVersion},
+                          {"position", ToJson(m.position)},
+                          {"dtype", m.dtype},
+                          {"ranks", m.ranks},
+                          {"moments", m.moments},
+                          {"data_digest", m.data_digest},
+                          {"vocabulary", ToJson(m.vocabulary)}};
+  for (JsonMember& part : ContentsJson(m)) members.push_back(std::move(part));
+  Json json = std::move(members);
+  json.Set("digest", BytesDigest(DenseJson(json)));
+  return IndentedJson(json, 1) + "\n";
 }
 
 absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& text,
                                                            const std::string& path) {
-  // nlohmann throws where an entry is absent or of another type; it stops here.
-  try {
-    if (!IsShallowJson(text)) return Torn(path, "is not a whole checkpoint manifest");
-    Json j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (!j.is_object() || j.value("format", "") != kFormat) {
-      return Torn(path, "is not a whole checkpoint manifest");
-    }
-    if (j.value("version", 0) != kVersion) {
-      return Torn(path, "has a version that this program does not know; it reads version " +
-                            std::to_string(kVersion));
-    }
-    const std::string digest = j.value("digest", "");
-    j.erase("digest");
-    if (BytesDigest(j.dump()) != digest) return Torn(path, "does not match its own checksum");
-    CheckpointManifest m = ManifestFrom(j);
-    RETURN_IF_ERROR(CheckShapes(m, path));
-    return m;
-  } catch (const Json::exception& e) {
-    return Torn(path, std::string("is not a whole checkpoint manifest: ") + e.what());
+  const absl::StatusOr<Json> json = ParseJson(text);
+  if (!json.ok()) return Torn(path, std::string(json.status().message()));
+  const Json* format = json->Find("format");
+  if (format == nullptr || format->text() == nullptr || *format->text() != kFormat) {
+    return Torn(path, "is not the manifest of a checkpoint");
   }
+  std::vector<std::string> faults;
+  JsonFields fields(*json, "", faults);
+  if (fields.Integer("version", 0) != kVersion) {
+    return Torn(path, "has a version that this program does not know; it reads version " +
+                          std::to_string(kVersion));
+  }
+  if (DigestOf(*json) != fields.Text("digest", "")) {
+    return Torn(path, "does not match its own checksum");
+  }
+  CheckpointManifest manifest = ManifestFrom(fields);
+  if (!faults.empty()) return Torn(path, "is not a whole manifest: " + faults.front());
+  RETURN_IF_ERROR(CheckShapes(manifest, path));
+  return manifest;
 }
 
 absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(const std::string& folder) {
@@ -207,12 +215,14 @@ absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(const std::string& fol
   return ParseCheckpointManifest(*text, path);
 }
 
-std::string DumpPart(const CheckpointManifest& part) { return ContentsJson(part).dump(); }
+std::string DumpPart(const CheckpointManifest& part) { return DenseJson(ContentsJson(part)); }
 
 void MergePart(const std::string& text, CheckpointManifest& whole) {
-  const Json j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  CHECK(j.is_object());
-  AddContents(j, whole);
+  const absl::StatusOr<Json> json = ParseJson(text);
+  CHECK(json.ok());
+  std::vector<std::string> faults;
+  AddContents(JsonFields(*json, "", faults), whole);
+  CHECK(faults.empty());
 }
 
 }  // namespace mneme

@@ -1,6 +1,6 @@
 #include "engine/document_score.h"
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 
 namespace mneme {
 

@@ -6,7 +6,7 @@
 #include <map>
 #include <numbers>
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 #include "engine/score.h"
 
 namespace mneme {

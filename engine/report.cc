@@ -12,9 +12,9 @@
 #include <fstream>
 #include <optional>
 
+#include "configs/json_text.h"
 #include "configs/text.h"
 #include "data/files.h"
-#include "engine/json.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

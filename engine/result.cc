@@ -1,14 +1,11 @@
 #include "engine/result.h"
 
-#include <charconv>
-
+#include "configs/json_text.h"
 #include "data/files.h"
-#include "engine/json.h"
+#include "data/json_file.h"
 
 namespace mneme {
 namespace {
-
-constexpr char kSteps[] = "\"steps\": ";
 
 std::string SetsJson(const std::vector<HeldOutResult>& sets) {
   JsonObject all;
@@ -56,13 +53,9 @@ absl::Status WriteResult(const std::string& path, const RunResult& result) {
 }
 
 int64_t ReadResultSteps(const std::string& path) {
-  const std::string text = ReadFileBytes(path).value_or("");
-  const size_t at = text.find(kSteps);
-  int64_t steps = -1;
-  if (at == std::string::npos) return steps;
-  const char* begin = text.data() + at + sizeof kSteps - 1;
-  std::from_chars(begin, text.data() + text.size(), steps);
-  return steps;
+  const Json result = ReadJson(path).value_or(Json());
+  const Json* steps = result.Find("steps");
+  return steps != nullptr && steps->integer() != nullptr ? *steps->integer() : -1;
 }
 
 }  // namespace mneme

@@ -2,7 +2,7 @@
 
 #include <mutex>
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 #include "engine/run_log.h"
 #include "engine/trainer.h"
 #include "parallel/world.h"

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 #include "kernels/core/check.h"
 #include "launch/model.h"
 #include "launch/verbs.h"

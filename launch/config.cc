@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "configs/load.h"
+#include "data/json_file.h"
 #include "engine/convert/foreign_config.h"
 #include "kernels/core/check.h"
 #include "launch/describe.h"
@@ -12,10 +13,10 @@ namespace mneme {
 namespace {
 
 absl::StatusOr<int> PrintForeign(const ConfigArguments& arguments) {
-  const absl::StatusOr<JsonTree> tree = ReadJson(arguments.foreign);
+  const absl::StatusOr<Json> json = ReadJson(arguments.foreign);
   // The path was typed: a usage error where it is no such file.
-  if (!tree.ok()) return absl::InvalidArgumentError(tree.status().message());
-  ASSIGN_OR_RETURN(const ForeignConfig foreign, ReadForeignConfig(*tree, arguments.foreign));
+  if (!json.ok()) return absl::InvalidArgumentError(json.status().message());
+  ASSIGN_OR_RETURN(const ForeignConfig foreign, ReadForeignConfig(*json, arguments.foreign));
   for (const std::string& note : foreign.notes) std::fprintf(stderr, "note: %s\n", note.c_str());
   const std::string text =
       arguments.json ? ConfigJson(RunConfigOf(foreign)) + "\n" : ForeignConfigYaml(foreign);

@@ -3,7 +3,7 @@
 
 #include <cstdio>
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 #include "kernels/core/check.h"
 #include "launch/verbs.h"
 

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "configs/json_text.h"
 #include "configs/load.h"
 #include "data/corpus.h"
 #include "data/hdf5_file.h"
 #include "engine/footprint.h"
-#include "engine/json.h"
 #include "engine/report.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"
@@ -27,7 +27,7 @@ ModelConfig WithVocabulary(const RunConfig& config) {
   return model;
 }
 
-std::string CountsJson(const ModelConfig& model, int64_t length) {
+JsonObject CountsJson(const ModelConfig& model, int64_t length) {
   const Counts counts = Count(model);
   JsonObject paper, plain, json;
   paper.Add("total", counts.total_paper())
@@ -38,7 +38,7 @@ std::string CountsJson(const ModelConfig& model, int64_t length) {
   json.Add("vocabulary", model.vocab_size)
       .AddRaw("paper", paper.Text())
       .AddRaw("plain", plain.Text());
-  return json.Add("flops_per_token", counts.flops_per_token(length)).Text();
+  return json.Add("flops_per_token", counts.flops_per_token(length));
 }
 
 // Lines for people, each with `lead` before it.
@@ -120,10 +120,10 @@ std::string ResolvedYaml(const RunConfig& config) {
 }
 
 std::string ResolvedJson(const RunConfig& config) {
-  const std::string counts =
-      CountsJson(WithVocabulary(config), config.stages.front().sequence_length);
-  // The counts' own keys come first, then the config.
-  return counts.substr(0, counts.size() - 1) + ",\n\"config\": " + ConfigJson(config) + "}\n";
+  return CountsJson(WithVocabulary(config), config.stages.front().sequence_length)
+             .AddRaw("config", ConfigJson(config))
+             .Text() +
+         "\n";
 }
 
 absl::StatusOr<std::string> DescribeRun(const RunConfig& config, int ranks, bool json) {
@@ -139,7 +139,7 @@ absl::StatusOr<std::string> DescribeRun(const RunConfig& config, int ranks, bool
     for (const StageConfig& stage : config.stages) stages.push_back(StageJson(stage));
     JsonObject all;
     all.Add("ranks", ranks).Add("expert", layout.expert).Add("memory", layout.memory);
-    all.AddRaw("parameters", CountsJson(model, length))
+    all.AddRaw("parameters", CountsJson(model, length).Text())
         .AddRaw("bytes_per_rank", FootprintJson(footprint));
     all.AddRaw("stages", JsonArray(stages)).Add("run_dir", folder.dir);
     return all.Text() + "\n";

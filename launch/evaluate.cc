@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 #include "kernels/core/check.h"
 #include "launch/model.h"
 #include "launch/verbs.h"

@@ -5,8 +5,8 @@
 
 #include <cstdio>
 
+#include "configs/json_text.h"
 #include "engine/analyze.h"
-#include "engine/json.h"
 #include "kernels/core/check.h"
 #include "launch/model.h"
 #include "launch/verbs.h"

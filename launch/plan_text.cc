@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 #include "engine/report.h"
 
 namespace mneme {

@@ -5,7 +5,7 @@
 
 #include <cstdio>
 
-#include "engine/json.h"
+#include "configs/json_text.h"
 #include "engine/report.h"
 #include "kernels/core/check.h"
 #include "launch/verbs.h"

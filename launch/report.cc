@@ -3,10 +3,10 @@
 
 #include <cstdio>
 
+#include "configs/json_text.h"
 #include "configs/load.h"
 #include "data/hdf5_file.h"
 #include "data/own_folder.h"
-#include "engine/json.h"
 #include "engine/plot.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"

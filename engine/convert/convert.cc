@@ -5,11 +5,11 @@
 #include <memory>
 #include <utility>
 
+#include "configs/json_text.h"
 #include "configs/load.h"
 #include "engine/convert/add_engram.h"
 #include "engine/convert/convert_target.h"
 #include "engine/convert/logits.h"
-#include "engine/json.h"
 #include "engine/machine.h"
 #include "kernels/core/check.h"
 

@@ -1,8 +1,13 @@
 #include "engine/convert/exported_run.h"
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "configs/json_fields.h"
+#include "configs/json_text.h"
 #include "configs/load.h"
-#include "engine/convert/json_tree.h"
-#include "engine/json.h"
+#include "data/json_file.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -19,24 +24,23 @@ std::string DumpExportedRun(const RunConfig& config, const RunPosition& position
 }
 
 absl::Status ReadExportedRun(const std::string& path, RunConfig& config, RunPosition& position) {
-  ASSIGN_OR_RETURN(const JsonTree tree, ReadJson(path));
-  const auto number = [&](const char* key) -> int64_t {
-    const JsonTree* value = tree.Find(key);
-    return value != nullptr && value->kind == JsonTree::Kind::kInteger ? value->integer : -1;
-  };
-  const JsonTree* text = tree.Find("config");
-  const bool whole = number("version") == 1 && number("step") >= 0 && number("stage") >= 0 &&
-                     number("tokens") >= 0 && text != nullptr &&
-                     text->kind == JsonTree::Kind::kText;
-  if (!whole) {
-    return absl::DataLossError(path +
-                               ": is not what an export of this version writes; without the "
-                               "file config.json alone is read");
+  ASSIGN_OR_RETURN(const Json json, ReadJson(path));
+  std::vector<std::string> faults;
+  JsonFields fields(json, "", faults);
+  const int64_t version = fields.Integer("version");
+  position.step = fields.Integer("step");
+  position.stage = fields.Integer("stage");
+  position.tokens = fields.Integer("tokens");
+  const std::string text = fields.Text("config");
+  if (version != 1 && faults.empty()) fields.Fault("version", "is not 1");
+  if (std::min({position.step, position.stage, position.tokens}) < 0 && faults.empty()) {
+    fields.Fault("step, stage or tokens", "is below 0");
   }
-  ASSIGN_OR_RETURN(config, ParseConfig(text->text, path));
-  position.step = number("step");
-  position.stage = number("stage");
-  position.tokens = number("tokens");
+  if (!faults.empty()) {
+    return absl::DataLossError(path + ": is not what an export of this version writes (" +
+                               faults.front() + "); without the file config.json alone is read");
+  }
+  ASSIGN_OR_RETURN(config, ParseConfig(text, path));
   if (position.stage < static_cast<int64_t>(config.stages.size())) return absl::OkStatus();
   return absl::DataLossError(path + ": stands in a stage that its config does not have");
 }

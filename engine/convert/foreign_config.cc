@@ -1,11 +1,15 @@
 #include "engine/convert/foreign_config.h"
 
+#include <algorithm>
 #include <cmath>
-#include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
+#include "configs/json_fields.h"
+#include "configs/json_text.h"
 #include "configs/load.h"
+#include "configs/text.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -44,93 +48,58 @@ const std::set<std::string> kIdle = {"architectures",
                                      "experts_implementation",
                                      "attn_implementation"};
 
+// The keys of one object. What was not asked for is refused at last.
 class KeyReader {
  public:
-  KeyReader(const JsonTree& tree, std::string path, std::string prefix)
-      : tree_(tree), path_(std::move(path)), prefix_(std::move(prefix)) {}
+  KeyReader(const Json& json, const std::string& prefix, std::vector<std::string>& faults)
+      : json_(json), fields_(json, prefix, faults) {}
 
   // Null where it is absent or null.
-  const JsonTree* Get(const std::string& key) {
-    seen_.insert(key);
-    const JsonTree* value = tree_.Find(key);
-    return value == nullptr || value->is_null() ? nullptr : value;
-  }
-  bool Has(const std::string& key) const { return tree_.Find(key) != nullptr; }
-  void Fault(const std::string& key, const std::string& what) {
-    faults_.push_back(path_ + ": " + prefix_ + key + ": " + what);
-  }
+  const Json* Get(const std::string& key) { return At(key).Find(key); }
+  void Fault(const std::string& key, const std::string& what) { fields_.Fault(key, what); }
 
-  // Required.
-  int64_t Count(const std::string& key, int64_t least) {
-    const JsonTree* value = Get(key);
-    if (value == nullptr) {
-      Fault(key, "is missing");
-      return least;
-    }
-    return Checked(key, *value, least);
+  // Required where nothing stands for it.
+  int64_t Count(const std::string& key, int64_t least, std::optional<int64_t> otherwise = {}) {
+    const Json* value = Get(key);
+    if (value == nullptr && otherwise.has_value()) return *otherwise;
+    const int64_t* count = value == nullptr ? nullptr : value->integer();
+    if (count != nullptr && *count >= least && *count <= kMost) return *count;
+    Fault(key, value == nullptr
+                   ? "is missing"
+                   : "is " + ShowJson(*value) + "; must be a whole number of at least " +
+                         std::to_string(least));
+    return least;
   }
-  int64_t Count(const std::string& key, int64_t least, int64_t otherwise) {
-    const JsonTree* value = Get(key);
-    return value == nullptr ? otherwise : Checked(key, *value, least);
-  }
-  double Number(const std::string& key, double otherwise) {
-    const JsonTree* value = Get(key);
-    if (value == nullptr) return otherwise;
-    if (!value->is_number() || !std::isfinite(value->number)) {
-      Fault(key, "is " + ShowJson(*value) + ", not a number");
-      return otherwise;
-    }
-    return value->number;
-  }
-  bool Flag(const std::string& key, bool otherwise) {
-    const JsonTree* value = Get(key);
-    if (value == nullptr) return otherwise;
-    if (value->kind != JsonTree::Kind::kBool) {
-      Fault(key, "is " + ShowJson(*value) + ", not true or false");
-      return otherwise;
-    }
-    return value->truth;
-  }
+  double Number(const std::string& key, double otherwise) { return At(key).Number(key, otherwise); }
+  bool Flag(const std::string& key, bool otherwise) { return At(key).Flag(key, otherwise); }
   std::string Text(const std::string& key, const std::string& otherwise) {
-    const JsonTree* value = Get(key);
-    if (value == nullptr) return otherwise;
-    if (value->kind != JsonTree::Kind::kText) {
-      Fault(key, "is " + ShowJson(*value) + ", not a text");
-      return otherwise;
-    }
-    return value->text;
+    return At(key).Text(key, otherwise);
   }
   // Must be this where it is stated.
-  void Only(const std::string& key, const std::string& json) {
-    const JsonTree* value = Get(key);
-    if (value == nullptr || ShowJson(*value) == json) return;
-    Fault(key, "is " + ShowJson(*value) + "; models here have " + json + " only");
+  void Only(const std::string& key, const Json& only) {
+    const Json* value = Get(key);
+    if (value == nullptr || JsonText(*value) == JsonText(only)) return;
+    Fault(key, "is " + ShowJson(*value) + "; models here have " + ShowJson(only) + " only");
   }
   void RefuseOthers(const std::set<std::string>& idle) {
-    for (const auto& [key, value] : tree_.members) {
+    if (json_.object() == nullptr) return;
+    for (const auto& [key, value] : *json_.object()) {
       if (seen_.contains(key) || idle.contains(key)) continue;
-      Fault(key.substr(0, 100),
+      Fault(key,
             "is a key that is not known here; what it means for the model is not "
             "known either");
     }
   }
-  std::vector<std::string>& faults() { return faults_; }
 
  private:
-  int64_t Checked(const std::string& key, const JsonTree& value, int64_t least) {
-    if (value.kind != JsonTree::Kind::kInteger || value.integer < least || value.integer > kMost) {
-      Fault(key, "is " + ShowJson(value) + "; must be a whole number of at least " +
-                     std::to_string(least));
-      return least;
-    }
-    return value.integer;
+  JsonFields& At(const std::string& key) {
+    seen_.insert(key);
+    return fields_;
   }
 
-  const JsonTree& tree_;
-  std::string path_;
-  std::string prefix_;
+  const Json& json_;
+  JsonFields fields_;
   std::set<std::string> seen_;
-  std::vector<std::string> faults_;
 };
 
 void ReadWidths(KeyReader& keys, ForeignConfig& out) {
@@ -160,9 +129,9 @@ void ReadWidths(KeyReader& keys, ForeignConfig& out) {
   if (keys.Count("qk_head_dim", 1, sum) != sum) {
     keys.Fault("qk_head_dim", "is not qk_nope_head_dim + qk_rope_head_dim");
   }
-  keys.Only("hidden_act", "\"silu\"");
-  keys.Only("attention_bias", "false");
-  keys.Only("mlp_bias", "false");
+  keys.Only("hidden_act", "silu");
+  keys.Only("attention_bias", false);
+  keys.Only("mlp_bias", false);
   const double eps = m.norm_eps;
   if (eps != 1e-6) {
     out.notes.push_back(
@@ -186,17 +155,19 @@ void ReadExperts(KeyReader& keys, ForeignConfig& out) {
   moe.groups = keys.Count("n_group", 1, 1);
   moe.groups_kept = keys.Count("topk_group", 1, 1);
   const std::string method = keys.Text("topk_method", third ? "noaux_tc" : "greedy");
-  keys.Only("moe_layer_freq", "1");
+  keys.Only("moe_layer_freq", 1);
   const double balance = keys.Number("aux_loss_alpha", 0.0);
   moe.sequence_balance = keys.Flag("seq_aux", true) ? balance : 0.0;
   moe.bias_update = third ? MoeConfig().bias_update : 0.0;
   if (moe.experts == 0) m.leading_dense = 0;
   const std::string score = third ? "sigmoid" : "softmax";
   if (moe.score != score) {
-    keys.Fault("scoring_func", "is " + moe.score + "; a " + out.model_type + " has " + score);
+    keys.Fault("scoring_func",
+               "is " + ShowJson(moe.score) + "; a " + out.model_type + " has " + score);
   }
   if (third ? method != "noaux_tc" : method != "greedy" && method != "group_limited_greedy") {
-    keys.Fault("topk_method", "is '" + method + "', which a " + out.model_type + " does not have");
+    keys.Fault("topk_method",
+               "is " + ShowJson(method) + ", which a " + out.model_type + " does not have");
   }
   if (method == "greedy") moe.groups = moe.groups_kept = 1;
   if (!third && moe.normalize) {
@@ -206,9 +177,7 @@ void ReadExperts(KeyReader& keys, ForeignConfig& out) {
   }
 }
 
-void ReadRotary(const JsonTree& tree, const std::string& path, const std::string& name,
-                KeyReader& outer, ForeignConfig& out) {
-  KeyReader keys(tree, path, name + ".");
+void ReadRotary(KeyReader keys, ForeignConfig& out) {
   const std::string old_type = keys.Text("type", "");
   const std::string type = keys.Text("rope_type", old_type.empty() ? "default" : old_type);
   out.model.mla.rope_theta = keys.Number("rope_theta", out.model.mla.rope_theta);
@@ -224,72 +193,68 @@ void ReadRotary(const JsonTree& tree, const std::string& path, const std::string
                  "is not mscale_all_dim: then the rotary part of a score is scaled by "
                  "another factor than the rest, which models here do not do");
     }
-    keys.Only("attention_factor", "null");
-    keys.Only("truncate", "true");
+    keys.Only("attention_factor", Json());
+    keys.Only("truncate", true);
     if (y.scale < 1.0) keys.Fault("factor", "is below 1");
     out.sequence_length = y.original_length;
   } else if (type != "default") {
-    keys.Fault("rope_type", "is '" + type + "'; models here have default and yarn");
+    keys.Fault("rope_type", "is " + ShowJson(type) + "; models here have default and yarn");
   }
   keys.RefuseOthers({});
-  for (std::string& fault : keys.faults()) outer.faults().push_back(std::move(fault));
 }
 
-void ReadPositions(const JsonTree& tree, const std::string& path, KeyReader& keys,
-                   ForeignConfig& out) {
+void ReadPositions(KeyReader& keys, ForeignConfig& out, std::vector<std::string>& faults) {
   out.model.mla.rope_theta = keys.Number("rope_theta", 10000.0);
   const int64_t most =
       std::min(keys.Count("max_position_embeddings", 1, kSequence), kMostPositions);
   out.sequence_length = std::min(most, kSequence);
-  for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    const JsonTree* value = keys.Get(name);
+  const Json *scaling = keys.Get("rope_scaling"), *parameters = keys.Get("rope_parameters");
+  for (const auto& [name, value] :
+       {std::pair("rope_scaling", scaling), {"rope_parameters", parameters}}) {
     if (value == nullptr) continue;
-    if (value->kind != JsonTree::Kind::kObject) {
+    if (value->object() == nullptr) {
       keys.Fault(name, "is no object");
       continue;
     }
-    ReadRotary(*value, path, name, keys, out);
+    ReadRotary(KeyReader(*value, std::string(name) + ".", faults), out);
   }
   if (out.model.mla.rope_theta <= 1.0) keys.Fault("rope_theta", "must be above 1");
   if (!keys.Flag("rope_interleave", true)) out.half_split_rotary = true;
-  if (tree.Find("rope_scaling") != nullptr && tree.Find("rope_parameters") != nullptr &&
-      ShowJson(*tree.Find("rope_scaling")) != ShowJson(*tree.Find("rope_parameters")) &&
-      !tree.Find("rope_scaling")->is_null() && !tree.Find("rope_parameters")->is_null()) {
+  if (scaling != nullptr && parameters != nullptr && JsonText(*scaling) != JsonText(*parameters)) {
     keys.Fault("rope_scaling", "and rope_parameters are both stated, and differ");
   }
 }
 
-void ReadQuantization(const JsonTree& tree, const std::string& path, KeyReader& outer,
-                      ForeignConfig& out) {
-  KeyReader keys(tree, path, "quantization_config.");
-  keys.Only("quant_method", "\"fp8\"");
-  keys.Only("fmt", "\"e4m3\"");
+void ReadQuantization(KeyReader keys, ForeignConfig& out) {
+  keys.Only("quant_method", "fp8");
+  keys.Only("fmt", "e4m3");
   for (const char* idle : {"activation_scheme", "modules_to_not_convert", "scale_fmt"})
     keys.Get(idle);
-  const JsonTree* block = keys.Get("weight_block_size");
+  const Json* block = keys.Get("weight_block_size");
   out.scale_block = 128;
   if (block != nullptr) {
-    const bool square = block->kind == JsonTree::Kind::kList && block->items.size() == 2 &&
-                        block->items[0].integer == block->items[1].integer &&
-                        block->items[0].integer >= 1 && block->items[0].integer <= 65536;
-    if (!square) {
+    const Json::List* sizes = block->list();
+    const bool two = sizes != nullptr && sizes->size() == 2;
+    const int64_t *rows = two ? (*sizes)[0].integer() : nullptr,
+                  *cols = two ? (*sizes)[1].integer() : nullptr;
+    if (rows != nullptr && cols != nullptr && *rows == *cols && *rows >= 1 && *rows <= 65536) {
+      out.scale_block = *rows;
+    } else {
       keys.Fault("weight_block_size",
                  "is " + ShowJson(*block) + "; blocks here are square, [128, 128]");
-    } else {
-      out.scale_block = block->items[0].integer;
     }
   }
   if (keys.Get("quant_method") == nullptr) keys.Fault("quant_method", "is missing");
   keys.RefuseOthers({"dequantize"});
-  for (std::string& fault : keys.faults()) outer.faults().push_back(std::move(fault));
 }
 
 void ReadIds(KeyReader& keys, ForeignConfig& out) {
   out.bos = keys.Count("bos_token_id", 0, -1);
   out.pad = keys.Count("pad_token_id", -1, -1);
-  const JsonTree* eos = keys.Get("eos_token_id");
-  if (eos != nullptr && eos->kind == JsonTree::Kind::kList && !eos->items.empty()) {
-    out.eos = eos->items[0].integer;
+  const Json* eos = keys.Get("eos_token_id");
+  const Json::List* several = eos == nullptr ? nullptr : eos->list();
+  if (several != nullptr && !several->empty() && several->front().integer() != nullptr) {
+    out.eos = *several->front().integer();
     out.notes.push_back("of several eos_token_id the first is taken");
   } else {
     out.eos = keys.Count("eos_token_id", 0, -1);
@@ -303,29 +268,30 @@ void ReadIds(KeyReader& keys, ForeignConfig& out) {
 
 }  // namespace
 
-absl::StatusOr<ForeignConfig> ReadForeignConfig(const JsonTree& tree, const std::string& path) {
-  if (tree.kind != JsonTree::Kind::kObject) {
+absl::StatusOr<ForeignConfig> ReadForeignConfig(const Json& json, const std::string& path) {
+  if (json.object() == nullptr) {
     return absl::InvalidArgumentError(path + ": is no JSON object");
   }
-  KeyReader keys(tree, path, "");
+  std::vector<std::string> faults;
+  KeyReader keys(json, "", faults);
   ForeignConfig out;
   out.model_type = keys.Text("model_type", "");
   if (out.model_type != "deepseek_v2" && out.model_type != "deepseek_v3") {
-    return absl::InvalidArgumentError(path + ": model_type: is '" + out.model_type.substr(0, 100) +
-                                      "'; deepseek_v2 and deepseek_v3 are read here");
+    return absl::InvalidArgumentError(path + ": model_type: is " + ShowJson(out.model_type) +
+                                      "; deepseek_v2 and deepseek_v3 are read here");
   }
   ReadWidths(keys, out);
   ReadExperts(keys, out);
-  ReadPositions(tree, path, keys, out);
+  ReadPositions(keys, out, faults);
   ReadIds(keys, out);
   for (const char* name : {"num_nextn_predict_layers", "num_mtp_layers"}) {
     out.prediction_layers = std::max(out.prediction_layers, keys.Count(name, 0, 0));
   }
-  if (const JsonTree* quantization = keys.Get("quantization_config"); quantization != nullptr) {
-    ReadQuantization(*quantization, path, keys, out);
+  if (const Json* quantization = keys.Get("quantization_config"); quantization != nullptr) {
+    ReadQuantization(KeyReader(*quantization, "quantization_config.", faults), out);
   }
   keys.RefuseOthers(kIdle);
-  if (keys.faults().empty()) {
+  if (faults.empty()) {
     // What is left are rules between keys, which ours are.
     const auto checked =
         ParseConfig(DumpConfig(RunConfigOf(out)), path + " (as a configuration here)");
@@ -333,7 +299,9 @@ absl::StatusOr<ForeignConfig> ReadForeignConfig(const JsonTree& tree, const std:
     return checked.status();
   }
   std::string all;
-  for (const std::string& fault : keys.faults()) all += (all.empty() ? "" : "\n") + fault;
+  for (const std::string& fault : faults) {
+    all += (all.empty() ? "" : "\n") + path + ": " + fault;
+  }
   return absl::InvalidArgumentError(all);
 }
 
@@ -366,11 +334,9 @@ std::string ForeignConfigYaml(const ForeignConfig& foreign) {
   }
   const YarnConfig& y = foreign.yarn;
   if (y.scale == 1.0) return out;
-  const auto number = [](double x) {
-    return ShowJson({JsonTree::Kind::kNumber, false, 0, x, "", {}, {}});
-  };
-  return out + "stages:\n  - yarn: {scale: " + number(y.scale) + ", alpha: " + number(y.alpha) +
-         ", beta: " + number(y.beta) + ", mscale: " + number(y.mscale) +
+  return out + "stages:\n  - yarn: {scale: " + NumberText(y.scale) +
+         ", alpha: " + NumberText(y.alpha) + ", beta: " + NumberText(y.beta) +
+         ", mscale: " + NumberText(y.mscale) +
          ", original_length: " + std::to_string(y.original_length) + "}\n";
 }
 

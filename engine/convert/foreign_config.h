@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "configs/json.h"
 #include "configs/run.h"
-#include "engine/convert/json_tree.h"
 
 namespace mneme {
 
@@ -25,7 +25,7 @@ struct ForeignConfig {
 };
 
 // InvalidArgument with a line a fault, each naming `path` and the key.
-absl::StatusOr<ForeignConfig> ReadForeignConfig(const JsonTree& tree, const std::string& path);
+absl::StatusOr<ForeignConfig> ReadForeignConfig(const Json& json, const std::string& path);
 
 // A whole configuration with that model: what an imported checkpoint stores. The run's own keys
 // keep their defaults.

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "data/files.h"
+#include "data/json_file.h"
 #include "data/vocabulary_file.h"
 #include "engine/convert/exported_run.h"
 #include "engine/convert/foreign_config.h"
@@ -109,12 +110,12 @@ class ForeignModel : public ModelSource {
  private:
   absl::Status ReadConfig() {
     const std::string path = path_ + "/config.json";
-    ASSIGN_OR_RETURN(const JsonTree tree, ReadJson(path));
-    const JsonTree* type = tree.Find("model_type");
-    const bool own = type != nullptr && type->text == "mneme";
+    ASSIGN_OR_RETURN(const Json json, ReadJson(path));
+    const Json* type = json.Find("model_type");
+    const bool own = type != nullptr && type->text() != nullptr && *type->text() == "mneme";
     if (own) foreign_.model_type = "mneme";
     if (!own) {
-      ASSIGN_OR_RETURN(foreign_, ReadForeignConfig(tree, path));
+      ASSIGN_OR_RETURN(foreign_, ReadForeignConfig(json, path));
       config_ = RunConfigOf(foreign_);
       notes_ = foreign_.notes;
       half_split_ = foreign_.half_split_rotary;
@@ -142,8 +143,8 @@ class ForeignModel : public ModelSource {
                                                      {"num_hidden_layers", model.layers},
                                                      {"num_attention_heads", model.mla.heads}};
     for (const auto& [key, size] : sizes) {
-      const JsonTree* said = tree.Find(key);
-      if (said == nullptr || said->kind != JsonTree::Kind::kInteger || said->integer != size)
+      const Json* said = json.Find(key);
+      if (said == nullptr || said->integer() == nullptr || *said->integer() != size)
         return other(key);
     }
     return absl::OkStatus();

@@ -2,8 +2,8 @@
 
 #include <map>
 
+#include "configs/json_text.h"
 #include "data/tokenizer.h"
-#include "engine/json.h"
 #include "engine/machine.h"
 #include "models/ngram.h"
 

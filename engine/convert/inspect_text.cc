@@ -2,8 +2,8 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "configs/json_text.h"
 #include "engine/convert/inspect.h"
-#include "engine/json.h"
 
 namespace mneme {
 namespace {

@@ -10,8 +10,8 @@
 #include <limits>
 #include <utility>
 
+#include "configs/json_text.h"
 #include "data/files.h"
-#include "engine/json.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

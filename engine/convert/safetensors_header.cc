@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "configs/json_text.h"
 #include "engine/convert/safetensors.h"
 #include "kernels/core/check.h"
 
@@ -108,7 +109,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     if (fault.empty()) {
       fault = depth_ < 1 || tensor_.name.empty()
                   ? "its header " + what
-                  : "tensor '" + tensor_.name.substr(0, 200) + "' " + what;
+                  : "tensor '" + ShownKey(tensor_.name) + "' " + what;
     }
     return false;
   }
@@ -133,7 +134,7 @@ std::string PlaceTensors(std::vector<StoredTensor>& tensors, int64_t data_begin,
   const int64_t data_bytes = file_bytes - data_begin;
   int64_t expected = 0;
   for (StoredTensor& tensor : tensors) {
-    const std::string name = "tensor '" + tensor.name.substr(0, 200) + "' ";
+    const std::string name = "tensor '" + ShownKey(tensor.name) + "' ";
     const int64_t elements = ShapeElements(tensor.shape);
     const int64_t size = BytesOf(tensor.element);
     if (tensor.begin > tensor.end) return name + "ends before it begins";

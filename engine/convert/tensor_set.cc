@@ -5,11 +5,12 @@
 #include <map>
 #include <utility>
 
+#include "configs/json_text.h"
 #include "configs/load.h"
 #include "configs/text.h"
+#include "data/json_file.h"
 #include "engine/checkpoint_source.h"
 #include "engine/convert/convert.h"
-#include "engine/convert/json_tree.h"
 #include "engine/convert/table_rows.h"
 #include "engine/convert/weight_folder.h"
 #include "kernels/core/check.h"
@@ -23,12 +24,12 @@ using Texts = std::vector<std::pair<std::string, std::string>>;
 constexpr int64_t kScanElements = int64_t{1} << 20;
 
 // "a.b: 1" lines of a JSON object.
-void FlattenJson(const JsonTree& tree, const std::string& prefix, std::string& out) {
-  if (tree.kind != JsonTree::Kind::kObject) {
-    out += prefix + ": " + ShowJson(tree) + "\n";
+void FlattenJson(const Json& json, const std::string& prefix, std::string& out) {
+  if (json.object() == nullptr) {
+    out += prefix + ": " + JsonText(json) + "\n";
     return;
   }
-  for (const auto& [key, value] : tree.members) {
+  for (const auto& [key, value] : *json.object()) {
     FlattenJson(value, prefix.empty() ? key : prefix + "." + key, out);
   }
 }
@@ -93,8 +94,8 @@ class CheckpointTensors : public TensorSet {
   const std::string& path() const override { return source_.path(); }
   std::string Config() const override {
     std::string lines;
-    const auto tree = ParseJson(ConfigJson(config_), "config");
-    if (tree.ok()) FlattenJson(*tree, "", lines);
+    const auto json = ParseJson(ConfigJson(config_));
+    if (json.ok()) FlattenJson(*json, "", lines);
     return lines;
   }
   Texts Facts() const override {
@@ -115,10 +116,12 @@ class CheckpointTensors : public TensorSet {
       if (!stage.init_from.empty()) facts.emplace_back("started from", stage.init_from);
     }
     // Of a converted one its certificate says where it came from.
-    const auto certificate = ReadJson(source_.path() + "/" + kCertificateName);
-    const JsonTree* from = certificate.ok() ? certificate->Find("from") : nullptr;
-    const JsonTree* origin = from == nullptr ? nullptr : from->Find("path");
-    if (origin != nullptr) facts.emplace_back("converted from", origin->text);
+    const Json certificate = ReadJson(source_.path() + "/" + kCertificateName).value_or(Json());
+    const Json* from = certificate.Find("from");
+    const Json* origin = from == nullptr ? nullptr : from->Find("path");
+    if (origin != nullptr && origin->text() != nullptr) {
+      facts.emplace_back("converted from", *origin->text());
+    }
     return facts;
   }
 
@@ -237,8 +240,8 @@ class WeightTensors : public TensorSet {
     const std::string config = path + "/config.json";
     std::error_code error;
     if (!fs::is_directory(path, error) || !fs::exists(config, error)) return set;
-    ASSIGN_OR_RETURN(const JsonTree tree, ReadJson(config));
-    FlattenJson(tree, "", set->config_);
+    ASSIGN_OR_RETURN(const Json json, ReadJson(config));
+    FlattenJson(json, "", set->config_);
     return set;
   }
 

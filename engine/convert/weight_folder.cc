@@ -3,7 +3,8 @@
 #include <filesystem>
 #include <utility>
 
-#include "engine/convert/json_tree.h"
+#include "configs/json_text.h"
+#include "data/json_file.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -13,20 +14,19 @@ namespace fs = std::filesystem;
 
 // Tensor -> file. A file is a plain name: no index reaches out of its folder.
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
-  ASSIGN_OR_RETURN(const JsonTree tree, ReadJson(path));
-  const JsonTree* map = tree.Find("weight_map");
-  if (map == nullptr || map->kind != JsonTree::Kind::kObject || map->members.empty()) {
+  ASSIGN_OR_RETURN(const Json json, ReadJson(path));
+  const Json* map = json.Find("weight_map");
+  if (map == nullptr || map->object() == nullptr || map->object()->empty()) {
     return absl::DataLossError(path + ": has no weight_map from tensors to files");
   }
   std::map<std::string, std::string> files;
-  for (const auto& [name, file] : map->members) {
-    const bool plain = file.kind == JsonTree::Kind::kText && !file.text.empty() &&
-                       file.text.find('/') == std::string::npos && file.text[0] != '.';
-    if (!plain) {
-      return absl::DataLossError(path + ": the file of '" + name.substr(0, 200) +
+  for (const auto& [name, value] : *map->object()) {
+    const std::string file = value.text() == nullptr ? "" : *value.text();
+    if (file.empty() || file.find('/') != std::string::npos || file[0] == '.') {
+      return absl::DataLossError(path + ": the file of '" + ShownKey(name) +
                                  "' is no plain file name");
     }
-    files[name] = file.text;
+    files[name] = file;
   }
   return files;
 }

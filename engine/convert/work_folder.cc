@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "data/files.h"
+#include "data/json_file.h"
 #include "data/own_folder.h"
 #include "engine/convert/convert.h"
-#include "engine/convert/json_tree.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -21,13 +21,14 @@ constexpr char kMaker[] = "mneme convert";
 
 // The files that the certificate of a converted folder names, and itself; none without one.
 std::set<std::string> CertifiedFiles(const std::string& folder) {
-  const absl::StatusOr<JsonTree> certificate = ReadJson(folder + "/" + kCertificateName);
-  const JsonTree* maker = certificate.ok() ? certificate->Find("certificate") : nullptr;
-  const JsonTree* to = certificate.ok() ? certificate->Find("to") : nullptr;
-  const JsonTree* files = to == nullptr ? nullptr : to->Find("files");
-  if (maker == nullptr || maker->text != kMaker || files == nullptr) return {};
+  const Json certificate = ReadJson(folder + "/" + kCertificateName).value_or(Json());
+  const Json* maker = certificate.Find("certificate");
+  const Json* to = certificate.Find("to");
+  const Json* files = to == nullptr ? nullptr : to->Find("files");
+  if (maker == nullptr || maker->text() == nullptr || *maker->text() != kMaker) return {};
+  if (files == nullptr || files->object() == nullptr) return {};
   std::set<std::string> names = {kCertificateName};
-  for (const JsonMember& file : files->members) names.insert(file.key);
+  for (const JsonMember& file : *files->object()) names.insert(file.key);
   return names;
 }
 

@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <map>
 
+#include "configs/json_text.h"
 #include "configs/load.h"
 #include "data/files.h"
 #include "data/vocabulary_file.h"
@@ -10,7 +11,6 @@
 #include "engine/convert/exported_run.h"
 #include "engine/convert/foreign_sides.h"
 #include "engine/convert/weight_folder.h"
-#include "engine/json.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

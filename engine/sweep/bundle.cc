@@ -7,11 +7,11 @@
 #include <optional>
 #include <sstream>
 
+#include "configs/json_text.h"
 #include "configs/read.h"
 #include "configs/text.h"
 #include "data/files.h"
 #include "data/staging.h"
-#include "engine/json.h"
 #include "engine/sweep/fit.h"
 #include "engine/sweep/publish.h"
 #include "engine/sweep/sweep_folder.h"

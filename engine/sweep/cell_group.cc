@@ -13,10 +13,10 @@
 #include <thread>
 #include <utility>
 
+#include "configs/json_text.h"
 #include "configs/load.h"
 #include "configs/text.h"
 #include "data/files.h"
-#include "engine/json.h"
 #include "engine/run_folder.h"
 #include "engine/sweep/cells.h"
 #include "engine/sweep/shared_files.h"

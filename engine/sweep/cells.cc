@@ -6,26 +6,17 @@
 #include <optional>
 #include <sstream>
 
+#include "configs/json_text.h"
 #include "configs/text.h"
 #include "data/files.h"
-#include "data/json_depth.h"
-#include "engine/json.h"
+#include "data/json_file.h"
 #include "kernels/core/check.h"
-#include "nlohmann/json.hpp"
 
 namespace mneme {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr double kLargestSeed = 9007199254740992.0;  // 2^53: whole numbers are exact up to here
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
-
-// Discarded, which is no object, where it is no JSON or nests deeper than anything here does.
-Json ParseText(const std::string& text) {
-  if (!IsShallowJson(text)) return Json(Json::value_t::discarded);
-  return Json::parse(text, nullptr, /*allow_exceptions=*/false);
-}
 
 absl::Status LineError(const std::string& path, size_t line, const std::string& why) {
   return absl::InvalidArgumentError(path + ":" + std::to_string(line) + ": " + why);
@@ -33,39 +24,37 @@ absl::Status LineError(const std::string& path, size_t line, const std::string& 
 
 // A scalar as the text of a column; nothing for lists, objects and null.
 std::optional<std::string> ScalarText(const Json& value) {
-  if (value.is_string()) return value.get<std::string>();
-  if (value.is_boolean()) return value.get<bool>() ? "true" : "false";
-  if (value.is_number_integer()) return value.dump();
-  if (value.is_number()) return NumberText(value.get<double>());
+  if (value.text() != nullptr) return *value.text();
+  if (value.truth() != nullptr || value.number().has_value()) return JsonText(value);
   return std::nullopt;
 }
 
-std::map<std::string, std::string> ScalarsOf(const Json& object) {
+std::map<std::string, std::string> ScalarsOf(const Json& json) {
   std::map<std::string, std::string> scalars;
-  for (const auto& [name, value] : object.items()) {
+  if (json.object() == nullptr) return scalars;
+  for (const auto& [name, value] : *json.object()) {
     if (const auto text = ScalarText(value)) scalars[name] = *text;
   }
   return scalars;
 }
 
-// False where it is no count.
-bool TakeCount(const Json& json, int64_t& count) {
-  if (!json.is_number_unsigned()) return false;
-  const auto value = json.get<uint64_t>();
-  count = static_cast<int64_t>(value);
-  return value <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+// False where they are no count and no loss.
+bool TakeDocument(const Json& tokens, const Json& nats, Documents& documents) {
+  if (tokens.integer() == nullptr || *tokens.integer() < 0 || !nats.number().has_value()) {
+    return false;
+  }
+  documents.push_back({*tokens.integer(), *nats.number()});
+  return true;
 }
 
-// `list`: [[tokens, nats], ...]. False where it is not.
-bool TakeDocuments(const Json& list, std::vector<DocumentScore>& documents) {
-  if (!list.is_array()) return false;
-  for (const Json& pair : list) {
-    int64_t tokens = 0;
-    if (!pair.is_array() || pair.size() != 2 || !TakeCount(pair[0], tokens) ||
-        !pair[1].is_number()) {
+// `json`: [[tokens, nats], ...]. False where it is not.
+bool TakeDocuments(const Json* json, Documents& documents) {
+  if (json == nullptr || json->list() == nullptr) return false;
+  for (const Json& pair : *json->list()) {
+    const Json::List* two = pair.list();
+    if (two == nullptr || two->size() != 2 || !TakeDocument((*two)[0], (*two)[1], documents)) {
       return false;
     }
-    documents.push_back({tokens, pair[1].get<double>()});
   }
   return true;
 }
@@ -79,25 +68,24 @@ absl::Status IsNoDocuments(const std::string& path) {
 // The object that a file of documents is.
 absl::StatusOr<Json> ReadDocumentFile(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
-  Json json = ParseText(text);
-  if (!json.is_object()) return IsNoDocuments(path);
+  absl::StatusOr<Json> json = ParseJson(text);
+  if (!json.ok() || json->object() == nullptr) return IsNoDocuments(path);
   return json;
 }
 
 // The documents of each cell of a file of many (PackedDocuments).
 bool TakePacked(const Json& sets, std::map<std::string, Documents>& cells) {
-  if (!sets.is_array()) return false;
-  for (const Json& set : sets) {
-    if (!set.is_object() || !set.contains("tokens") || !set.contains("nats")) return false;
-    const Json &tokens = set["tokens"], &nats = set["nats"];
-    if (!tokens.is_array() || !nats.is_object()) return false;
-    for (const auto& [key, values] : nats.items()) {
-      if (!values.is_array() || values.size() != tokens.size()) return false;
+  if (sets.list() == nullptr) return false;
+  for (const Json& set : *sets.list()) {
+    const Json *tokens = set.Find("tokens"), *nats = set.Find("nats");
+    if (tokens == nullptr || nats == nullptr) return false;
+    if (tokens->list() == nullptr || nats->object() == nullptr) return false;
+    for (const auto& [key, values] : *nats->object()) {
+      const Json::List* losses = values.list();
+      if (losses == nullptr || losses->size() != tokens->list()->size()) return false;
       Documents& documents = cells[key];
-      for (size_t i = 0; i < values.size(); ++i) {
-        int64_t count = 0;
-        if (!TakeCount(tokens[i], count) || !values[i].is_number()) return false;
-        documents.push_back({count, values[i].get<double>()});
+      for (size_t i = 0; i < losses->size(); ++i) {
+        if (!TakeDocument((*tokens->list())[i], (*losses)[i], documents)) return false;
       }
     }
   }
@@ -146,12 +134,14 @@ class Reader {
 
  private:
   absl::Status JsonLine(const std::string& line) {
-    const Json json = ParseText(line);
-    if (!json.is_object()) return LineError(path_, line_, "is not a JSON object");
+    const absl::StatusOr<Json> json = ParseJson(line);
+    if (!json.ok()) return LineError(path_, line_, std::string(json.status().message()));
+    if (json->object() == nullptr) return LineError(path_, line_, "is not a JSON object");
     CellResult cell;
-    cell.columns = ScalarsOf(json);
-    if (json.contains("documents") && json["documents"].is_array() &&
-        !TakeDocuments(json["documents"], cell.documents)) {
+    cell.columns = ScalarsOf(*json);
+    const Json* documents = json->Find("documents");
+    if (documents != nullptr && documents->list() != nullptr &&
+        !TakeDocuments(documents, cell.documents)) {
       return LineError(path_, line_, "'documents' is no list of [tokens, nats]");
     }
     return Add(std::move(cell));
@@ -229,12 +219,12 @@ class Reader {
   absl::Status TakeDocumentsOf(const std::string& path, CellResult& cell) {
     if (packed_.count(path) == 0) {
       ASSIGN_OR_RETURN(const Json json, ReadDocumentFile(path));
-      if (!json.contains("sets")) {
-        const bool whole =
-            json.contains("documents") && TakeDocuments(json["documents"], cell.documents);
+      const Json* sets = json.Find("sets");
+      if (sets == nullptr) {
+        const bool whole = TakeDocuments(json.Find("documents"), cell.documents);
         return whole ? absl::OkStatus() : IsNoDocuments(path);
       }
-      if (!TakePacked(json["sets"], packed_[path])) return IsNoDocuments(path);
+      if (!TakePacked(*sets, packed_[path])) return IsNoDocuments(path);
     }
     const auto found = packed_[path].find(cell.key);
     if (found == packed_[path].end())
@@ -260,7 +250,7 @@ absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents
 absl::StatusOr<Documents> ReadDocuments(const std::string& path) {
   ASSIGN_OR_RETURN(const Json json, ReadDocumentFile(path));
   Documents documents;
-  if (json.contains("documents") && TakeDocuments(json["documents"], documents)) return documents;
+  if (TakeDocuments(json.Find("documents"), documents)) return documents;
   return IsNoDocuments(path);
 }
 
@@ -282,36 +272,33 @@ std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>
 }
 
 std::map<std::string, std::string> ScalarsOf(const std::string& line) {
-  const Json json = ParseText(line);
-  return json.is_object() ? ScalarsOf(json) : std::map<std::string, std::string>();
+  return ScalarsOf(ParseJson(line).value_or(Json()));
 }
 
 std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& path) {
   std::vector<std::pair<std::string, double>> losses;
-  const Json json = ParseText(ReadFileBytes(path).value_or(""));
-  if (!json.is_object() || !json.contains("sets") || !json["sets"].is_object()) return losses;
-  for (const auto& [name, set] : json["sets"].items()) {
-    if (set.is_object() && set.contains("loss") && set["loss"].is_number())
-      losses.emplace_back(name, set["loss"].get<double>());
+  const Json json = ReadJson(path).value_or(Json());
+  const Json* sets = json.Find("sets");
+  if (sets == nullptr || sets->object() == nullptr) return losses;
+  for (const auto& [name, set] : *sets->object()) {
+    const Json* loss = set.Find("loss");
+    if (loss != nullptr && loss->number().has_value()) losses.emplace_back(name, *loss->number());
   }
   return losses;
 }
 
 std::string WithColumns(const std::string& line,
                         const std::vector<std::pair<std::string, std::string>>& columns) {
-  Json json = ParseText(line);
-  if (!json.is_object()) return line;
+  Json json = ParseJson(line).value_or(Json());
+  if (json.object() == nullptr) return line;
   bool same = true;
   for (const auto& [name, text] : columns) {
-    const Json value = ParseText(text);
-    same = same && json.contains(name) && json[name] == value;
-    json[name] = value;
+    const Json value = ParseJson(text).value_or(Json());
+    const Json* before = json.Find(name);
+    same = same && before != nullptr && JsonText(*before) == JsonText(value);
+    json.Set(name, value);
   }
-  if (same) return line;
-  JsonObject out;
-  for (const auto& [name, value] : json.items())
-    out.AddRaw(name, value.is_number_float() ? JsonNumber(value.get<double>()) : value.dump());
-  return out.Text() + "\n";
+  return same ? line : JsonText(json) + "\n";
 }
 
 }  // namespace mneme

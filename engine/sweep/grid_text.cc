@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <map>
 
+#include "configs/json_text.h"
 #include "configs/text.h"
-#include "engine/json.h"
 #include "engine/report.h"
 #include "engine/sweep/cell_plan.h"
 

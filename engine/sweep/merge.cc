@@ -3,8 +3,8 @@
 #include <map>
 #include <sstream>
 
+#include "configs/json_text.h"
 #include "data/files.h"
-#include "engine/json.h"
 #include "engine/sweep/bundle.h"
 #include "engine/sweep/cells.h"
 #include "engine/sweep/shared_files.h"

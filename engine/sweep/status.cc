@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "configs/json_text.h"
 #include "configs/text.h"
-#include "engine/json.h"
 #include "engine/report.h"
 #include "engine/sweep/sweep_folder.h"
 

@@ -7,10 +7,10 @@
 #include <map>
 #include <sstream>
 
+#include "configs/json_text.h"
 #include "configs/text.h"
 #include "data/corpus.h"
 #include "data/files.h"
-#include "engine/json.h"
 #include "engine/report.h"
 #include "engine/run_folder.h"
 #include "engine/sweep/cells.h"

@@ -90,9 +90,17 @@ TEST_F(CorpusTest, MissingFilesAreNamed) {
 
 TEST_F(CorpusTest, ManifestsThatAreNone) {
   const std::string good = Bytes(In("manifest.json"));
-  for (const char* text : {"", "{", "[]", "{}", "null", "{\"format\": \"other\"}"}) {
+  for (const char* text : {"[]", "{}", "null", "{\"format\": \"other\"}", "{\"format\": 1}"}) {
     Put("corpus/manifest.json", text);
     EXPECT_THAT(Spoilt("manifest.json"), HasSubstr("is not the manifest")) << text;
+  }
+  for (const auto& [text, why] :
+       {std::pair<std::string, const char*>("", "is not JSON: column 1"),
+        {good.substr(0, 60), "is not JSON: line 4, column "},
+        {"{\"format\": " + std::string(1'000'000, '['), "deeper than 64"},
+        {good.substr(0, 2) + "\"tokens\": 5," + good.substr(2), "twice"}}) {
+    Put("corpus/manifest.json", text);
+    EXPECT_THAT(Spoilt("manifest.json"), HasSubstr(why)) << text.substr(0, 40);
   }
   std::string later = good;
   later.replace(later.find("\"version\": 1"), 12, "\"version\": 2");
@@ -102,6 +110,81 @@ TEST_F(CorpusTest, ManifestsThatAreNone) {
   edited.replace(edited.find("\"text_bytes\""), 12, "\"text_Bytes\"");
   Put("corpus/manifest.json", edited);
   EXPECT_THAT(Spoilt("manifest.json"), HasSubstr("changed or damaged"));
+}
+
+// Bytes of a manifest as the first version wrote them, names that are no UTF-8 among them: a corpus
+// of that day opens, and its digest is of this text.
+constexpr char kManifestText[] = R"json({
+  "format": "mneme-corpus",
+  "version": 1,
+  "tokens": 70,
+  "documents": 3,
+  "text_bytes": 69,
+  "vocabulary_digest": "00112233445566ff",
+  "vocabulary": {
+    "file": "vocabulary.h5",
+    "bytes": 4096,
+    "digest": "0123456789abcdef"
+  },
+  "shards": [
+    {
+      "file": "shard-00000.h5",
+      "bytes": 2048,
+      "digest": "fedcba9876543210",
+      "tokens": 50,
+      "documents": 2,
+      "text_bytes": 49,
+      "content": "1111111111111111"
+    },
+    {
+      "file": "shard-00001.h5",
+      "bytes": 1024,
+      "digest": "89abcdef01234567",
+      "tokens": 20,
+      "documents": 1,
+      "text_bytes": 20,
+      "content": "2222222222222222"
+    }
+  ],
+  "inputs": [
+    {
+      "file": "/texts/été \"書\"\\\n.txt",
+      "bytes": 69,
+      "digest": "3333333333333333"
+    },
+    {
+      "file": "/texts/�.txt\u0001�",
+      "bytes": 0,
+      "digest": "4444444444444444"
+    }
+  ],
+  "options": "blank_lines=2",
+  "digest": "b503bc1752551cd6"
+}
+)json";
+
+TEST(ManifestText, IsWhatItWasFromTheFirstOneOn) {
+  Manifest m;
+  m.vocabulary_digest = "00112233445566ff";
+  m.vocabulary = {"vocabulary.h5", 4096, "0123456789abcdef"};
+  m.tokens = 70;
+  m.documents = 3;
+  m.text_bytes = 69;
+  m.shards = {{{"shard-00000.h5", 2048, "fedcba9876543210"}, 50, 2, 49, "1111111111111111"},
+              {{"shard-00001.h5", 1024, "89abcdef01234567"}, 20, 1, 20, "2222222222222222"}};
+  m.inputs = {{"/texts/\u00e9t\u00e9 \"\u66f8\"\\\n.txt", 69, "3333333333333333"},
+              {"/texts/\xE2\x82.txt\x01\xFF", 0, "4444444444444444"}};
+  m.options = "blank_lines=2";
+  EXPECT_EQ(ManifestText(m), kManifestText);
+}
+
+TEST_F(CorpusTest, AManifestOfTheFirstVersionIsRead) {
+  Put("old/manifest.json", kManifestText);
+  const auto old = ReadManifest(Path("old"));
+  ASSERT_TRUE(old.ok()) << old.status();
+  EXPECT_EQ(old->shards.at(1).content, "2222222222222222");
+  EXPECT_EQ(old->inputs.at(0).name, "/texts/\u00e9t\u00e9 \"\u66f8\"\\\n.txt");
+  EXPECT_EQ(ManifestText(*old), kManifestText);
 }
 
 TEST_F(CorpusTest, ManifestsThatDoNotFitTheirFiles) {

@@ -8,7 +8,6 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "engine/json.h"
 #include "engine/plot.h"
 #include "engine/tensorboard.h"
 #include "tests/engine/tiny_run.h"
@@ -63,12 +62,6 @@ TEST(MetricsLine, SaysWhichRankIsSlowest) {
   EXPECT_NE(ConsoleLine(report, 1.0).find(" | rank 2 slowest, x2.00 | "), std::string::npos);
   report.rank_seconds = {0.0, 0.0};
   EXPECT_NE(ConsoleLine(report, 1.0).find(" | rank 0 slowest | "), std::string::npos);
-}
-
-TEST(JsonString, EscapesControlsAndBadUtf8) {
-  EXPECT_EQ(nlohmann::json::parse(JsonString("a\x01\t\"\\é")), "a\x01\t\"\\é");
-  EXPECT_EQ(nlohmann::json::parse(JsonString("x\xff\xc3y\xed\xa0\x80")),
-            "x\xEF\xBF\xBD\xEF\xBF\xBDy\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
 TEST(MetricsLog, HoldsEachStepOnceInOrderAfterACrash) {

@@ -12,8 +12,8 @@
 
 #include "configs/load.h"
 #include "data/files.h"
+#include "data/json_file.h"
 #include "engine/convert/inspect.h"
-#include "engine/convert/json_tree.h"
 #include "engine/convert/logits.h"
 #include "engine/convert/weight_folder.h"
 #include "tests/data/scratch.h"
@@ -61,8 +61,8 @@ class ConvertTest : public Scratch {
   absl::Status Import(const std::string& from, const std::string& to) {
     return Convert(Options(from, to, "mneme")).status();
   }
-  JsonTree Certificate(const std::string& to) {
-    return ReadJson(Path(to) + "/" + kCertificateName).value_or(JsonTree());
+  Json Certificate(const std::string& to) {
+    return ReadJson(Path(to) + "/" + kCertificateName).value_or(Json());
   }
   // A copy of a fixture to spoil.
   std::string Copy(const std::string& fixture) {
@@ -145,25 +145,26 @@ TEST_F(ConvertTest, ImportThenExportIsTheSameFile) {
 
 TEST_F(ConvertTest, CertificateSaysWhatBecameOfEachTensor) {
   ASSERT_TRUE(Import(kFixtures + "/v3_bf16", "v3").ok());
-  const JsonTree v3 = Certificate("v3");
-  ASSERT_EQ(v3.Find("left_out")->items.size(), 5u);
-  EXPECT_THAT(v3.Find("left_out")->items[0].Find("why")->text, HasSubstr("multi-token prediction"));
-  EXPECT_EQ(v3.Find("made")->items.size(), 0u);
-  EXPECT_EQ(v3.Find("logits")->Find("compared")->truth, false);
-  const JsonTree& first = v3.Find("tensors")->items[0];
-  EXPECT_EQ(first.Find("from")->text, "model.embed_tokens.weight");
-  EXPECT_EQ(first.Find("to")->text, "value/embedding");
-  EXPECT_EQ(first.Find("from_dtype")->text, "BF16");
-  EXPECT_EQ(first.Find("to_dtype")->text, "F32");
-  for (const auto& [name, file] : v3.Find("to")->Find("files")->members) {
-    EXPECT_EQ(FileDigest(Path("v3/" + name)).value_or(""), file.Find("xxh3")->text) << name;
+  const Json v3 = Certificate("v3");
+  ASSERT_EQ(v3.Find("left_out")->list()->size(), 5u);
+  EXPECT_THAT(*v3.Find("left_out")->list()->at(0).Find("why")->text(),
+              HasSubstr("multi-token prediction"));
+  EXPECT_EQ(v3.Find("made")->list()->size(), 0u);
+  EXPECT_EQ(*v3.Find("logits")->Find("compared")->truth(), false);
+  const Json& first = v3.Find("tensors")->list()->at(0);
+  EXPECT_EQ(*first.Find("from")->text(), "model.embed_tokens.weight");
+  EXPECT_EQ(*first.Find("to")->text(), "value/embedding");
+  EXPECT_EQ(*first.Find("from_dtype")->text(), "BF16");
+  EXPECT_EQ(*first.Find("to_dtype")->text(), "F32");
+  for (const auto& [name, file] : *v3.Find("to")->Find("files")->object()) {
+    EXPECT_EQ(FileDigest(Path("v3/" + name)).value_or(""), *file.Find("xxh3")->text()) << name;
   }
   EXPECT_EQ(FileDigest(kFixtures + "/v3_bf16/model.safetensors").value_or(""),
-            v3.Find("from")->Find("files")->Find("model.safetensors")->Find("xxh3")->text);
+            *v3.Find("from")->Find("files")->Find("model.safetensors")->Find("xxh3")->text());
   ASSERT_TRUE(Import(kFixtures + "/v2_bf16", "v2").ok());
-  const JsonTree v2 = Certificate("v2");
-  ASSERT_EQ(v2.Find("made")->items.size(), 1u);
-  EXPECT_EQ(v2.Find("made")->items[0].Find("tensor")->text, "blocks.1.moe.router_bias");
+  const Json v2 = Certificate("v2");
+  ASSERT_EQ(v2.Find("made")->list()->size(), 1u);
+  EXPECT_EQ(*v2.Find("made")->list()->at(0).Find("tensor")->text(), "blocks.1.moe.router_bias");
 }
 
 // Memory, streams, a YaRN stage, an f64 run, four ranks: the same bits back, and the same logits.
@@ -540,11 +541,11 @@ const std::vector<Damage> kDamage = {
     {"config cut off",
      "v3_bf16",
      [](const std::string& f) { Truncate(f + "/config.json", 100); },
-     {"config.json: not JSON"}},
+     {"config.json: is not JSON"}},
     {"config of another family",
      "v3_bf16",
      [](const std::string& f) { Rewrite(f + "/config.json", "\"deepseek_v3\"", "\"llama\""); },
-     {"model_type: is 'llama'"}},
+     {"model_type: is \"llama\""}},
     {"config with a key that is not known",
      "v3_bf16",
      [](const std::string& f) { Rewrite(f + "/config.json", "{", "{\"sliding_window\": 5,"); },

@@ -23,9 +23,9 @@ const std::string kLite = Fixture("v2_lite");
 const std::string kThird = Fixture("v3");
 
 absl::StatusOr<ForeignConfig> Read(const std::string& text) {
-  const auto tree = ParseJson(text, "config.json");
-  EXPECT_TRUE(tree.ok()) << tree.status();
-  return ReadForeignConfig(*tree, "config.json");
+  const auto json = ParseJson(text);
+  EXPECT_TRUE(json.ok()) << json.status();
+  return ReadForeignConfig(*json, "config.json");
 }
 
 std::string Replaced(std::string text, const std::string& from, const std::string& to) {

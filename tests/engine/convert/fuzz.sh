@@ -26,7 +26,7 @@ for fixture in tests/engine/convert/fixtures/*; do
   done
 done
 sources=(tests/engine/convert/weights_fuzz.cc
-  engine/convert/{element,foreign_config,json_tree,safetensors,safetensors_header}.cc engine/json.cc data/files.cc
+  engine/convert/{element,foreign_config,safetensors,safetensors_header}.cc configs/{json,json_fields,json_text}.cc data/files.cc
   kernels/core/check.cc)
 build=${BUILD:-build}
 "$clang" -std=c++20 -O1 -g -march=x86-64-v3 -I"$root" -fsanitize=fuzzer,address,undefined "${sources[@]}" "$build/configs/libmneme_configs.a" \

@@ -2,6 +2,7 @@
 
 #include <string_view>
 
+#include "configs/json_text.h"
 #include "engine/convert/foreign_config.h"
 #include "engine/convert/safetensors.h"
 #include "kernels/core/check.h"
@@ -29,10 +30,12 @@ void FuzzWeights(const uint8_t* data, size_t size) {
   if (size < 3) return;
   const std::string_view text(reinterpret_cast<const char*>(data) + 2, size - 2);
   CheckHeader(text, data[0] | data[1] << 8);
-  const auto tree = ParseJson(text, "input");
-  if (!tree.ok()) return;
-  CHECK(ParseJson(ShowJson(*tree), "shown").ok());
-  (void)ReadForeignConfig(*tree, "input");
+  const auto json = ParseJson(text);
+  if (!json.ok()) return;
+  CHECK(ParseJson(JsonText(*json)).ok());
+  const std::string dense = DenseJson(*json);
+  CHECK_EQ(DenseJson(ParseJson(dense).value_or(Json())), dense);
+  (void)ReadForeignConfig(*json, "input");
 }
 
 }  // namespace mneme

@@ -87,7 +87,8 @@ TEST_F(Cells, SaysFileLineAndWhatIsWrong) {
   EXPECT_THAT(ErrorOf(folder_.string()), HasSubstr("is a folder"));
   EXPECT_THAT(error(""), HasSubstr("holds no cell"));
   EXPECT_THAT(error("{\"rho\": 1}\n"), HasSubstr("c:1: has no validation_loss (or val)"));
-  EXPECT_THAT(error("{\"rho\": 1, \"val\": 2}\n{\"rho\":\n"), HasSubstr("c:2: is not a JSON"));
+  EXPECT_THAT(error("{\"rho\": 1, \"val\": 2}\n{\"rho\":\n"),
+              HasSubstr("c:2: is not JSON: column 8: syntax error"));
   EXPECT_THAT(error("{\"rho\": \"much\", \"val\": 2}\n"), HasSubstr("rho is 'much'"));
   EXPECT_THAT(error("{\"seed\": 0.5, \"val\": 2}\n"), HasSubstr("seed is no whole number"));
   EXPECT_THAT(error("{\"val\": 2, \"documents\": [1, 2]}\n"),

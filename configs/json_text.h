@@ -1,4 +1,4 @@
-// Strict JSON on the way out: metrics, results, answers of verbs. Pure text.
+// Strict JSON on the way out: metrics, results, answers of verbs, manifests. Pure text.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +7,15 @@
 
 namespace mneme {
 
-// "\"...\"": control characters and bytes that are no UTF-8 (as U+FFFD) escaped.
+class Json;
+
+// "\"...\"": control characters escaped, what is no UTF-8 as in CleanUtf8.
 std::string JsonString(const std::string& text);
-// The text with U+FFFD in the place of every byte that is no UTF-8.
+// The text with U+FFFD in the place of what is no UTF-8: of each begin of a character that breaks
+// off (Unicode 15.0, 3.9, "maximal subparts"), and of each byte that begins none.
 std::string CleanUtf8(const std::string& text);
+// A key as a message names it: on one line, cut where it is long.
+std::string ShownKey(const std::string& key);
 // The shortest text of the same double; null where it is not finite, since JSON has no such number.
 std::string JsonNumber(double value);
 
@@ -34,5 +39,11 @@ class JsonObject {
 // "[a, b]" of texts that are JSON already.
 std::string JsonArray(const std::vector<std::string>& elements);
 std::string JsonArray(const std::vector<double>& values);
+
+// A value as text. On one line, as JsonObject has it; without any blanks; over many lines, `indent`
+// blanks a level. The last two are what digests of manifests stand on: numbers there are JsonReal.
+std::string JsonText(const Json& value);
+std::string DenseJson(const Json& value);
+std::string IndentedJson(const Json& value, int indent);
 
 }  // namespace mneme

@@ -1,0 +1,15 @@
+// A file of JSON as a plain value.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "configs/json.h"
+
+namespace mneme {
+
+// Of at most 100 MB: config.json, index files, results. FileError's codes; DataLoss naming the
+// path.
+absl::StatusOr<Json> ReadJson(const std::string& path);
+
+}  // namespace mneme

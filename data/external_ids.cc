@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/files.h"
+#include "data/json_file.h"
 #include "data/npy.h"
 #include "data/vocabulary_file.h"
 #include "kernels/core/check.h"
@@ -100,7 +101,7 @@ absl::StatusOr<VocabularyInfo> ExternalVocabulary(const ExternalIds& ids) {
   }
   RETURN_IF_ERROR(FillCanonical(ids, vocabulary));
   if (!ids.tokenizer_json.empty()) {
-    ASSIGN_OR_RETURN(vocabulary.tokenizer_json, ReadFileBytes(ids.tokenizer_json));
+    ASSIGN_OR_RETURN(vocabulary.tokenizer_json, ReadJsonText(ids.tokenizer_json));
   }
   vocabulary.digest = VocabularyDigest(vocabulary);
   return vocabulary;

@@ -154,7 +154,9 @@ class ForeignModel : public ModelSource {
     for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                              "generation_config.json"}) {
       if (!Exists(path_ + "/" + name)) continue;
-      ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path_ + "/" + name));
+      const std::string file = path_ + "/" + name;
+      const bool whole = std::string_view(name) == "tokenizer.json";
+      ASSIGN_OR_RETURN(const std::string text, whole ? ReadJsonText(file) : ReadFileBytes(file));
       texts_.emplace_back(name, text);
     }
     const std::string file = path_ + "/" + kVocabularyName;

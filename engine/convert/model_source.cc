@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "data/files.h"
+#include "data/json_file.h"
 #include "data/vocabulary_file.h"
 #include "kernels/core/check.h"
 
@@ -25,7 +25,7 @@ absl::Status ModelSource::TakeVocabulary(const std::string& corpus, const std::s
     vocabulary_ = std::move(taken);
   }
   if (tokenizer.empty()) return absl::OkStatus();
-  const absl::StatusOr<std::string> text = ReadFileBytes(tokenizer);
+  const absl::StatusOr<std::string> text = ReadJsonText(tokenizer);
   if (!text.ok()) return absl::InvalidArgumentError(text.status().message());
   std::erase_if(texts_, [](const auto& entry) { return entry.first == "tokenizer.json"; });
   texts_.emplace_back("tokenizer.json", *text);

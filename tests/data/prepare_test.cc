@@ -558,6 +558,13 @@ TEST_F(PrepareTest, BadIdOptions) {
   EXPECT_THAT(with([](auto& o) { o.ids.vocabulary = 0; }), HasSubstr("size of their vocabulary"));
   EXPECT_THAT(with([](auto& o) { o.ids.text_bytes = 0; }), HasSubstr("UTF-8 bytes"));
   EXPECT_THAT(with([&](auto& o) { o.ids.tokenizer_json = Path("no.json"); }), HasSubstr("no.json"));
+  const auto tokenizer = [&](const std::string& text) {
+    const std::string path = Put("tokenizer.json", text);
+    return with([&](auto& o) { o.ids.tokenizer_json = path; });
+  };
+  EXPECT_THAT(tokenizer("{\"model\": {"), HasSubstr("tokenizer.json: is not JSON: column 12: "));
+  EXPECT_THAT(tokenizer("[]"), HasSubstr("tokenizer.json: is no JSON object"));
+  EXPECT_THAT(tokenizer("\xEF\xBB\xBF{}"), HasSubstr("begins with a byte order mark"));
   const auto map = [&](const std::vector<int32_t>& values) {
     const std::string path = Put("map.npy", Npy(values, "<i4"));
     return with([&](auto& o) { o.ids.canonical = path; });

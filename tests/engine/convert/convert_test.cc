@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <fstream>
 #include <functional>
 #include <map>
 
@@ -542,6 +543,10 @@ const std::vector<Damage> kDamage = {
      "v3_bf16",
      [](const std::string& f) { Truncate(f + "/config.json", 100); },
      {"config.json: is not JSON"}},
+    {"tokenizer cut off",
+     "v3_bf16",
+     [](const std::string& f) { std::ofstream(f + "/tokenizer.json") << "{\"model\": {"; },
+     {"tokenizer.json: is not JSON: column 12"}},
     {"config of another family",
      "v3_bf16",
      [](const std::string& f) { Rewrite(f + "/config.json", "\"deepseek_v3\"", "\"llama\""); },

@@ -90,7 +90,7 @@ absl::Status CopyCells(const SweepConfig& sweep, const SweepGrid& grid, const st
   std::string lines;
   std::vector<std::pair<std::string, Documents>> documents;
   for (const SweepCell& cell : grid.cells) {
-    const std::optional<std::string> record = RecordOf(sweep, cell);
+    ASSIGN_OR_RETURN(const std::optional<std::string> record, RecordOf(sweep, cell));
     if (!record.has_value()) continue;
     lines += WithColumns(*record, {{"documents", JsonString("documents.json")}});
     ASSIGN_OR_RETURN(Documents own, ReadDocuments(FolderOf(sweep, cell).documents()));

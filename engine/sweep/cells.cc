@@ -6,6 +6,7 @@
 #include <optional>
 #include <sstream>
 
+#include "configs/json_fields.h"
 #include "configs/json_text.h"
 #include "configs/text.h"
 #include "data/files.h"
@@ -16,6 +17,7 @@ namespace mneme {
 namespace {
 
 constexpr double kLargestSeed = 9007199254740992.0;  // 2^53: whole numbers are exact up to here
+constexpr char kByteOrderMark[] = "\xEF\xBB\xBF";    // what some editors put before UTF-8
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 absl::Status LineError(const std::string& path, size_t line, const std::string& why) {
@@ -69,7 +71,8 @@ absl::Status IsNoDocuments(const std::string& path) {
 absl::StatusOr<Json> ReadDocumentFile(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path));
   absl::StatusOr<Json> json = ParseJson(text);
-  if (!json.ok() || json->object() == nullptr) return IsNoDocuments(path);
+  if (!json.ok()) return absl::DataLossError(path + ": " + std::string(json.status().message()));
+  if (json->object() == nullptr) return IsNoDocuments(path);
   return json;
 }
 
@@ -99,7 +102,8 @@ absl::Status TakeNumber(const std::map<std::string, std::string>& columns, const
   if (found == columns.end() || found->second.empty()) return absl::OkStatus();
   const std::optional<double> number = ParseNumber(found->second);
   if (!number.has_value()) {
-    return absl::InvalidArgumentError(name + " is '" + found->second + "', which is no number");
+    return absl::InvalidArgumentError(name + " is " + ShowJson(found->second) +
+                                      ", which is no number");
   }
   value = *number;
   return absl::OkStatus();
@@ -119,9 +123,9 @@ class Reader {
                                         ": is a folder; give a file of cells, JSONL or CSV");
     }
     ASSIGN_OR_RETURN(const std::string text, ReadFileBytes(path_));
-    std::istringstream in(text);
-    const size_t first = text.find_first_not_of(" \t\r\n");
-    const bool json = first != std::string::npos && text[first] == '{';
+    std::istringstream in(text.starts_with(kByteOrderMark) ? text.substr(3) : text);
+    const size_t first = in.view().find_first_not_of(" \t\r\n");
+    const bool json = first != std::string::npos && in.view()[first] == '{';
     for (std::string line; std::getline(in, line);) {
       ++line_;
       if (!line.empty() && line.back() == '\r') line.pop_back();
@@ -130,6 +134,19 @@ class Reader {
     }
     if (table_.cells.empty()) return absl::InvalidArgumentError(path_ + ": holds no cell");
     return std::move(table_);
+  }
+
+  absl::StatusOr<CellResult> ReadOne() {
+    ASSIGN_OR_RETURN(std::string text, ReadFileBytes(path_));
+    if (text.ends_with('\n')) text.pop_back();
+    if (text.find('\n') != std::string::npos) {
+      return absl::DataLossError(path_ + ": has more than one line");
+    }
+    line_ = 1;
+    if (const absl::Status line = JsonLine(text); !line.ok()) {
+      return absl::DataLossError(line.message());
+    }
+    return std::move(table_.cells.front());
   }
 
  private:
@@ -245,6 +262,10 @@ class Reader {
 
 absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents) {
   return Reader(path, with_documents).Read();
+}
+
+absl::StatusOr<CellResult> ReadCell(const std::string& path) {
+  return Reader(path, /*with_documents=*/false).ReadOne();
 }
 
 absl::StatusOr<Documents> ReadDocuments(const std::string& path) {

@@ -37,6 +37,9 @@ struct CellTable {
 // NotFound; DataLoss or InvalidArgument with file, line and what is wrong.
 // Without documents, a path to them is left alone.
 absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents = true);
+// The cell of a file that is one line of JSON: a record, a run's result.json. Without documents.
+// Errors: files; DataLoss with file and what is wrong.
+absl::StatusOr<CellResult> ReadCell(const std::string& path);
 
 using Documents = std::vector<DocumentScore>;
 // The file of one cell: {"documents": [[tokens, nats], ...]}. Errors: NotFound, DataLoss.

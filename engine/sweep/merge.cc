@@ -30,8 +30,8 @@ bool Exists(const std::string& path) {
 }
 
 absl::StatusOr<double> LossOf(const std::string& record_path) {
-  ASSIGN_OR_RETURN(const CellTable table, ReadCells(record_path, /*with_documents=*/false));
-  return table.cells.front().validation_loss;
+  ASSIGN_OR_RETURN(const CellResult cell, ReadCell(record_path));
+  return cell.validation_loss;
 }
 
 // Those of the grid in a sweep's folder.

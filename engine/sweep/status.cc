@@ -68,10 +68,11 @@ std::string StatusText(const SweepConfig& sweep, const SweepGrid& grid) {
     const CellState& state = overview.states[i];
     std::array<char, 256> line;
     const std::string step = NumberText(state.step) + "/" + NumberText(state.steps);
-    std::snprintf(
-        line.data(), line.size(), "%-16s  %-13s  %-13s  %-8s  ", grid.cells[i].key.c_str(),
-        Word(sweep, state).c_str(), step.c_str(),
-        state.done ? NumberText(std::round(1e4 * state.validation_loss) / 1e4).c_str() : "");
+    std::snprintf(line.data(), line.size(), "%-16s  %-13s  %-13s  %-8s  ",
+                  grid.cells[i].key.c_str(), Word(sweep, state).c_str(), step.c_str(),
+                  state.done && state.reason.empty()
+                      ? NumberText(std::round(1e4 * state.validation_loss) / 1e4).c_str()
+                      : "");
     out += line.data() + AxesOf(grid.cells[i]);
     if (!state.done && !state.lease.free()) out += "  (" + state.lease.owner() + ")";
     if (!state.done && state.failures > 0)

@@ -26,13 +26,18 @@ namespace fs = std::filesystem;
 // and half of the text.
 constexpr double kNatsKept = 1e4;
 
-// Columns of a one-line JSON object, by the reader of cells.
-absl::StatusOr<std::map<std::string, std::string>> Columns(const std::string& path) {
-  ASSIGN_OR_RETURN(const CellTable table, ReadCells(path, /*with_documents=*/false));
-  return table.cells.front().columns;
+using Texts = std::map<std::string, std::string>;
+
+// The columns of a finished cell's record.
+absl::StatusOr<Texts> DoneColumns(const CellFolder& folder) {
+  absl::StatusOr<CellResult> cell = ReadCell(folder.done());
+  if (cell.ok()) return std::move(cell->columns);
+  return absl::DataLossError(std::string(cell.status().message()) +
+                             "; it is no record of a finished cell. Move " + folder.dir +
+                             " away to have the cell run again");
 }
 
-double Column(const std::map<std::string, std::string>& columns, const std::string& name) {
+double Column(const Texts& columns, const std::string& name) {
   const auto found = columns.find(name);
   if (found == columns.end()) return 0.0;
   return ParseNumber(found->second).value_or(0.0);
@@ -127,12 +132,17 @@ CellState StateOf(const SweepConfig& sweep, const SweepCell& cell) {
   state.failures = Failures(folder);
   state.lease = ReadLease(folder.dir);
   state.steps = static_cast<double>(TotalSteps(cell.config));
-  if (const auto done = ReadFileBytes(folder.done()); done.ok()) {
+  if (Exists(folder.done())) {
     state.done = true;
     state.step = state.steps;
-    const auto columns = Columns(folder.done());
-    if (columns.ok()) state.validation_loss = Column(*columns, "validation_loss");
-    if (columns.ok()) state.seconds = Column(*columns, "seconds") / std::max(1.0, state.steps);
+    const absl::StatusOr<Texts> columns = DoneColumns(folder);
+    if (!columns.ok()) {
+      state.validation_loss = std::numeric_limits<double>::quiet_NaN();
+      state.reason = std::string(columns.status().message());
+      return state;
+    }
+    state.validation_loss = Column(*columns, "validation_loss");
+    state.seconds = Column(*columns, "seconds") / std::max(1.0, state.steps);
     return state;
   }
   const auto series = ReadSeries(RunFolder{folder.run()}.metrics(), "seconds");
@@ -192,20 +202,21 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
                                        int64_t failures) {
   const CellFolder folder = FolderOf(sweep, cell);
   const RunFolder run{folder.run()};
-  const absl::StatusOr<std::map<std::string, std::string>> result = Columns(run.result());
-  if (!result.ok()) {
+  const absl::StatusOr<CellResult> cell_result = ReadCell(run.result());
+  if (!cell_result.ok()) {
     return absl::DataLossError(run.result() + ": a finished run leaves a validation_loss here; " +
                                "has the run a held-out set (evaluate.sets)? " +
-                               std::string(result.status().message()));
+                               std::string(cell_result.status().message()));
   }
+  const Texts& result = cell_result->columns;
   JsonObject json;
   json.Add("key", cell.key);
   std::map<std::string, std::string> axes;
   for (const auto& [name, text] : AxisColumns(cell)) axes[name] = text;
   json.AddRaw("rho", axes["rho"]).Add("seed", cell.seed);
   json.Add("held_out", cell.config.evaluate.sets.front().name)
-      .Add("validation_loss", Column(*result, "validation_loss"))
-      .Add("validation_bits_per_byte", Column(*result, "validation_bits_per_byte"))
+      .Add("validation_loss", Column(result, "validation_loss"))
+      .Add("validation_bits_per_byte", Column(result, "validation_bits_per_byte"))
       .Add("train_loss", LateTrainLoss(run));
   for (const auto& [name, loss] : ReadSetLosses(run.result())) json.Add("loss." + name, loss);
   for (const auto& [name, text] : AxisColumns(cell)) {
@@ -224,19 +235,22 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
       .Add("unique_tokens", unique)
       .Add("epochs", unique > 0.0 ? cell.tokens / unique : 0.0)
       .Add("tokens_per_active", cell.tokens / static_cast<double>(cell.counts.active()))
-      .Add("steps", static_cast<int64_t>(Column(*result, "steps")))
-      .Add("seconds", Column(*result, "seconds"))
-      .Add("tokens_per_second", Column(*result, "tokens_per_second"))
-      .Add("peak_memory_bytes", static_cast<int64_t>(Column(*result, "peak_memory_bytes")))
+      .Add("steps", static_cast<int64_t>(Column(result, "steps")))
+      .Add("seconds", Column(result, "seconds"))
+      .Add("tokens_per_second", Column(result, "tokens_per_second"))
+      .Add("peak_memory_bytes", static_cast<int64_t>(Column(result, "peak_memory_bytes")))
       .Add("failures", failures)
       .Add("documents", "cells/" + cell.key + "/documents.json");
   return json.Text();
 }
 
-std::optional<std::string> RecordOf(const SweepConfig& sweep, const SweepCell& cell) {
-  const absl::StatusOr<std::string> record = ReadFileBytes(FolderOf(sweep, cell).done());
-  if (!record.ok()) return std::nullopt;
-  return WithColumns(*record, AxisColumns(cell));
+absl::StatusOr<std::optional<std::string>> RecordOf(const SweepConfig& sweep,
+                                                    const SweepCell& cell) {
+  const CellFolder folder = FolderOf(sweep, cell);
+  if (!Exists(folder.done())) return std::nullopt;
+  RETURN_IF_ERROR(DoneColumns(folder).status());
+  ASSIGN_OR_RETURN(const std::string record, ReadFileBytes(folder.done()));
+  return WithColumns(record, AxisColumns(cell));
 }
 
 absl::Status KeepDocuments(const SweepConfig& sweep, const SweepCell& cell) {
@@ -256,7 +270,7 @@ absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& 
   std::string lines;
   int64_t count = 0;
   for (const SweepCell& cell : grid.cells) {
-    const std::optional<std::string> record = RecordOf(sweep, cell);
+    ASSIGN_OR_RETURN(const std::optional<std::string> record, RecordOf(sweep, cell));
     if (!record.has_value()) continue;
     lines += *record;
     ++count;

@@ -36,7 +36,7 @@ struct CellState {
   double steps = 0.0;
   double validation_loss = 0.0;  // where done
   double seconds = 0.0;          // of a step, by the latest metrics; 0: not known
-  std::string reason;            // of the last failure
+  std::string reason;            // of the last failure; where done: why its record is none
 };
 CellState StateOf(const SweepConfig& sweep, const SweepCell& cell);
 
@@ -53,8 +53,10 @@ std::vector<std::string> ChangedSettings(const SweepConfig& sweep);
 absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell& cell,
                                        int64_t failures);
 // The record that a cell was finished with, its axes as this sweep has them: it may have been run
-// for another one. Nothing where it is not finished.
-std::optional<std::string> RecordOf(const SweepConfig& sweep, const SweepCell& cell);
+// for another one. Nothing where it is not finished. Errors: DataLoss naming the done.json that is
+// no record.
+absl::StatusOr<std::optional<std::string>> RecordOf(const SweepConfig& sweep,
+                                                    const SweepCell& cell);
 // Takes the finished run's losses by document into the cell's folder, rounded to 1e-4 nats. Errors:
 // DataLoss where the run left none.
 absl::Status KeepDocuments(const SweepConfig& sweep, const SweepCell& cell);

@@ -58,6 +58,8 @@ class Worker {
       std::error_code error;
       fs::create_directories(FolderOf(sweep_, cell).dir, error);
       if (error) return FileError(FolderOf(sweep_, cell).dir, "make the folder", error.value());
+      // What is no record would end every worker after its first cell.
+      RETURN_IF_ERROR(RecordOf(sweep_, cell).status());
     }
     InstallSignalHandlers();
     while (!stop_) {

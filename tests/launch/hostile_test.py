@@ -38,6 +38,7 @@ SWEEP = """
 base: run.yaml
 folder: out
 axes: {rho: [1.0, 0.5], seed: [0, 1]}
+allocation: {total_bound: 0.005}
 run: {attempts: 1}
 """
 DEVICE = (pathlib.Path(__file__).parents[2] / "configs" / "devices" / "cpu.yaml").read_bytes()
@@ -76,7 +77,7 @@ class Ran:
 
 
 def prepared(folder):
-    """What the cases start from: text, ids, a corpus, a run, an export, a sweep's folder, a file of each kind."""
+    """What the cases start from: text, ids, a corpus, a run, an export, a sweep's folder, a file of each kind. -> KEY, of a finished cell"""
     text = "".join(f"the old river {i} runs under a tall stone bridge and small boats wait there\n" * 3 + "\n" for i in range(60))
     (folder / "text.txt").write_text(text)
     (folder / "lines.jsonl").write_text("".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(20)))
@@ -96,7 +97,15 @@ def prepared(folder):
         ran = Ran(command, folder)
         if ran.code != 0:
             sys.exit(f"hostile_test: {command}: {ran.err}")
-    (folder / "out" / "cells").mkdir(parents=True)
+    ran = Ran(["sweep", "sweep.yaml", "--dry-run", "--json"], folder)
+    if ran.code != 0:
+        sys.exit(f"hostile_test: a dry run: {ran.err}")
+    key = json.loads(ran.out)["cells"][0]["key"]
+    cell = folder / "out" / "cells" / key
+    cell.mkdir(parents=True)
+    (cell / "done.json").write_text(json.dumps({"key": key, "rho": 1.0, "seed": 0, "validation_loss": 5.5}) + "\n")
+    (cell / "documents.json").write_text((folder / "documents.json").read_text())
+    return key
 
 
 # ---- The table
@@ -306,6 +315,8 @@ TABLE = [
     ("export/vocabulary.h5", [["convert", "--from", "export", "--to", "new", "--format", "mneme"]], {}, {2, 3}, {"*"}),
     ("cells.jsonl", [["sweep", "--fit", "cells.jsonl"]], {**DEEP_JSON, **CELLS}, {2, 3}, {"one byte less", "half"}),
     ("cells.csv", [["sweep", "--fit", "cells.csv"]], CSV, {2, 3}, {"one byte less", "half"}),
+    ("out/cells/KEY/done.json", [["sweep", "sweep.yaml", "--status"]], DEEP_JSON, set(), {"*"}),
+    ("out/cells/KEY/done.json", [["sweep", "sweep.yaml", "--bundle", "new"]], DEEP_JSON, {2, 3}, {"one byte less"}),
     ("documents.json", [["sweep", "--fit", "with_documents.jsonl"]], DEEP_JSON, {2, 3}, set()),
 ]
 
@@ -388,7 +399,7 @@ def main():
         # Made where the cases will stand, since a run's config holds whole paths.
         whole, case = pathlib.Path(top) / "whole", pathlib.Path(top) / "case"
         case.mkdir()
-        prepared(case)
+        key = prepared(case)
         case.rename(whole)
         for path, commands, own, codes, harmless in TABLE:
             for what, spoil in {**ANY, **own}.items():
@@ -397,7 +408,7 @@ def main():
                     if not all(word in name for word in words):
                         continue
                     shutil.copytree(whole, case)
-                    spoil(case / path)
+                    spoil(case / path.replace("KEY", key))
                     ran = Ran(command, case)
                     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
                     before = len(faults)

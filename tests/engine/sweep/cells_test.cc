@@ -41,6 +41,37 @@ TEST_F(Cells, ReadsJsonLinesWithDocumentsBesideThem) {
   EXPECT_EQ(table.cells[1].documents.size(), 2u);
 }
 
+TEST_F(Cells, OneIsOneLineOfJson) {
+  EXPECT_EQ(ReadCell(Put("done.json", "{\"rho\": null, \"val\": 2.5}\n"))->validation_loss, 2.5);
+  EXPECT_EQ(ReadCell(Put("done.json", "{\"val\": 2.5}"))->columns.at("val"), "2.5");
+  const std::pair<const char*, const char*> cases[] = {
+      {"", "done.json:1: is not JSON: column 1"},
+      {"{\"val\": 2.5", "done.json:1: is not JSON: column 12"},
+      {"rho,val\n1,2\n", "done.json: has more than one line"},
+      {"{\"val\": 2.5}\n{\"val\": 2.5}\n", "done.json: has more than one line"},
+      {"[1]", "done.json:1: is not a JSON object"},
+      {"{}", "done.json:1: has no validation_loss"},
+      {"{\"val\": null}", "done.json:1: has no validation_loss"},
+      {"{\"val\": \"a\\n\\u001b[2J\"}",
+       R"(done.json:1: val is "a\n\u001b[2J", which is no number)"},
+  };
+  for (const auto& [text, why] : cases) {
+    const auto cell = ReadCell(Put("done.json", text));
+    EXPECT_TRUE(absl::IsDataLoss(cell.status())) << text;
+    EXPECT_THAT(std::string(cell.status().message()), testing::HasSubstr(why));
+  }
+}
+
+// Some editors put a byte order mark before a text.
+TEST_F(Cells, TakesAByteOrderMark) {
+  for (const char* text :
+       {"\xEF\xBB\xBFrho,val\n0.5,2\n", "\xEF\xBB\xBF{\"rho\": 0.5, \"val\": 2}\n"}) {
+    const auto table = ReadCells(Put("cells", text));
+    ASSERT_TRUE(table.ok()) << table.status();
+    EXPECT_EQ(table->cells.at(0).rho, 0.5);
+  }
+}
+
 TEST_F(Cells, ReadsTheDocumentsOfManyCellsFromOneFile) {
   const Documents a = {{3, 6.5}, {10, 21.25}}, b = {{3, 7.0}, {10, 20.5}}, other = {{4, 1.0}};
   Put("all.json", PackedDocuments({{"a", a}, {"b", b}, {"c", other}}));
@@ -89,7 +120,7 @@ TEST_F(Cells, SaysFileLineAndWhatIsWrong) {
   EXPECT_THAT(error("{\"rho\": 1}\n"), HasSubstr("c:1: has no validation_loss (or val)"));
   EXPECT_THAT(error("{\"rho\": 1, \"val\": 2}\n{\"rho\":\n"),
               HasSubstr("c:2: is not JSON: column 8: syntax error"));
-  EXPECT_THAT(error("{\"rho\": \"much\", \"val\": 2}\n"), HasSubstr("rho is 'much'"));
+  EXPECT_THAT(error("{\"rho\": \"much\", \"val\": 2}\n"), HasSubstr("rho is \"much\""));
   EXPECT_THAT(error("{\"seed\": 0.5, \"val\": 2}\n"), HasSubstr("seed is no whole number"));
   EXPECT_THAT(error("{\"val\": 2, \"documents\": [1, 2]}\n"),
               HasSubstr("no list of [tokens, nats]"));

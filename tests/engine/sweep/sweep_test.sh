@@ -97,6 +97,20 @@ cp -r again torn
 sed -i 's/"validation_loss": [0-9.]*/"validation_loss": 9.5/' torn/cells/"$(ls again/cells | head -n 1)"/done.json
 if "$mneme" sweep sweep.yaml folder=torn --merge carried >torn.txt 2>&1; then fail "two numbers of one cell: $(cat torn.txt)"; fi
 grep -q 'one cell, two numbers' torn.txt || fail "$(cat torn.txt)"
+# A record that is cut off is named before another cell runs: its own is neither run again nor left out of results that look whole.
+record=torn/cells/$(ls again/cells | head -n 1)/done.json
+rm -r torn/cells/"$(ls again/cells | tail -n 1)"
+head -c 60 again/cells/"$(ls again/cells | head -n 1)"/done.json >"$record"
+for more in "run.wait=false" "--bundle torn_bundle" "--merge out"; do
+  code=0
+  # shellcheck disable=SC2086
+  "$mneme" sweep sweep.yaml folder=torn $more >torn.txt 2>&1 || code=$?
+  if [ $code != 3 ] || ! grep -q "$record:1: is not JSON: column 61" torn.txt || grep -q ': begins ' torn.txt || [ -e torn_bundle ]; then
+    fail "a torn record, $more: exit code $code: $(cat torn.txt)"
+  fi
+done
+"$mneme" sweep sweep.yaml folder=torn --status >torn.txt 2>&1 || fail "$(cat torn.txt)"
+grep -q "$record:1: is not JSON" torn.txt || fail "$(cat torn.txt)"
 sed -i 's/0/1/' carried/results.jsonl
 code=0
 "$mneme" sweep sweep.yaml folder=fresh --merge carried >fresh.txt 2>&1 || code=$?

@@ -1,8 +1,10 @@
 #include "engine/result.h"
 
+#include "configs/json_fields.h"
 #include "configs/json_text.h"
 #include "data/files.h"
 #include "data/json_file.h"
+#include "kernels/core/check.h"
 
 namespace mneme {
 namespace {
@@ -52,10 +54,12 @@ absl::Status WriteResult(const std::string& path, const RunResult& result) {
   return WriteFileAtomically(path, j.Text() + "\n");
 }
 
-int64_t ReadResultSteps(const std::string& path) {
-  const Json result = ReadJson(path).value_or(Json());
-  const Json* steps = result.Find("steps");
-  return steps != nullptr && steps->integer() != nullptr ? *steps->integer() : -1;
+absl::StatusOr<int64_t> ReadResultSteps(const std::string& path) {
+  ASSIGN_OR_RETURN(const Json result, ReadJson(path));
+  std::vector<std::string> faults;
+  const int64_t steps = JsonFields(result, "", faults).Integer("steps");
+  if (faults.empty()) return steps;
+  return absl::DataLossError(path + ": " + faults.front());
 }
 
 }  // namespace mneme

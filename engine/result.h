@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engine/checkpoint.h"
 #include "engine/evaluate.h"
 #include "models/count.h"
@@ -29,7 +30,7 @@ struct RunResult {
 
 // One strict-JSON object, keys in a fixed order. Written atomically.
 absl::Status WriteResult(const std::string& path, const RunResult& result);
-// `steps` of a result written by WriteResult; −1 where there is none.
-int64_t ReadResultSteps(const std::string& path);
+// `steps` of a result written by WriteResult. Errors: NotFound; DataLoss naming the file.
+absl::StatusOr<int64_t> ReadResultSteps(const std::string& path);
 
 }  // namespace mneme

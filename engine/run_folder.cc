@@ -156,14 +156,19 @@ absl::Status CheckMayRun(const RunFolder& folder, const RunConfig& config) {
       "\nput the old values back to go on, or give another run.dir");
 }
 
-bool IsFinished(const RunFolder& folder, const RunConfig& config) {
+bool IsFinished(const RunFolder& folder, const RunConfig& config,
+                const std::function<void(const std::string&)>& warn) {
   const std::vector<std::string> whole = ListCheckpoints(folder.checkpoints());
   if (whole.empty()) return false;
   const absl::StatusOr<RunPosition> position = ReadCheckpointPosition(whole.front());
   const int64_t last = static_cast<int64_t>(config.stages.size()) - 1;
   if (!position.ok() || position->stage < last) return false;
   if (position->stage_step < StageSteps(config.stages.back())) return false;
-  return ReadResultSteps(folder.result()) == position->step;
+  const absl::StatusOr<int64_t> steps = ReadResultSteps(folder.result());
+  if (!steps.ok() && !absl::IsNotFound(steps.status())) {
+    warn("warning: " + std::string(steps.status().message()) + "; it is written again");
+  }
+  return steps.ok() && *steps == position->step;
 }
 
 absl::StatusOr<std::string> FindCheckpoint(World& world, const std::string& path,

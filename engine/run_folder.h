@@ -49,8 +49,9 @@ int64_t TotalSteps(const RunConfig& config);
 // file that no run wrote and this one would write over. For one rank.
 absl::Status CheckMayRun(const RunFolder& folder, const RunConfig& config);
 // True where the newest sound checkpoint stands at the end of the last stage and result.json says
-// so too.
-bool IsFinished(const RunFolder& folder, const RunConfig& config);
+// so too. One that cannot be read is told by `warn`.
+bool IsFinished(const RunFolder& folder, const RunConfig& config,
+                const std::function<void(const std::string&)>& warn);
 
 // The newest candidate of `path` that verifies: a checkpoint itself, a run folder or its
 // checkpoints/. Each torn one passed over is told by `warn`. Errors: NotFound where there is no

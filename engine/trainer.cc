@@ -129,7 +129,7 @@ absl::StatusOr<bool> Trainer::OpenFolder() {
       ASSIGN_OR_RETURN(FolderLock lock, FolderLock::Take(folder_.dir));
       lock_ = std::move(lock);
       RETURN_IF_ERROR(CheckMayRun(folder_, config_));
-      finished = IsFinished(folder_, config_);
+      finished = IsFinished(folder_, config_, [&](const std::string& text) { Say(text); });
       return absl::OkStatus();
     };
     status = open();

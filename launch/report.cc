@@ -5,7 +5,8 @@
 
 #include "configs/json_text.h"
 #include "configs/load.h"
-#include "data/hdf5_file.h"
+#include "data/files.h"
+#include "data/json_file.h"
 #include "data/own_folder.h"
 #include "engine/plot.h"
 #include "engine/run_folder.h"
@@ -53,8 +54,9 @@ absl::StatusOr<int> ReportVerb(const ReportArguments& arguments) {
     // The path was typed: a usage error where it cannot be.
     if (!written.ok()) return absl::InvalidArgumentError(written.message());
   }
-  // Written at the end of a run: strict JSON already.
-  const absl::StatusOr<std::string> result = ReadFileBytes(folder.result());
+  // Written at the end of a run.
+  const absl::StatusOr<std::string> result = ReadJsonText(folder.result());
+  if (!result.ok() && !absl::IsNotFound(result.status())) return result.status();
   if (arguments.json) {
     JsonObject json;
     json.Add("run", folder.dir).AddRaw("curves", CurvesJson(curves));

@@ -94,6 +94,25 @@ TEST(Resume, AFinishedRunSaysSoAndMoreStepsGoOn) {
   EXPECT_EQ(more.steps.size(), 2u);
 }
 
+TEST(Resume, AResultThatCannotBeReadIsToldAndWrittenAgain) {
+  TempFolder temp;
+  const RunConfig config = Quick(temp.path(), "run", {"train.steps=4"});
+  ASSERT_EQ(TrainThreads(1, config).exit_code, 0);
+  const std::string path = config.run.dir + "/result.json";
+  const std::string whole = ReadFileBytes(path).value();
+  for (const auto& [spoilt, why] :
+       {std::pair(whole.substr(0, 30), "is not JSON: column 31: "),
+        {"{\"steps\": \"4\"}", "steps: is \"4\", not a whole number of 64 bits"}}) {
+    ASSERT_TRUE(WriteFileAtomically(path, spoilt).ok());
+    const Outcome again = TrainThreads(1, config);
+    EXPECT_EQ(again.exit_code, 0) << again.message;
+    EXPECT_TRUE(again.steps.empty());
+    ASSERT_FALSE(again.said.empty());
+    EXPECT_EQ(again.said[0].rfind("warning: " + path + ": " + why, 0), 0u) << again.said[0];
+    EXPECT_NE(TrainThreads(1, config).message.find("finished; results in"), std::string::npos);
+  }
+}
+
 TEST(Resume, AnotherConfigurationIsRefusedKeyByKey) {
   TempFolder temp;
   ASSERT_EQ(TrainThreads(1, Quick(temp.path(), "run"), 3).exit_code, 75);

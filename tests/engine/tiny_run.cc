@@ -150,7 +150,7 @@ RunConfig TinyRun(const std::string& folder, const std::vector<std::string>& ove
 Outcome TrainOn(World& world, const RunConfig& config, int64_t stop_at_step) {
   Outcome outcome;
   TrainHooks hooks;
-  hooks.say = [](const std::string&) {};
+  hooks.say = [&](const std::string& line) { outcome.said.push_back(line); };
   hooks.stop_at_step = stop_at_step;
   hooks.on_step = [&](const StepReport& report) { outcome.steps.push_back(report); };
   const absl::StatusOr<TrainResult> result = Train(world, config, hooks);

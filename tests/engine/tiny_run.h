@@ -42,6 +42,7 @@ struct Outcome {
   int exit_code = -1;
   std::string message;
   std::vector<StepReport> steps;  // made in this call, as rank 0 saw them
+  std::vector<std::string> said;  // lines for people
 };
 Outcome TrainThreads(int ranks, const RunConfig& config, int64_t stop_at_step = -1);
 Outcome TrainOn(World& world, const RunConfig& config, int64_t stop_at_step = -1);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <thread>
@@ -56,6 +57,14 @@ class SideBySide : public testing::Test {
   int64_t LastStep(const std::string& dir) const {
     const std::vector<std::string> whole = ListCheckpoints(Path(dir + "/checkpoints"));
     return whole.empty() ? 0 : ReadCheckpointPosition(whole.front())->step;
+  }
+  // Returns when each of these runs has told of a step, or after a minute.
+  void AwaitSteps(const std::vector<std::string>& dirs) const {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    for (const std::string& dir : dirs)
+      while (Text(dir + "/metrics.jsonl").find('\n') == std::string::npos &&
+             std::chrono::steady_clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
 
   TempFolder temp_;
@@ -154,8 +163,10 @@ TEST_F(SideBySide, AllSaveAndStopOnASignal) {
                                       {"one", Config("one", kLong)},
                                       {"two", Config("two", kLong)}};
   SideBySideHooks hooks;
-  hooks.on_end = [](const RunEnd& end) {
-    if (end.config == "short") std::raise(SIGTERM);
+  hooks.on_end = [&](const RunEnd& end) {
+    if (end.config != "short") return;
+    AwaitSteps({"one", "two"});
+    std::raise(SIGTERM);
   };
   const std::vector<RunEnd> ends = TrainSideBySide(runs, hooks);
   ClearSignals();
@@ -178,8 +189,10 @@ TEST_F(SideBySide, AllSaveOnASignalAndGoOn) {
                                       {"one", Config("one", kLong)},
                                       {"two", Config("two", kLong)}};
   SideBySideHooks hooks;
-  hooks.on_end = [](const RunEnd& end) {
-    if (end.config == "short") std::raise(SIGUSR2);
+  hooks.on_end = [&](const RunEnd& end) {
+    if (end.config != "short") return;
+    AwaitSteps({"one", "two"});
+    std::raise(SIGUSR2);
   };
   EXPECT_EQ(ExitCodeOf(TrainSideBySide(runs, hooks)), 0);
   for (const std::string dir : {"one", "two"})

@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "kernels/core/deal_blocks.h"
+#include "kernels/gpu/device/chain.cuh"
 #include "kernels/gpu/launch.cuh"
 #include "kernels/ops/deal.h"
 
@@ -93,6 +94,7 @@ __global__ void __launch_bounds__(kThreads)
           int k, int each, uint32_t* rows, uint32_t* pairs) {
   __shared__ uint32_t block_rows[kMostOwners], block_pairs[kMostOwners];
   const Thread thread;
+  LetTheNextStart();
   if (thread.number < o.owners) block_rows[thread.number] = block_pairs[thread.number] = 0;
   __syncthreads();
   for (int tile = 0; tile < each; ++tile) {
@@ -150,6 +152,7 @@ __global__ void __launch_bounds__(kThreads)
   const int me = static_cast<int>(blockIdx.x);
   const int own = thread.number;  // the owner that this thread cares for, if there are as many
   if (own < o.owners) of_all[own] = pairs_of_all[own] = before[own] = of_tile[own] = 0;
+  AwaitTheOneBefore();
   __syncthreads();
   ForEachOwner(o.owners, [&](int d, int number, int size) {
     unsigned all = 0, less = 0, all_pairs = 0;
@@ -286,9 +289,10 @@ void DealTokens(Stream& stream, const Tensor& experts, const Tensor& weights,
   const auto write = [&](auto zero) {
     using T = decltype(zero);
     const auto lists = static_cast<size_t>(owners * kThreads);
-    Launch(stream, WriteRows<T>, grid, kThreads, lists, o, Data<int32_t>(experts), Data<T>(weights),
-           tokens, static_cast<int>(k), each, rows, pairs, Data<int32_t>(sent),
-           Data<int32_t>(sent_experts), Data<T>(sent_weights), Data<int64_t>(counts));
+    LaunchChained(stream, WriteRows<T>, grid, kThreads, lists, o, Data<int32_t>(experts),
+                  Data<T>(weights), tokens, static_cast<int>(k), each, rows, pairs,
+                  Data<int32_t>(sent), Data<int32_t>(sent_experts), Data<T>(sent_weights),
+                  Data<int64_t>(counts));
   };
   DispatchActivation(weights.dtype(), write);
 }

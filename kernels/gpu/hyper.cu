@@ -28,7 +28,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kFour = 4;
 
 // ---- The mixes of a token: one thread ----
 
@@ -65,7 +64,7 @@ __global__ void __launch_bounds__(kTokenThreads)
               float* res) {
   const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
   if (t >= a.tokens) return;
-  const int n = kN == kFour ? kFour : a.n;
+  const int n = kN < kMostStreams ? kN : a.n;
   const float* row = m + t * (n * n + 2 * n);
 #pragma unroll
   for (int i = 0; i < kN; ++i) {
@@ -107,7 +106,7 @@ __global__ void __launch_bounds__(kTokenThreads)
   extern __shared__ float divisors[];
   const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
   const bool valid = t < a.tokens;
-  const int n = kN == kFour ? kFour : a.n;
+  const int n = kN < kMostStreams ? kN : a.n;
   const int columns = n * n + 2 * n;
   float* part = parts + int64_t{blockIdx.x} * (3 + columns);
   const int64_t at = valid ? t : 0;
@@ -259,7 +258,7 @@ __global__ void __launch_bounds__(kThreads)
                       int width, A* h) {
   const Place<kV> at(width);
   if (at.token >= tokens) return;
-  const int n = kN == kFour ? kFour : streams;
+  const int n = kN < kMostStreams ? kN : streams;
   const int64_t t = tokens - 1 - at.token;
   const A* from = x + t * n * width + at.column;
   float sum[kV] = {};
@@ -300,7 +299,7 @@ __global__ void __launch_bounds__(kThreads)
                 int streams, int width, A* out) {
   const Place<kV> at(width);
   if (at.token >= tokens) return;
-  const int n = kN == kFour ? kFour : streams;
+  const int n = kN < kMostStreams ? kN : streams;
   const int64_t t = at.token;
   const int64_t first = t * n * width + at.column;
   float v[kN][kV];
@@ -336,7 +335,7 @@ __global__ void __launch_bounds__(kThreads)
     DotsKernel(const A* dh, const A* x, int64_t tokens, int streams, int width, float* dots) {
   const int64_t t = tokens - 1 - (int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp);
   if (t < 0) return;
-  const int n = kN == kFour ? kFour : streams;
+  const int n = kN < kMostStreams ? kN : streams;
   const int lane = threadIdx.x % kWarp;
   float sum[kN] = {};
 #pragma unroll 2
@@ -367,7 +366,7 @@ __global__ void __launch_bounds__(kThreads)
                     int streams, int width, float* dres, float* dpost, A* dy) {
   const int64_t t = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (t >= tokens) return;
-  const int n = kN == kFour ? kFour : streams;
+  const int n = kN < kMostStreams ? kN : streams;
   const int lane = threadIdx.x % kWarp;
   float weight[kN];
 #pragma unroll
@@ -436,22 +435,29 @@ Streams StreamsOf(const Tensor& x) {
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 
-// Calls f(A{}, elements a thread takes, most streams): 16 bytes of four streams, or one element of
-// up to kMostStreams.
+// Calls f(most streams): the count itself from 2 to 4, which the kernels know then; else
+// kMostStreams.
+template <class F>
+void DispatchCount(int n, F&& f) {
+  static_assert(kMostStreams > 4);
+  if (n == 2) return f(Constant<2>{});
+  if (n == 3) return f(Constant<3>{});
+  if (n == 4) return f(Constant<4>{});
+  f(Constant<kMostStreams>{});
+}
+
+// Calls f(A{}, elements a thread takes, most streams): 16 bytes of two to four streams, or one
+// element of up to kMostStreams.
 template <class F>
 void DispatchStreams(DType dtype, const Streams& s, F&& f) {
   DispatchActivation(dtype, [&](auto real) {
     constexpr int kV = kVec<decltype(real)>;
-    if (s.n == kFour && s.width % kV == 0) return f(real, Constant<kV>{}, Constant<kFour>{});
-    f(real, Constant<1>{}, Constant<kMostStreams>{});
+    if (s.width % kV != 0) return f(real, Constant<1>{}, Constant<kMostStreams>{});
+    DispatchCount(s.n, [&](auto most) {
+      constexpr bool kAny = most() == kMostStreams;
+      f(real, Constant < kAny ? 1 : kV > {}, most);
+    });
   });
-}
-
-// Calls f(most streams).
-template <class F>
-void DispatchCount(int n, F&& f) {
-  if (n == kFour) return f(Constant<kFour>{});
-  f(Constant<kMostStreams>{});
 }
 
 dim3 Grid(int64_t blocks) {

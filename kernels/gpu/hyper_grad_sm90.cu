@@ -47,7 +47,7 @@ struct GradShared {
   uint32_t weights_high[kFew ? 1 : kStreams * 4][kThreads];
   uint4 near[2][2 * (kStreams + 1)][kThreads];  // x and dh of a step
   uint4 dout[kOutStages][2 * kStreams][kThreads];
-  TokenStage token[2];
+  TokenStage<kStreams> token[2];
   float late[2][kStep][kStreams];
   float parts[kMostWarps][kStep][kStreams];
   float dots[2][kMostBlocks][kStep][kStreams];  // from each block
@@ -74,7 +74,7 @@ class Grad {
     const int64_t steps = (a_.tokens + kStep - 1) / kStep;
     const int64_t count = first < steps ? (steps - first - 1) / clusters + 1 : 0;
     if (count == 0) return;
-    WeightSums sums = {};
+    WeightSums<kStreams> sums = {};
     FetchNear(first, 0, true);
     FetchOut(first, 0, true);
     FetchNear(first + clusters, 1, count > 1);
@@ -168,7 +168,7 @@ class Grad {
 
   // The pieces of 16 bytes that the step's tokens need, dealt out over the threads.
   __device__ __forceinline__ void FetchTokens(int64_t step, int stage) {
-    TokenStage& token = shared_.token[stage];
+    TokenStage<kStreams>& token = shared_.token[stage];
     const int64_t first = step * kStep;
     const int left = static_cast<int>(min(int64_t{kStep}, a_.tokens - first));
     const auto copy = [&](float* to, const float* from, int floats_of_token) {
@@ -233,7 +233,7 @@ class Grad {
     for (int block = 0; block < kMostBlocks; ++block) {
       if (block < a_.blocks) dot += shared_.dots[stage][block][t][s];
     }
-    TokenStage& token = shared_.token[stage];
+    TokenStage<kStreams>& token = shared_.token[stage];
     token.du[t][s] *= dot;
     float more = shared_.late[stage][t][s] * dot;
     more += __shfl_xor_sync(0xffffffffu, more, 1);
@@ -244,7 +244,7 @@ class Grad {
     }
   }
 
-  __device__ __forceinline__ void Apply(int64_t step, int stage, WeightSums& sums) {
+  __device__ __forceinline__ void Apply(int64_t step, int stage, WeightSums<kStreams>& sums) {
     const auto& near = shared_.near[stage];
     StreamsStep<true>(
         shared_.token[stage],

@@ -1,8 +1,8 @@
 // The skinny product of mHC, x̃ [T, nC] · φ [nC, 24], and its gradient, in one pass over the
 // streams each.
 //
-// Four streams in bf16: tensor cores, fp32 sums. Fragments come straight from global memory, 16
-// bytes a lane (device/fragment.cuh).
+// Two to four streams in bf16: tensor cores, fp32 sums. Fragments come straight from global memory,
+// 16 bytes a lane (device/fragment.cuh).
 //   Forward: a block takes 64 tokens, its warps deal out blocks of 32 of the inner index, so that
 //   a row is read 512 bytes at a time; sums of squares come from the same registers; the warps'
 //   partial sums are added in order. φ travels as bf16, transposed, 0.5 MB through L2 a block.
@@ -143,15 +143,13 @@ __global__ void __launch_bounds__(kThreads, 2)
 constexpr int kWidth = kBlockK * kWarps;  // columns of every stream that a block owns
 constexpr int kStages = 2;
 constexpr int kMixPieces = kStep * kColumns / 4;  // of 16 bytes: du
-constexpr int kResPieces = kStep * kStreams * kStreams / 4;
-constexpr int kPrePieces = kStep * kStreams / 4;
 
-template <bool kResidual>
+template <bool kResidual, int kN>
 struct GradShared {
-  static constexpr int kVectors = 2 * (kResidual ? 2 * kStreams + 1 : kStreams + 1);
-  uint4 weights[kStreams * 4][kThreads];       // fragments of φ
+  static constexpr int kVectors = 2 * (kResidual ? 2 * kN + 1 : kN + 1);
+  uint4 weights[kN * 4][kThreads];             // fragments of φ
   uint4 vectors[kStages][kVectors][kThreads];  // every thread reads back what it asked for
-  TokenStage token[kStages];
+  TokenStage<kN> token[kStages];
 };
 
 struct GradArgs {
@@ -170,24 +168,24 @@ struct GradArgs {
 };
 
 // Asks for step `step` of the block's tokens; what lies past the end arrives as zeros.
-template <bool kResidual>
+template <bool kResidual, int kN>
 __device__ __forceinline__ void Fetch(const GradArgs& a, int64_t step, int column, bool owner,
-                                      GradShared<kResidual>& shared, int stage) {
+                                      GradShared<kResidual, kN>& shared, int stage) {
   const int g = threadIdx.x % kWarp / 4;
   const int q = threadIdx.x % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int64_t t = step * kStep + 8 * half + g;
     const bool valid = owner && t < a.tokens;
-    const int64_t flat_at = valid ? t * kStreams * a.width + column + 8 * q : 0;
-    int v = half * (GradShared<kResidual>::kVectors / 2);
+    const int64_t flat_at = valid ? t * kN * a.width + column + 8 * q : 0;
+    int v = half * (GradShared<kResidual, kN>::kVectors / 2);
 #pragma unroll
-    for (int s = 0; s < kStreams; ++s) {
+    for (int s = 0; s < kN; ++s) {
       CopyAsync16(&shared.vectors[stage][v++][threadIdx.x], a.x + flat_at + s * a.width, valid);
     }
     if constexpr (kResidual) {
 #pragma unroll
-      for (int s = 0; s < kStreams; ++s) {
+      for (int s = 0; s < kN; ++s) {
         CopyAsync16(&shared.vectors[stage][v++][threadIdx.x], a.dout + flat_at + s * a.width,
                     valid);
       }
@@ -195,7 +193,7 @@ __device__ __forceinline__ void Fetch(const GradArgs& a, int64_t step, int colum
     CopyAsync16(&shared.vectors[stage][v][threadIdx.x],
                 a.dh + (valid ? t * a.width + column + 8 * q : 0), valid);
   }
-  TokenStage& token = shared.token[stage];
+  TokenStage<kN>& token = shared.token[stage];
   const int64_t first = step * kStep;
   const int left = static_cast<int>(min(int64_t{kStep}, a.tokens - first));
   if (a.w.columns == kColumns) {
@@ -211,68 +209,68 @@ __device__ __forceinline__ void Fetch(const GradArgs& a, int64_t step, int colum
       CopyFloatAsync(&token.du[t][c], a.du + (valid ? (first + t) * a.w.columns + c : 0), valid);
     }
   }
-  if constexpr (kResidual) {
-    const int i = static_cast<int>(threadIdx.x) - kMixPieces;
-    if (i >= 0 && i < kResPieces) {
-      const bool valid = i / 4 < left;
-      CopyAsync16(&token.res[0][0][0] + i * 4, a.res + (valid ? first * 16 + i * 4 : 0), valid);
+  // Elsewhere than among four streams a token's do not fill pieces of 16 bytes.
+  const auto copy = [&](float* to, const float* from, int of_token) {
+    if constexpr (kN == 4) {
+      const int i = static_cast<int>(threadIdx.x);
+      const bool valid = i * 4 / of_token < left;
+      if (i < kStep * of_token / 4) CopyAsync16(to + i * 4, from + (valid ? i * 4 : 0), valid);
+    } else {
+      for (int i = threadIdx.x; i < kStep * of_token; i += kThreads) {
+        const bool valid = i / of_token < left;
+        CopyFloatAsync(to + i, from + (valid ? i : 0), valid);
+      }
     }
-  }
-  const int p = static_cast<int>(threadIdx.x) - kMixPieces - kResPieces;
-  if (p >= 0 && p < kPrePieces) {
-    const bool valid = p < left;
-    CopyAsync16(&token.pre[p][0], a.pre + (valid ? (first + p) * kStreams : 0), valid);
-  } else if (p >= kPrePieces && p < kPrePieces + kStep) {
-    const bool valid = p - kPrePieces < left;
-    CopyFloatAsync(&token.factor[p - kPrePieces], a.factor + (valid ? first + p - kPrePieces : 0),
-                   valid);
-  }
+  };
+  if constexpr (kResidual) copy(&token.res[0][0][0], a.res + first * kN * kN, kN * kN);
+  copy(&token.pre[0][0], a.pre + first * kN, kN);
+  const int p = static_cast<int>(threadIdx.x) - (kThreads - kStep);
+  if (p >= 0) CopyFloatAsync(&token.factor[p], a.factor + (p < left ? first + p : 0), p < left);
   CopyAsyncCommit();
 }
-static_assert(kMixPieces + kResPieces + kPrePieces + kStep <= kThreads);
+static_assert(kStep * kStreams * kStreams / 4 <= kThreads);
 
 // gridDim.x: blocks of kWidth columns; gridDim.y: how many share out the steps.
-template <bool kResidual>
+template <bool kResidual, int kN>
 __global__ void __launch_bounds__(kThreads, 1) GradKernel(const __grid_constant__ GradArgs a) {
   extern __shared__ uint4 memory[];
-  auto& shared = *reinterpret_cast<GradShared<kResidual>*>(memory);
+  auto& shared = *reinterpret_cast<GradShared<kResidual, kN>*>(memory);
   const int q = threadIdx.x % 4;
   const int column =
       (static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp) * kBlockK;
   const bool owner = column < a.width;
   const int64_t steps = (a.tokens + kStep - 1) / kStep;
   int stage = 0;
-  if (blockIdx.y < steps) Fetch<kResidual>(a, blockIdx.y, column, owner, shared, stage);
-  for (int i = 0; owner && i < kStreams * 4; ++i) {
+  if (blockIdx.y < steps) Fetch<kResidual, kN>(a, blockIdx.y, column, owner, shared, stage);
+  for (int i = 0; owner && i < kN * 4; ++i) {
     const uint3 w = WeightFragment(a.w, a.width, column, i / 4, i % 4);
     shared.weights[i][threadIdx.x] = make_uint4(w.x, w.y, w.z, 0);
   }
-  WeightSums sums = {};
+  WeightSums<kN> sums = {};
   for (int64_t step = blockIdx.y; step < steps; step += gridDim.y) {
     CopyAsyncWait<0>();
     __syncthreads();
-    const TokenStage& token = shared.token[stage];
+    const TokenStage<kN>& token = shared.token[stage];
     const auto& vectors = shared.vectors[stage];
     stage ^= 1;
     if (step + gridDim.y < steps) {
-      Fetch<kResidual>(a, step + gridDim.y, column, owner, shared, stage);
+      Fetch<kResidual, kN>(a, step + gridDim.y, column, owner, shared, stage);
     }
     if (!owner) continue;
-    constexpr int kHalf = GradShared<kResidual>::kVectors / 2;
-    StreamsStep<kResidual>(
+    constexpr int kHalf = GradShared<kResidual, kN>::kVectors / 2;
+    StreamsStep<kResidual, kN>(
         token, [&](int half, int s) { return vectors[half * kHalf + s][threadIdx.x]; },
         [&](int half) { return vectors[half * kHalf + kHalf - 1][threadIdx.x]; },
-        [&](int half, int s) { return vectors[half * kHalf + kStreams + s][threadIdx.x]; },
+        [&](int half, int s) { return vectors[half * kHalf + kN + s][threadIdx.x]; },
         [&](int s, int j) {
           const uint4 w = shared.weights[s * 4 + j][threadIdx.x];
           return make_uint3(w.x, w.y, w.z);
         },
-        a.width, a.tokens - step * kStep, a.dx + step * kStep * kStreams * a.width + column + 8 * q,
+        a.width, a.tokens - step * kStep, a.dx + step * kStep * kN * a.width + column + 8 * q,
         sums);
   }
   if (!owner) return;
-  StoreSums(sums, a.w, a.width, column,
-            a.parts + int64_t{blockIdx.y} * kStreams * a.width * a.w.columns);
+  StoreSums(sums, a.w, a.width, column, a.parts + int64_t{blockIdx.y} * kN * a.width * a.w.columns);
 }
 
 // ---- Plain kernels: any dtype, any number of streams, any width ----
@@ -402,15 +400,12 @@ __global__ void __launch_bounds__(kThreads)
 int64_t Flat(const Tensor& x) { return x.dim(1) * x.dim(2); }
 
 bool OnTensorCores(const Tensor& x, const Projection& w) {
-  return x.dtype() == DType::kBf16 && x.dim(1) == kStreams && x.dim(2) % kBlockK == 0 &&
-         w.columns <= kColumns;
+  return x.dtype() == DType::kBf16 && x.dim(1) > 1 && x.dim(1) <= kStreams &&
+         x.dim(2) % kBlockK == 0 && w.columns <= kColumns;
 }
 
-bool GradFits(Stream& stream, size_t shared) {
-  int most = 0;
-  Check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                               QueueOf(stream).device));
-  return shared <= static_cast<size_t>(most);
+bool GradFits(Stream& stream) {
+  return sizeof(GradShared<true, kStreams>) <= static_cast<size_t>(QueueOf(stream).shared_bytes);
 }
 
 template <int kTiles>
@@ -425,7 +420,7 @@ void ProjectOnTensorCores(Stream& stream, const Tensor& x, const Projection& w, 
          static_cast<float>(eps), Data<float>(r), Data<float>(m));
 }
 
-template <bool kResidual>
+template <bool kResidual, int kN>
 void GradOnTensorCores(Stream& stream, const StreamsGrad& g, const Projection& w, Tensor& dx,
                        Tensor& dw) {
   // Blocks that the grid aims at: a constant, so that the bits depend on the shape alone.
@@ -446,9 +441,9 @@ void GradOnTensorCores(Stream& stream, const StreamsGrad& g, const Projection& w
                       static_cast<int>(g.x.dim(2)),
                       Data<bf16>(dx),
                       Data<float>(parts)};
-  Launch(stream, GradKernel<kResidual>,
+  Launch(stream, GradKernel<kResidual, kN>,
          dim3(static_cast<unsigned>(owners), static_cast<unsigned>(ranges)), kThreads,
-         sizeof(GradShared<kResidual>), args);
+         sizeof(GradShared<kResidual, kN>), args);
   AddParts(stream, Data<float>(parts), ranges, dw.elements(), dw.elements(), Data<float>(dw));
 }
 
@@ -499,11 +494,14 @@ void ProjectGrad(Stream& stream, const StreamsGrad& g, const Projection& w, Tens
   CHECK_EQ(dx.shape(), g.x.shape());
   CHECK_EQ(dw.elements(), Flat(g.x) * w.columns);
   if (dx.elements() == 0) return;
-  const bool residual = g.dout.defined();
-  const size_t shared = residual ? sizeof(GradShared<true>) : sizeof(GradShared<false>);
-  if (OnTensorCores(g.x, w) && GradFits(stream, shared)) {
-    if (residual) return GradOnTensorCores<true>(stream, g, w, dx, dw);
-    return GradOnTensorCores<false>(stream, g, w, dx, dw);
+  if (OnTensorCores(g.x, w) && GradFits(stream)) {
+    const auto of = [&](auto count) {
+      if (g.dout.defined()) return GradOnTensorCores<true, count()>(stream, g, w, dx, dw);
+      GradOnTensorCores<false, count()>(stream, g, w, dx, dw);
+    };
+    if (g.x.dim(1) == 2) return of(std::integral_constant<int, 2>{});
+    if (g.x.dim(1) == 3) return of(std::integral_constant<int, 3>{});
+    return of(std::integral_constant<int, 4>{});
   }
   DispatchActivation(dx.dtype(),
                      [&](auto real) { GradPlain<decltype(real)>(stream, g, w, dx, dw); });

@@ -87,7 +87,8 @@ TEST(HyperSubLayerTest, AnswersAll) {
 TEST(HyperSubLayerTest, AnswersAllOfTheWideOnes) {
   for (const Sizes& s :
        {Sizes{1, 4, 32}, Sizes{17, 4, 64}, Sizes{70, 4, 192}, Sizes{150, 4, 512}, Sizes{33, 4, 40},
-        Sizes{21, 2, 96}, Sizes{5, 7, 24}, Sizes{37, 4, 320}, Sizes{35, 4, 1536}}) {
+        Sizes{21, 2, 96}, Sizes{1, 2, 32}, Sizes{35, 2, 768}, Sizes{19, 3, 64}, Sizes{37, 3, 320},
+        Sizes{9, 3, 40}, Sizes{5, 7, 24}, Sizes{37, 4, 320}, Sizes{35, 4, 1536}}) {
     OpCase c = SubLayer(s, Options(s.n));
     c.elements_checked = 4;
     c.same_bits_on_teams = false;
@@ -123,8 +124,9 @@ OpCase LeaveEnter(const Sizes& s, const HyperOptions& options) {
 }
 
 TEST(HyperLeaveEnterTest, AnswersAll) {
-  for (const Sizes& s : {Sizes{1, 4, 1}, Sizes{7, 4, 5}, Sizes{9, 2, 7}, Sizes{1, 4, 192},
-                         Sizes{150, 4, 512}, Sizes{37, 4, 320}, Sizes{35, 4, 1536}}) {
+  for (const Sizes& s :
+       {Sizes{1, 4, 1}, Sizes{7, 4, 5}, Sizes{9, 2, 7}, Sizes{1, 4, 192}, Sizes{150, 4, 512},
+        Sizes{37, 4, 320}, Sizes{35, 4, 1536}, Sizes{21, 2, 96}, Sizes{37, 3, 320}}) {
     OpCase c = LeaveEnter(s, Options(s.n));
     c.same_bits_on_teams = false;
     CheckOp(c);
@@ -314,9 +316,9 @@ OpCase ExpandThenReduce(const Sizes& s, double factor) {
 }
 
 TEST(HyperStreamsTest, AnswerAll) {
-  for (const Sizes& s :
-       {Sizes{1, 4, 1}, Sizes{7, 4, 7}, Sizes{137, 4, 5}, Sizes{5, 4, 137}, Sizes{6, 2, 9},
-        Sizes{4, 3, 33}, Sizes{3, 1, 5}, Sizes{37, 4, 288}, Sizes{33, 4, 40}}) {
+  for (const Sizes& s : {Sizes{1, 4, 1}, Sizes{7, 4, 7}, Sizes{137, 4, 5}, Sizes{5, 4, 137},
+                         Sizes{6, 2, 9}, Sizes{4, 3, 33}, Sizes{3, 1, 5}, Sizes{37, 4, 288},
+                         Sizes{33, 4, 40}, Sizes{21, 2, 96}, Sizes{19, 3, 64}}) {
     CheckOp(Read(s, Options(s.n)));
     CheckOp(ExpandThenReduce(s, 0.25));
   }

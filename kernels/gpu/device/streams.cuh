@@ -1,6 +1,6 @@
-// The gradient of four bf16 streams over a step of 16 tokens, on tensor cores; shared by the
-// kernels of hyper_project.cu and hyper_grad_sm90.cu. A warp owns 32 columns of every stream; lane
-// (g, q) holds columns 8q … 8q + 7 of tokens g and g + 8. Device code only.
+// The gradient of kN bf16 streams, at most four, over a step of 16 tokens, on tensor cores; shared
+// by the kernels of hyper_project.cu and hyper_grad_sm90.cu. A warp owns 32 columns of every
+// stream; lane (g, q) holds columns 8q … 8q + 7 of tokens g and g + 8. Device code only.
 #pragma once
 
 #include "kernels/gpu/device/fragment.cuh"
@@ -9,21 +9,23 @@
 
 namespace mneme::gpu {
 
-inline constexpr int kStreams = 4;
+inline constexpr int kStreams = 4;   // at most
 inline constexpr int kStep = 16;     // tokens
 inline constexpr int kOwn = 32;      // columns of a warp
 inline constexpr int kColumns = 24;  // of φ at most
 
 // What all warps of a block read of a step's tokens.
+template <int kN>
 struct alignas(16) TokenStage {
-  float du[kStep][kColumns];             // columns that φ does not have are 0
-  float res[kStep][kStreams][kStreams];  // [i][j], i output and j input stream
-  float pre[kStep][kStreams];            // weights of h
-  float factor[kStep];                   // of x itself in dx; see StreamsGrad
+  float du[kStep][kColumns];  // columns that φ does not have are 0
+  float res[kStep][kN][kN];   // [i][j], i output and j input stream
+  float pre[kStep][kN];       // weights of h
+  float factor[kStep];        // of x itself in dx; see StreamsGrad
 };
 
 // x̃ᵀ du of a warp's columns: streams, pairs of fragments, blocks of 8 columns of φ.
-using WeightSums = float[kStreams][2][3][4];
+template <int kN>
+using WeightSums = float[kN][2][3][4];
 
 // Column 2j + (n % 2) + 8 (n / 2) of a block of 32 is column n of its fragment j: so a lane's
 // results of the four fragments are eight neighbours.
@@ -65,10 +67,11 @@ __device__ __forceinline__ void CopyFloatAsync(float* to, const float* from, boo
 // weights(s, j): its fragment of φ. `dx` is the lane's place in the step's first token, `count` the
 // tokens that are there; what is handed over of the others must be 0 for `sums` to be right.
 // kResidual: with the part of dout through res; dout is not asked for otherwise.
-template <bool kResidual, class X, class Dh, class Dout, class Weights>
-__device__ __forceinline__ void StreamsStep(const TokenStage& token, X&& x, Dh&& dh, Dout&& dout,
-                                            Weights&& weights, int width, int64_t count,
-                                            __nv_bfloat16* dx, WeightSums& sums) {
+template <bool kResidual, int kN, class X, class Dh, class Dout, class Weights>
+__device__ __forceinline__ void StreamsStep(const TokenStage<kN>& token, X&& x, Dh&& dh,
+                                            Dout&& dout, Weights&& weights, int width,
+                                            int64_t count, __nv_bfloat16* dx,
+                                            WeightSums<kN>& sums) {
   const int g = threadIdx.x % 32 / 4;
   const int q = threadIdx.x % 4;
   uint32_t du[3][2];  // rows g and g + 8, columns 8p + 2q and the next
@@ -84,7 +87,7 @@ __device__ __forceinline__ void StreamsStep(const TokenStage& token, X&& x, Dh&&
   }
   const uint32_t left[4] = {du[0][0], du[0][1], du[1][0], du[1][1]};
 #pragma unroll
-  for (int s = 0; s < kStreams; ++s) {
+  for (int s = 0; s < kN; ++s) {
     float out[2][8];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -106,11 +109,11 @@ __device__ __forceinline__ void StreamsStep(const TokenStage& token, X&& x, Dh&&
       AddScaled(out[half], token.pre[row][s], dh(half));
       if constexpr (kResidual) {
 #pragma unroll
-        for (int i = 0; i < kStreams; ++i) {
+        for (int i = 0; i < kN; ++i) {
           AddScaled(out[half], token.res[row][i][s], dout(half, i));
         }
       }
-      if (row < count) StoreEight(dx + (int64_t{row} * kStreams + s) * width, out[half]);
+      if (row < count) StoreEight(dx + (int64_t{row} * kN + s) * width, out[half]);
       turned[half][0] = Transposed(v.x);
       turned[half][1] = Transposed(v.y);
       turned[half][2] = Transposed(v.z);
@@ -128,12 +131,13 @@ __device__ __forceinline__ void StreamsStep(const TokenStage& token, X&& x, Dh&&
 
 // Stores the sums of this warp's columns: `part` is laid out as w and assigned, no other warp
 // writes these.
-__device__ __forceinline__ void StoreSums(const WeightSums& sums, const Projection& w, int width,
-                                          int column, float* part) {
+template <int kN>
+__device__ __forceinline__ void StoreSums(const WeightSums<kN>& sums, const Projection& w,
+                                          int width, int column, float* part) {
   const int g = threadIdx.x % 32 / 4;
   const int q = threadIdx.x % 4;
 #pragma unroll
-  for (int s = 0; s < kStreams; ++s) {
+  for (int s = 0; s < kN; ++s) {
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
 #pragma unroll

@@ -3,6 +3,8 @@
 // started when it has ended.
 #pragma once
 
+#include <nv/target>
+
 #include "kernels/gpu/launch.cuh"
 
 namespace mneme::gpu {
@@ -10,17 +12,13 @@ namespace mneme::gpu {
 // By every thread of a kernel that LaunchChained started, before it touches memory that anything
 // before it in the stream writes or reads: returns when that is done.
 __device__ __forceinline__ void AwaitTheOneBefore() {
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (cudaGridDependencySynchronize();))
 }
 
 // By a kernel that is short: the one behind it, if LaunchChained starts it, may take its place on
 // the multiprocessors from now on, and waits there.
 __device__ __forceinline__ void LetTheNextStart() {
-#if __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (cudaTriggerProgrammaticLaunchCompletion();))
 }
 
 // As Launch, for a kernel that calls AwaitTheOneBefore.

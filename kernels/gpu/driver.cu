@@ -31,6 +31,9 @@ void* Allocate(int device, int64_t bytes) {
 
 void Release(void* block) { Check(cudaFree(block)); }
 
+// Whatever of the kernels the device has an image of, it has of this one.
+__global__ void Probe() {}
+
 // urgent: what it is given goes before the work of ordinary queues that wait for the device too.
 void* Open(int device, bool urgent) {
   auto* queue = new Queue;
@@ -41,6 +44,9 @@ void* Open(int device, bool urgent) {
   Check(cudaDeviceGetAttribute(&queue->minor, cudaDevAttrComputeCapabilityMinor, device));
   Check(cudaDeviceGetAttribute(&queue->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                                device));
+  cudaFuncAttributes image = {};
+  Check(cudaFuncGetAttributes(&image, reinterpret_cast<const void*>(Probe)));
+  queue->chains = image.ptxVersion >= 90;
   int least = 0;
   int greatest = 0;
   Check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
@@ -233,8 +239,6 @@ GpuInfo Info(int device) {
   info.total_bytes = static_cast<int64_t>(total);
   return info;
 }
-
-__global__ void Probe() {}
 
 // Generic kernels carry PTX for compute_80: anything newer runs it, anything older has no image.
 std::string Unsupported(int device) {

@@ -35,7 +35,7 @@ void LaunchChained(Stream& stream, void (*kernel)(P...), dim3 grid, dim3 block, 
   config.dynamicSmemBytes = shared;
   config.stream = QueueOf(stream).stream;
   config.attrs = &early;
-  config.numAttrs = QueueOf(stream).major >= 9 ? 1 : 0;
+  config.numAttrs = QueueOf(stream).chains ? 1 : 0;
   Check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...));
 }
 

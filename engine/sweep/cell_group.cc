@@ -78,7 +78,7 @@ absl::Status CellGroup::Run() {
   // What a process of several has written is of use only where it did not tell of all.
   std::error_code ignored;
   if (several_ && std::all_of(members_.begin(), members_.end(), [](const Member& member) {
-        return !fs::exists(member.folder.alone());
+        return !IsThere(member.folder.alone());
       })) {
     fs::remove_all(folder_, ignored);
     fs::remove(fs::path(folder_).parent_path(), ignored);  // once it is empty
@@ -198,7 +198,8 @@ absl::Status CellGroup::TakeEnds() {
       RETURN_IF_ERROR(End(*member, absl::OkStatus()));
       continue;
     }
-    const int code = static_cast<int>(ParseNumber(end["exit_code"]).value_or(1.0));
+    const auto code =
+        static_cast<int>(std::clamp<int64_t>(ParseInteger(end["exit_code"]).value_or(1), 0, 255));
     RETURN_IF_ERROR(End(*member, Judge(*member, {code, "exit code " + std::to_string(code)})));
   }
   return absl::OkStatus();

@@ -89,7 +89,8 @@ absl::Status CellGroup::Run() {
 // Configs of those that nobody writes; the others are given back.
 absl::Status CellGroup::Prepare() {
   for (auto member = members_.begin(); member != members_.end();) {
-    if (!StillWritten(member->folder)) {
+    ASSIGN_OR_RETURN(const bool still_written, StillWritten(member->folder));
+    if (!still_written) {
       ++member;
       continue;
     }
@@ -108,12 +109,13 @@ absl::Status CellGroup::Prepare() {
   return absl::OkStatus();
 }
 
-// A worker that was only thought dead may have left a process that has not ended yet.
-bool CellGroup::StillWritten(const CellFolder& folder) {
-  std::error_code error;
-  if (!fs::exists(folder.run(), error)) return false;
+// A worker that was only thought dead may have left a process that has not ended yet. What can
+// never be locked is an error: the cell would be taken and given back for ever.
+absl::StatusOr<bool> CellGroup::StillWritten(const CellFolder& folder) {
+  if (!IsThere(folder.run())) return false;
   const absl::Status lock = FolderLock::Take(folder.run()).status();
   if (lock.ok()) return false;
+  if (!absl::IsUnavailable(lock)) return lock;
   worker_.say(std::string(lock.message()));
   return true;
 }

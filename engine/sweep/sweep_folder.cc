@@ -193,7 +193,8 @@ absl::Status KeepSettings(const SweepConfig& sweep) {
 
 std::vector<std::string> ChangedSettings(const SweepConfig& sweep) {
   const absl::StatusOr<std::string> kept = ReadFileBytes(sweep.folder + "/fit.txt");
-  if (!kept.ok()) return {};
+  if (absl::IsNotFound(kept.status())) return {};
+  if (!kept.ok()) return {"not known: " + std::string(kept.status().message())};
   const auto parse = [](const std::string& text) {
     std::map<std::string, std::string> values;
     std::istringstream in(text);

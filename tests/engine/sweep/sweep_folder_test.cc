@@ -85,6 +85,16 @@ TEST_F(Folders, WhatLeadsNowhereIsThere) {
   EXPECT_THAT(std::string(CheckFinished(sweep_, cell_).message()), HasSubstr("is a folder"));
 }
 
+TEST_F(Folders, SettingsThatCannotBeReadAreNotTakenForUnchanged) {
+  EXPECT_TRUE(ChangedSettings(sweep_).empty()) << "no cell was run";
+  ASSERT_TRUE(KeepSettings(sweep_).ok());
+  EXPECT_TRUE(ChangedSettings(sweep_).empty());
+  std::filesystem::remove(Path("fit.txt"));
+  std::filesystem::create_directory(Path("fit.txt"));
+  EXPECT_THAT(ChangedSettings(sweep_),
+              testing::ElementsAre(HasSubstr("fit.txt: is a folder, not a file")));
+}
+
 TEST_F(Folders, ABundleWithALinkToItselfIsNone) {
   Put("bundle/MANIFEST", "");
   Put("bundle/more/a.txt", "a");

@@ -17,15 +17,17 @@ constexpr char kDigestName[] = "digest";
 
 bool IsId(int64_t id, const VocabularyInfo& vocabulary) { return id >= -1 && id < vocabulary.size; }
 
-bool Fits(const VocabularyInfo& vocabulary) {
+}  // namespace
+
+bool VocabularyFits(const VocabularyInfo& vocabulary) {
   for (const int32_t id : vocabulary.canonical) {
     if (id < 0 || id >= vocabulary.canonical_size) return false;
   }
-  return vocabulary.size > 0 && vocabulary.eos >= 0 && IsId(vocabulary.eos, vocabulary) &&
-         IsId(vocabulary.bos, vocabulary) && IsId(vocabulary.pad, vocabulary);
+  return vocabulary.size > 0 && vocabulary.canonical_size > 0 &&
+         vocabulary.canonical_size <= vocabulary.size && vocabulary.eos >= 0 &&
+         IsId(vocabulary.eos, vocabulary) && IsId(vocabulary.bos, vocabulary) &&
+         IsId(vocabulary.pad, vocabulary);
 }
-
-}  // namespace
 
 std::string VocabularyDigest(const VocabularyInfo& vocabulary) {
   std::string text = "vocabulary";
@@ -74,7 +76,8 @@ absl::StatusOr<VocabularyInfo> ReadVocabulary(const std::string& path) {
   ASSIGN_OR_RETURN(vocabulary.tokenizer, file->ReadText(kKindName));
   ASSIGN_OR_RETURN(vocabulary.tokenizer_json, file->ReadText(kJsonName));
   ASSIGN_OR_RETURN(vocabulary.digest, file->ReadText(kDigestName));
-  if (!Fits(vocabulary)) return absl::DataLossError(path + ": ids lie outside the vocabulary");
+  if (!VocabularyFits(vocabulary))
+    return absl::DataLossError(path + ": ids lie outside the vocabulary");
   if (VocabularyDigest(vocabulary) != vocabulary.digest) {
     return absl::DataLossError(path + ": does not match the digest it holds");
   }

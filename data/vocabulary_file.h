@@ -11,6 +11,9 @@ namespace mneme {
 
 inline constexpr char kVocabularyName[] = "vocabulary.h5";
 
+// Whether special ids lie inside the vocabulary, and canonical ones in 0 to canonical_size, which
+// is no larger.
+bool VocabularyFits(const VocabularyInfo& vocabulary);
 // Digest of all fields but `digest`: 16 hex digits.
 std::string VocabularyDigest(const VocabularyInfo& vocabulary);
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "data/hdf5_file.h"
+#include "data/vocabulary_file.h"
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_manifest.h"
 #include "engine/checkpoint_source.h"
@@ -252,6 +253,9 @@ absl::StatusOr<CheckpointMeta> ReadCheckpointMeta(const std::string& path) {
   canonical.resize(static_cast<size_t>(info.shape[0]));
   RETURN_IF_ERROR(file->Read("vocabulary/canonical", H5Type::kI32, canonical.data(),
                              info.shape[0] * static_cast<int64_t>(sizeof(int32_t))));
+  if (!VocabularyFits(meta.vocabulary)) {
+    return absl::DataLossError(path + ": states ids that lie outside its vocabulary");
+  }
   return meta;
 }
 

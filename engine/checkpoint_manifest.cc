@@ -17,6 +17,7 @@ namespace {
 constexpr int kVersion = 1;
 constexpr const char* kFormat = "mneme-checkpoint";
 constexpr int64_t kMostElementBytes = 8;
+constexpr int64_t kMostCounted = int64_t{1} << 62;  // what is counted on from it fits 64 bits
 
 Json::List Numbers(const std::vector<double>& values) {
   return Json::List(values.begin(), values.end());
@@ -162,6 +163,22 @@ absl::Status CheckShapes(const CheckpointManifest& m, const std::string& path) {
   return absl::OkStatus();
 }
 
+// Whoever goes on from here counts on from these numbers.
+absl::Status CheckPosition(const RunPosition& p, const std::string& path) {
+  for (const auto& [name, count] : {std::pair<const char*, int64_t>{"step", p.step},
+                                    {"updates", p.updates},
+                                    {"stage", p.stage},
+                                    {"stage_step", p.stage_step},
+                                    {"stage_sample", p.stage_sample},
+                                    {"tokens", p.tokens},
+                                    {"skipped_in_a_row", p.skipped_in_a_row}}) {
+    if (count >= 0 && count <= kMostCounted) continue;
+    return Torn(path, "states a position that cannot be: " + std::string(name) + " " +
+                          std::to_string(count));
+  }
+  return absl::OkStatus();
+}
+
 // What its digest is of: the rest, without blanks.
 std::string DigestOf(Json json) {
   std::erase_if(*json.object(), [](const JsonMember& member) { return member.key == "digest"; });
@@ -204,6 +221,7 @@ absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& te
   }
   CheckpointManifest manifest = ManifestFrom(fields);
   if (!faults.empty()) return Torn(path, "is not a whole manifest: " + faults.front());
+  RETURN_IF_ERROR(CheckPosition(manifest.position, path));
   RETURN_IF_ERROR(CheckShapes(manifest, path));
   return manifest;
 }

@@ -17,8 +17,12 @@ struct Range {
     high = std::max(high, value);
   }
   bool empty() const { return low > high; }
-  // 0 at low, 1 at high.
-  double Place(double value) const { return high > low ? (value - low) / (high - low) : 0.5; }
+  // 0 at low, 1 at high. By halves, since the whole of a range may be more than a double holds.
+  double Place(double value) const {
+    if (!(high > low)) return 0.5;
+    const double place = (0.5 * value - 0.5 * low) / (0.5 * high - 0.5 * low);
+    return place > 0.0 ? std::min(place, 1.0) : 0.0;
+  }
 };
 
 struct Ranges {
@@ -111,6 +115,7 @@ std::vector<double> RoundTicks(double low, double high) {
   std::vector<double> ticks;
   for (double tick = std::ceil(low / step) * step; tick <= high + 1e-9 * span; tick += step) {
     ticks.push_back(std::fabs(tick) < 1e-9 * span ? 0.0 : tick);
+    if (!(tick + step > tick)) break;  // values that differ in their last digits alone
   }
   return ticks;
 }

@@ -20,7 +20,7 @@
 namespace mneme {
 namespace {
 
-// The number after `"key": ` in a line that MetricsLine wrote.
+// The finite number after `"key": ` in a line that MetricsLine wrote.
 std::optional<double> ValueIn(const std::string& line, const std::string& key) {
   const std::string mark = JsonString(key) + ": ";
   const size_t at = line.find(mark);
@@ -28,23 +28,32 @@ std::optional<double> ValueIn(const std::string& line, const std::string& key) {
   const char* begin = line.data() + at + mark.size();
   double value = 0.0;
   const auto [end, error] = std::from_chars(begin, line.data() + line.size(), value);
-  return error == std::errc{} ? std::optional<double>(value) : std::nullopt;
+  if (error != std::errc{} || !std::isfinite(value)) return std::nullopt;
+  return value;
 }
 
 bool IsWhole(const std::string& line) {
   return line.size() > 2 && line.front() == '{' && line.back() == '}';
 }
 
-// Bytes of the leading lines that are whole, rise in step, and are not beyond last_step.
+// The step of a line where it is a whole one of a step after `before`. Nothing else is a step's: a
+// line that a crash tore, zeros that it left, what somebody else wrote.
+std::optional<double> StepOf(const std::string& line, double before) {
+  const std::optional<double> step = IsWhole(line) ? ValueIn(line, "step") : std::nullopt;
+  return step && *step > before && *step == std::floor(*step) ? step : std::nullopt;
+}
+
+// Bytes up to the end of the last step's line that is not beyond last_step.
 int64_t SoundBytes(const std::string& path, int64_t last_step) {
   std::ifstream in(path, std::ios::binary);
-  int64_t sound = 0;
+  int64_t bytes = 0, sound = 0;
   double before = 0.0;
   for (std::string line; std::getline(in, line) && !in.eof();) {
-    const std::optional<double> step = IsWhole(line) ? ValueIn(line, "step") : std::nullopt;
-    if (!step || *step <= before || *step > static_cast<double>(last_step)) break;
+    bytes += static_cast<int64_t>(line.size()) + 1;
+    const std::optional<double> step = StepOf(line, before);
+    if (!step || *step > static_cast<double>(last_step)) continue;
     before = *step;
-    sound += static_cast<int64_t>(line.size()) + 1;
+    sound = bytes;
   }
   return sound;
 }
@@ -125,16 +134,30 @@ absl::StatusOr<std::unique_ptr<MetricsLog>> MetricsLog::Open(const std::string& 
 }
 
 absl::StatusOr<std::vector<std::pair<double, double>>> ReadSeries(const std::string& path,
-                                                                  const std::string& name) {
+                                                                  const std::string& name,
+                                                                  std::string* left_out) {
   const absl::Status regular = FileSize(path).status();
   if (!regular.ok() && !absl::IsNotFound(regular)) return regular;
   std::ifstream in(path, std::ios::binary);
   if (!in) return absl::NotFoundError(path + ": no metrics here; is this the folder of a run?");
   std::vector<std::pair<double, double>> series;
+  double before = 0.0;
+  int64_t number = 0, others = 0, first = 0;
   for (std::string line; std::getline(in, line);) {
-    const std::optional<double> step = IsWhole(line) ? ValueIn(line, "step") : std::nullopt;
-    if (!step) break;
+    ++number;
+    const std::optional<double> step = StepOf(line, before);
+    if (!step) {
+      // The last one may be being written.
+      if (!in.eof() && ++others == 1) first = number;
+      continue;
+    }
+    before = *step;
     if (const std::optional<double> value = ValueIn(line, name)) series.emplace_back(*step, *value);
+  }
+  if (others > 0 && left_out != nullptr) {
+    *left_out = path + ":" + std::to_string(first) + ": is no line of a step" +
+                (others > 1 ? ", and so are " + std::to_string(others - 1) + " more" : "") +
+                "; left out";
   }
   return series;
 }

@@ -46,10 +46,12 @@ struct SlowestRank {
 SlowestRank FindSlowest(const std::vector<double>& rank_seconds);
 
 // metrics.jsonl of a run: one object a step, each step once, in order, also after a crash. A line
-// is handed to the system as it is written; Flush makes it outlive the machine.
+// is handed to the system as it is written; Flush makes it outlive the machine. What else stands
+// between such lines stays there, and is left out by readers.
 class MetricsLog {
  public:
-  // Opens for appending after cutting off lines of steps > `last_step` and a torn last line.
+  // Opens for appending after cutting off all that stands behind the last line of a step that is
+  // not beyond `last_step`.
   static absl::StatusOr<std::unique_ptr<MetricsLog>> Open(const std::string& path,
                                                           int64_t last_step);
   virtual ~MetricsLog() = default;
@@ -58,10 +60,13 @@ class MetricsLog {
   virtual absl::Status Flush() = 0;
 };
 
-// A named series of a metrics.jsonl: (step, value) where the value is there and finite. Stops at a
-// torn line. NotFound where there is no such file.
+// A named series of a metrics.jsonl: (step, value) where the value is there and finite. Lines that
+// are no step's, or of a step that is not after those before it, are left out; `left_out`, where it
+// is given, then says so, the file and the first of them. A torn last line is nothing to tell.
+// NotFound where there is no such file.
 absl::StatusOr<std::vector<std::pair<double, double>>> ReadSeries(const std::string& path,
-                                                                  const std::string& name);
+                                                                  const std::string& name,
+                                                                  std::string* left_out = nullptr);
 
 // "step 120/5000 | loss 3.2140 | gnorm 0.84 | lr 3.00e-04 | 51.5k tok/s | eta 2h14m"; before the
 // last part "rank 3 slowest, x1.20" (over the median) of several, and "skipped" where it applies.

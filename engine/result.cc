@@ -1,5 +1,10 @@
 #include "engine/result.h"
 
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string_view>
+
 #include "configs/json_fields.h"
 #include "configs/json_text.h"
 #include "data/files.h"
@@ -8,6 +13,15 @@
 
 namespace mneme {
 namespace {
+
+constexpr double kNotSaid = std::numeric_limits<double>::quiet_NaN();
+
+// A member that is a whole number and none below 0.
+int64_t CountOf(JsonFields& fields, std::string_view key, std::optional<int64_t> otherwise) {
+  const int64_t count = fields.Integer(key, otherwise);
+  if (count < 0) fields.Fault(key, "is " + std::to_string(count) + ", below 0");
+  return count;
+}
 
 std::string SetsJson(const std::vector<HeldOutResult>& sets) {
   JsonObject all;
@@ -54,12 +68,43 @@ absl::Status WriteResult(const std::string& path, const RunResult& result) {
   return WriteFileAtomically(path, j.Text() + "\n");
 }
 
-absl::StatusOr<int64_t> ReadResultSteps(const std::string& path) {
-  ASSIGN_OR_RETURN(const Json result, ReadJson(path));
+absl::StatusOr<StoredResult> ReadResult(const std::string& path) {
+  StoredResult result;
+  ASSIGN_OR_RETURN(result.text, ReadJsonText(path));
+  ASSIGN_OR_RETURN(const Json json, ParseJson(result.text));
   std::vector<std::string> faults;
-  const int64_t steps = JsonFields(result, "", faults).Integer("steps");
-  if (faults.empty()) return steps;
-  return absl::DataLossError(path + ": " + faults.front());
+  JsonFields fields(json, "", faults);
+  result.steps = CountOf(fields, "steps", std::nullopt);
+  for (const char* name : {"updates", "tokens", "predicted_memory_bytes", "ranks"}) {
+    CountOf(fields, name, 0);
+  }
+  result.peak_memory = CountOf(fields, "peak_memory_bytes", 0);
+  result.validation_loss = fields.Number("validation_loss", kNotSaid);
+  result.validation_bits_per_byte = fields.Number("validation_bits_per_byte", kNotSaid);
+  result.seconds = fields.Number("seconds", kNotSaid);
+  result.tokens_per_second = fields.Number("tokens_per_second", kNotSaid);
+  for (const char* name :
+       {"unigram_entropy", "train_loss", "step_seconds", "predicted_step_seconds"}) {
+    fields.Number(name, kNotSaid);
+  }
+  if (fields.Find("sets") != nullptr) {
+    for (auto& [name, set] : fields.FieldsByKey("sets")) {
+      const double loss = set.Number("loss", kNotSaid);
+      if (!std::isnan(loss)) result.set_losses.emplace_back(name, loss);
+      set.Number("bits_per_byte", kNotSaid);
+      CountOf(set, "tokens", 0);
+    }
+  }
+  if (fields.Find("parameters") != nullptr) {
+    JsonFields counts = fields.Fields("parameters");
+    for (const char* name : {"total", "total_paper", "active", "sparse", "tables"}) {
+      CountOf(counts, name, 0);
+    }
+  }
+  if (faults.empty()) return result;
+  const std::string more =
+      faults.size() > 1 ? ", and " + std::to_string(faults.size() - 1) + " more" : "";
+  return absl::DataLossError(path + ": " + faults.front() + more);
 }
 
 }  // namespace mneme

@@ -1,7 +1,9 @@
 // result.json: what a finished run says of itself.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -30,7 +32,20 @@ struct RunResult {
 
 // One strict-JSON object, keys in a fixed order. Written atomically.
 absl::Status WriteResult(const std::string& path, const RunResult& result);
-// `steps` of a result written by WriteResult. Errors: NotFound; DataLoss naming the file.
-absl::StatusOr<int64_t> ReadResultSteps(const std::string& path);
+
+// What is read of a result again. A number that the file leaves out, or that was not finite, is
+// NaN.
+struct StoredResult {
+  std::string text;  // the whole file
+  int64_t steps = 0;
+  int64_t peak_memory = 0;  // bytes; 0: not said
+  double validation_loss = 0.0;
+  double validation_bits_per_byte = 0.0;
+  double seconds = 0.0;
+  double tokens_per_second = 0.0;
+  std::vector<std::pair<std::string, double>> set_losses;  // by the sets' names
+};
+// Errors: NotFound; DataLoss naming the file and the members that WriteResult does not write so.
+absl::StatusOr<StoredResult> ReadResult(const std::string& path);
 
 }  // namespace mneme

@@ -164,11 +164,11 @@ bool IsFinished(const RunFolder& folder, const RunConfig& config,
   const int64_t last = static_cast<int64_t>(config.stages.size()) - 1;
   if (!position.ok() || position->stage < last) return false;
   if (position->stage_step < StageSteps(config.stages.back())) return false;
-  const absl::StatusOr<int64_t> steps = ReadResultSteps(folder.result());
-  if (!steps.ok() && !absl::IsNotFound(steps.status())) {
-    warn("warning: " + std::string(steps.status().message()) + "; it is written again");
+  const absl::StatusOr<StoredResult> result = ReadResult(folder.result());
+  if (!result.ok() && !absl::IsNotFound(result.status())) {
+    warn("warning: " + std::string(result.status().message()) + "; it is written again");
   }
-  return steps.ok() && *steps == position->step;
+  return result.ok() && result->steps == position->step;
 }
 
 absl::StatusOr<std::string> FindCheckpoint(World& world, const std::string& path,

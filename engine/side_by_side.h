@@ -1,6 +1,5 @@
-// Several runs in one process, each a world of one rank on a thread of its own. On CPUs their steps
-// compute beside each other; of those that want one GPU one is begun (DeviceRoom::Shares), the
-// others find no room.
+// Several runs in one process, each a world of one rank on a thread of its own, whose steps compute
+// beside each other: on CPUs, and on one GPU as many as its memory holds (device_room.h).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +16,7 @@ namespace mneme {
 struct RunEnd {
   std::string config;    // as it was named
   int exit_code = 0;     // as of a process that trains this run alone; 75 where it had no room
-  bool no_room = false;  // another run has the device, or leaves too little of it; nothing was done
+  bool no_room = false;  // the runs before it leave too little of the device; nothing was done
   std::string message;
 };
 std::string RunEndJson(const RunEnd& end);

@@ -6,9 +6,9 @@
 #include "configs/json_text.h"
 #include "configs/load.h"
 #include "data/files.h"
-#include "data/json_file.h"
 #include "data/own_folder.h"
 #include "engine/plot.h"
+#include "engine/result.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"
 #include "launch/verbs.h"
@@ -20,7 +20,9 @@ namespace {
 absl::StatusOr<std::vector<Curve>> LossCurves(const RunFolder& folder) {
   std::vector<Curve> curves(1);
   curves[0].name = "training loss";
-  ASSIGN_OR_RETURN(curves[0].points, ReadSeries(folder.metrics(), "loss"));
+  std::string left_out;
+  ASSIGN_OR_RETURN(curves[0].points, ReadSeries(folder.metrics(), "loss", &left_out));
+  if (!left_out.empty()) std::fprintf(stderr, "warning: %s\n", left_out.c_str());
   const absl::StatusOr<RunConfig> config = LoadConfig(folder.config(), {});
   if (!config.ok()) return curves;
   for (const HeldOutConfig& set : config->evaluate.sets) {
@@ -47,6 +49,13 @@ std::string CurvesJson(const std::vector<Curve>& curves) {
 absl::StatusOr<int> ReportVerb(const ReportArguments& arguments) {
   const RunFolder folder{arguments.run};
   ASSIGN_OR_RETURN(const std::vector<Curve> curves, LossCurves(folder));
+  // Written at the end of a run.
+  const absl::StatusOr<StoredResult> result = ReadResult(folder.result());
+  if (!result.ok() && !absl::IsNotFound(result.status())) {
+    return absl::Status(result.status().code(), std::string(result.status().message()) +
+                                                    "; mneme train " + folder.config() +
+                                                    " writes it again");
+  }
   if (!arguments.svg.empty()) {
     RETURN_IF_ERROR(CheckMayWrite(arguments.svg, "<svg"));
     const std::string svg = PlotSvg(curves, folder.dir, "step", "nats a token");
@@ -54,18 +63,16 @@ absl::StatusOr<int> ReportVerb(const ReportArguments& arguments) {
     // The path was typed: a usage error where it cannot be.
     if (!written.ok()) return absl::InvalidArgumentError(written.message());
   }
-  // Written at the end of a run.
-  const absl::StatusOr<std::string> result = ReadJsonText(folder.result());
-  if (!result.ok() && !absl::IsNotFound(result.status())) return result.status();
   if (arguments.json) {
     JsonObject json;
     json.Add("run", folder.dir).AddRaw("curves", CurvesJson(curves));
-    json.AddRaw("result", result.ok() ? *result : "null");
+    json.AddRaw("result", result.ok() ? result->text : "null");
     std::printf("%s\n", json.Text().c_str());
     return 0;
   }
   std::printf("%s", PlotText(curves, 68, 16).c_str());
-  std::printf("%s\n", result.ok() ? result->c_str() : "not finished: there is no result.json yet");
+  std::printf("%s\n",
+              result.ok() ? result->text.c_str() : "not finished: there is no result.json yet");
   return 0;
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "configs/json_fields.h"
 #include "configs/json_text.h"
 #include "configs/load.h"
 #include "configs/text.h"
@@ -116,12 +117,19 @@ class CheckpointTensors : public TensorSet {
       if (!stage.init_from.empty()) facts.emplace_back("started from", stage.init_from);
     }
     // Of a converted one its certificate says where it came from.
-    const Json certificate = ReadJson(source_.path() + "/" + kCertificateName).value_or(Json());
-    const Json* from = certificate.Find("from");
-    const Json* origin = from == nullptr ? nullptr : from->Find("path");
-    if (origin != nullptr && origin->text() != nullptr) {
-      facts.emplace_back("converted from", *origin->text());
+    const absl::StatusOr<Json> certificate = ReadJson(source_.path() + "/" + kCertificateName);
+    if (absl::IsNotFound(certificate.status())) return facts;
+    std::vector<std::string> faults;
+    std::string origin;
+    if (certificate.ok()) {
+      origin = JsonFields(*certificate, "", faults).Fields("from").Text("path");
+    } else {
+      faults.emplace_back(certificate.status().message());
     }
+    facts.emplace_back("converted from",
+                       faults.empty()
+                           ? origin
+                           : std::string("not known: ") + kCertificateName + ": " + faults.front());
     return facts;
   }
 

@@ -3,8 +3,10 @@
 #include <filesystem>
 #include <set>
 #include <system_error>
+#include <utility>
 #include <vector>
 
+#include "configs/json_fields.h"
 #include "data/files.h"
 #include "data/json_file.h"
 #include "data/own_folder.h"
@@ -19,24 +21,48 @@ namespace fs = std::filesystem;
 constexpr char kPlanName[] = ".plan";
 constexpr char kMaker[] = "mneme convert";
 
-// The files that the certificate of a converted folder names, and itself; none without one.
-std::set<std::string> CertifiedFiles(const std::string& folder) {
-  const Json certificate = ReadJson(folder + "/" + kCertificateName).value_or(Json());
-  const Json* maker = certificate.Find("certificate");
-  const Json* to = certificate.Find("to");
-  const Json* files = to == nullptr ? nullptr : to->Find("files");
-  if (maker == nullptr || maker->text() == nullptr || *maker->text() != kMaker) return {};
-  if (files == nullptr || files->object() == nullptr) return {};
+// The files that the certificate of a converted folder names, and itself. Errors: why it names
+// none.
+absl::StatusOr<std::set<std::string>> CertifiedFiles(const std::string& folder) {
+  const std::string path = folder + "/" + kCertificateName;
+  const absl::StatusOr<Json> certificate = ReadJson(path);
+  RETURN_IF_ERROR(certificate.status());
+  std::vector<std::string> faults;
+  JsonFields fields(*certificate, "", faults);
+  const std::string maker = fields.Text("certificate");
+  if (faults.empty() && maker != kMaker) {
+    fields.Fault("certificate", "is " + ShowJson(maker) + ", not \"" + kMaker + "\"");
+  }
   std::set<std::string> names = {kCertificateName};
-  for (const JsonMember& file : *files->object()) names.insert(file.key);
-  return names;
+  JsonFields to = fields.Fields("to");
+  for (const auto& [name, file] : to.FieldsByKey("files")) names.insert(name);
+  if (faults.empty()) return names;
+  return absl::DataLossError(path + ": " + faults.front());
 }
 
-// Of a folder that is to be replaced.
-OwnPaths CertifiedPaths(const std::string& folder) {
-  return [names = CertifiedFiles(folder)](const std::string& path, bool is_folder) {
+// `hidden`: names that a conversion gives to files beside those of the certificate.
+OwnPaths CertifiedPaths(const std::string& folder, std::set<std::string> hidden = {}) {
+  hidden.merge(CertifiedFiles(folder).value_or(std::set<std::string>()));
+  return [names = std::move(hidden)](const std::string& path, bool is_folder) {
     return !is_folder && names.count(path) > 0;
   };
+}
+
+// FailedPrecondition where a folder that is to go is not all a conversion's.
+absl::Status CheckConverted(const std::string& folder, const std::set<std::string>& hidden = {}) {
+  const absl::Status own = CheckOwn(folder, CertifiedPaths(folder, hidden), kMaker);
+  const absl::Status certified = CertifiedFiles(folder).status();
+  std::error_code error;
+  const bool is_folder = fs::is_directory(fs::symlink_status(folder, error));
+  if (own.ok() || certified.ok() || !is_folder) return own;
+  if (absl::IsNotFound(certified)) {
+    return absl::FailedPreconditionError(std::string(own.message()) + ". There is no " +
+                                         kCertificateName + ", which names what a conversion made");
+  }
+  // All of it is foreign then, and a list of names would not say why.
+  return absl::FailedPreconditionError(
+      std::string(certified.message()) + "; so nothing tells that a conversion made " + folder +
+      ", and nothing was removed. Move that folder elsewhere, or name another one");
 }
 
 absl::Status CheckTarget(const fs::path& target, const std::string& to, bool replace) {
@@ -51,7 +77,7 @@ absl::Status CheckTarget(const fs::path& target, const std::string& to, bool rep
     return absl::FailedPreconditionError(to +
                                          ": is there already; give another folder, or --replace");
   }
-  return CheckOwn(target.string(), CertifiedPaths(target.string()), kMaker);
+  return CheckConverted(target.string());
 }
 
 // Begun by a conversion, which says so in its plan before anything else and takes that away after
@@ -59,12 +85,7 @@ absl::Status CheckTarget(const fs::path& target, const std::string& to, bool rep
 absl::Status CheckWork(const std::string& path) {
   std::error_code error;
   if (fs::exists(path + "/" + kPlanName, error)) return absl::OkStatus();
-  const OwnPaths certified = CertifiedPaths(path);
-  const OwnPaths own = [&](const std::string& name, bool is_folder) {
-    const bool hidden = name == ".lock" || name == std::string(kPlanName) + ".tmp";
-    return (hidden && !is_folder) || certified(name, is_folder);
-  };
-  return CheckOwn(path, own, kMaker);
+  return CheckConverted(path, {".lock", std::string(kPlanName) + ".tmp"});
 }
 
 }  // namespace
@@ -86,7 +107,7 @@ absl::StatusOr<WorkFolder> WorkFolder::Open(const std::string& to, const std::st
   work.lock_ = std::move(lock).value();
   RETURN_IF_ERROR(CheckWork(work.path_));
   if (fs::exists(work.Old(), error)) {
-    RETURN_IF_ERROR(CheckOwn(work.Old(), CertifiedPaths(work.Old()), kMaker));
+    RETURN_IF_ERROR(CheckConverted(work.Old()));
   }
   const std::string path = work.path_ + "/" + kPlanName;
   const absl::StatusOr<std::string> old = ReadFileBytes(path);
@@ -119,7 +140,7 @@ absl::Status WorkFolder::Publish() {
   RETURN_IF_ERROR(SyncPath(path_));
   const OwnPaths replaced = CertifiedPaths(to_);
   if (fs::exists(to_, error)) {
-    RETURN_IF_ERROR(CheckOwn(to_, replaced, kMaker));
+    RETURN_IF_ERROR(CheckConverted(to_));
     RETURN_IF_ERROR(RemoveOwn(Old(), CertifiedPaths(Old()), kMaker));
     fs::rename(to_, Old(), error);
     if (error) return FileError(to_, "move aside", error.value());

@@ -58,14 +58,18 @@ absl::StatusOr<FitConfig> ReadFitConfig(const std::string& path) {
   return absl::DataLossError(complaints.front().Text());
 }
 
-// Relative paths of all files but the manifest, sorted.
-std::vector<std::string> FilesOf(const std::string& folder) {
+// Relative paths of all but folders and the manifest, sorted.
+absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& folder) {
   std::vector<std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    const std::string name = fs::relative(entry.path(), folder).string();
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end;
+       it.increment(error)) {
+    const std::string name = it->path().lexically_relative(folder).string();
     const bool own = name != "MANIFEST" && name != kStagingLock;
-    if (entry.is_regular_file() && own) files.push_back(name);
+    std::error_code unknown;  // a link to itself: reading it will say so
+    if (own && !it->is_directory(unknown)) files.push_back(name);
   }
+  if (error) return FileError(folder, "read", error.value());
   std::sort(files.begin(), files.end());
   return files;
 }
@@ -117,7 +121,7 @@ absl::Status Fill(const SweepConfig& sweep, const SweepGrid& grid, const std::st
     RETURN_IF_ERROR(WriteFigures(*fit, folder + "/").status());
   }
   std::string manifest;
-  const std::vector<std::string> files = FilesOf(folder);
+  ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesOf(folder));
   for (const std::string& name : files) {
     ASSIGN_OR_RETURN(const std::string digest, FileDigest(folder + "/" + name));
     manifest += digest + "  " + name + "\n";
@@ -166,7 +170,8 @@ absl::StatusOr<int64_t> CheckDigests(const std::string& folder) {
       return absl::DataLossError(folder + "/MANIFEST: '" + line + "' is no digest and name");
     digests[line.substr(gap + 2)] = line.substr(0, gap);
   }
-  for (const std::string& name : FilesOf(folder)) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesOf(folder));
+  for (const std::string& name : files) {
     if (digests.count(name) == 0)
       return absl::DataLossError(folder + "/" + name + ": is not in the MANIFEST");
   }

@@ -78,7 +78,7 @@ absl::Status CellGroup::Run() {
   // What a process of several has written is of use only where it did not tell of all.
   std::error_code ignored;
   if (several_ && std::all_of(members_.begin(), members_.end(), [](const Member& member) {
-        return !fs::exists(member.folder.alone());
+        return !IsThere(member.folder.alone());
       })) {
     fs::remove_all(folder_, ignored);
     fs::remove(fs::path(folder_).parent_path(), ignored);  // once it is empty
@@ -89,7 +89,8 @@ absl::Status CellGroup::Run() {
 // Configs of those that nobody writes; the others are given back.
 absl::Status CellGroup::Prepare() {
   for (auto member = members_.begin(); member != members_.end();) {
-    if (!StillWritten(member->folder)) {
+    ASSIGN_OR_RETURN(const bool still_written, StillWritten(member->folder));
+    if (!still_written) {
       ++member;
       continue;
     }
@@ -108,12 +109,13 @@ absl::Status CellGroup::Prepare() {
   return absl::OkStatus();
 }
 
-// A worker that was only thought dead may have left a process that has not ended yet.
-bool CellGroup::StillWritten(const CellFolder& folder) {
-  std::error_code error;
-  if (!fs::exists(folder.run(), error)) return false;
+// A worker that was only thought dead may have left a process that has not ended yet. What can
+// never be locked is an error: the cell would be taken and given back for ever.
+absl::StatusOr<bool> CellGroup::StillWritten(const CellFolder& folder) {
+  if (!IsThere(folder.run())) return false;
   const absl::Status lock = FolderLock::Take(folder.run()).status();
   if (lock.ok()) return false;
+  if (!absl::IsUnavailable(lock)) return lock;
   worker_.say(std::string(lock.message()));
   return true;
 }
@@ -198,7 +200,8 @@ absl::Status CellGroup::TakeEnds() {
       RETURN_IF_ERROR(End(*member, absl::OkStatus()));
       continue;
     }
-    const int code = static_cast<int>(ParseNumber(end["exit_code"]).value_or(1.0));
+    const auto code =
+        static_cast<int>(std::clamp<int64_t>(ParseInteger(end["exit_code"]).value_or(1), 0, 255));
     RETURN_IF_ERROR(End(*member, Judge(*member, {code, "exit code " + std::to_string(code)})));
   }
   return absl::OkStatus();

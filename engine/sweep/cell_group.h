@@ -64,7 +64,7 @@ class CellGroup {
   };
 
   absl::Status Prepare();
-  bool StillWritten(const CellFolder& folder);
+  absl::StatusOr<bool> StillWritten(const CellFolder& folder);
   std::string LaunchLine() const;
   absl::StatusOr<CellProcess> Start();
   absl::Status Watch(CellProcess& process);

@@ -1,4 +1,4 @@
-// A cell as a process of its own: whatever ends it ends that cell alone.
+// The process of a cell, or of several side by side: whatever ends it ends these alone.
 #pragma once
 
 #include <sys/types.h>

@@ -17,6 +17,7 @@ namespace mneme {
 namespace {
 
 constexpr double kLargestSeed = 9007199254740992.0;  // 2^53: whole numbers are exact up to here
+constexpr double kMostNats = 1e100;                  // of a document, so that sums are finite
 constexpr char kByteOrderMark[] = "\xEF\xBB\xBF";    // what some editors put before UTF-8
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
@@ -42,7 +43,8 @@ std::map<std::string, std::string> ScalarsOf(const Json& json) {
 
 // False where they are no count and no loss.
 bool TakeDocument(const Json& tokens, const Json& nats, Documents& documents) {
-  if (tokens.integer() == nullptr || *tokens.integer() < 0 || !nats.number().has_value()) {
+  if (tokens.integer() == nullptr || *tokens.integer() < 0 || !nats.number().has_value() ||
+      std::fabs(*nats.number()) > kMostNats) {
     return false;
   }
   documents.push_back({*tokens.integer(), *nats.number()});
@@ -102,11 +104,44 @@ absl::Status TakeNumber(const std::map<std::string, std::string>& columns, const
   if (found == columns.end() || found->second.empty()) return absl::OkStatus();
   const std::optional<double> number = ParseNumber(found->second);
   if (!number.has_value()) {
-    return absl::InvalidArgumentError(name + " is " + ShowJson(found->second) +
-                                      ", which is no number");
+    return absl::InvalidArgumentError(name + ": is " + ShowJson(found->second) + ", not a number");
   }
   value = *number;
   return absl::OkStatus();
+}
+
+// What is wrong with the kinds of a line's members; empty where nothing is.
+std::string KindFault(const Json& json, bool record) {
+  std::vector<std::string> faults;
+  JsonFields fields(json, "", faults);
+  for (const char* name :
+       {"rho", "seed", "validation_loss", "val", "budget", "table_parameters", "table_rows"}) {
+    fields.Number(name, kUnknown);
+  }
+  if (record) {
+    for (const char* name :
+         {"validation_bits_per_byte", "train_loss", "parameters_total", "parameters_active",
+          "parameters_tables", "flops_per_token", "residual_total", "residual_flops", "tokens",
+          "unique_tokens", "epochs", "tokens_per_active", "steps", "seconds", "tokens_per_second",
+          "peak_memory_bytes"}) {
+      fields.Number(name, kUnknown);
+    }
+    for (const auto& [name, value] : *json.object()) {
+      if (name.starts_with("loss.")) fields.Number(name, kUnknown);
+    }
+    fields.Integer("failures", 0);
+    fields.Text("held_out", "");
+  }
+  const Json* key = fields.Find("key");
+  if (key != nullptr && !ScalarText(*key).has_value()) {
+    fields.Fault("key", "is " + ShowJson(*key) + ", not a text");
+  }
+  const Json* documents = fields.Find("documents");
+  if (documents != nullptr && documents->list() == nullptr && documents->text() == nullptr) {
+    fields.Fault("documents", "is " + ShowJson(*documents) +
+                                  ", neither a list of [tokens, nats] nor the path of a file");
+  }
+  return faults.empty() ? "" : faults.front();
 }
 
 class Reader {
@@ -143,6 +178,7 @@ class Reader {
       return absl::DataLossError(path_ + ": has more than one line");
     }
     line_ = 1;
+    record_ = true;
     if (const absl::Status line = JsonLine(text); !line.ok()) {
       return absl::DataLossError(line.message());
     }
@@ -154,6 +190,9 @@ class Reader {
     const absl::StatusOr<Json> json = ParseJson(line);
     if (!json.ok()) return LineError(path_, line_, std::string(json.status().message()));
     if (json->object() == nullptr) return LineError(path_, line_, "is not a JSON object");
+    if (const std::string fault = KindFault(*json, record_); !fault.empty()) {
+      return LineError(path_, line_, fault);
+    }
     CellResult cell;
     cell.columns = ScalarsOf(*json);
     const Json* documents = json->Find("documents");
@@ -221,12 +260,27 @@ class Reader {
       if (!taken.ok()) return LineError(path_, line_, std::string(taken.message()));
     }
     if (seed != std::floor(seed) || std::fabs(seed) > kLargestSeed)
-      return LineError(path_, line_, "seed is no whole number");
+      return LineError(path_, line_,
+                       "seed: is " + NumberText(seed) + ", not a whole number of at most 2^53");
+    if (cell.rho < 0.0 || cell.rho > 1.0) {
+      return LineError(path_, line_,
+                       "rho: is " + NumberText(cell.rho) + "; a share lies between 0 and 1");
+    }
+    for (const auto& [name, value] : {std::pair<std::string, double>{"budget", cell.budget},
+                                      {table_.table_column, cell.table}}) {
+      if (value < 0.0)
+        return LineError(path_, line_, name + ": is " + NumberText(value) + ", below 0");
+    }
     cell.seed = static_cast<int64_t>(seed);
     cell.key = has("key") ? cell.columns["key"] : "line " + std::to_string(line_);
     if (with_documents_ && cell.documents.empty() && has("documents")) {
       const auto folder = std::filesystem::path(path_).parent_path();
-      RETURN_IF_ERROR(TakeDocumentsOf((folder / cell.columns["documents"]).string(), cell));
+      const absl::Status taken =
+          TakeDocumentsOf((folder / cell.columns["documents"]).string(), cell);
+      if (!taken.ok()) {
+        return absl::Status(taken.code(), path_ + ":" + std::to_string(line_) +
+                                              ": documents: " + std::string(taken.message()));
+      }
     }
     table_.cells.push_back(std::move(cell));
     return absl::OkStatus();
@@ -256,6 +310,7 @@ class Reader {
   std::map<std::string, std::map<std::string, Documents>> packed_;  // by path
   std::vector<std::string> head_;
   size_t line_ = 0;
+  bool record_ = false;
 };
 
 }  // namespace
@@ -294,18 +349,6 @@ std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>
 
 std::map<std::string, std::string> ScalarsOf(const std::string& line) {
   return ScalarsOf(ParseJson(line).value_or(Json()));
-}
-
-std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& path) {
-  std::vector<std::pair<std::string, double>> losses;
-  const Json json = ReadJson(path).value_or(Json());
-  const Json* sets = json.Find("sets");
-  if (sets == nullptr || sets->object() == nullptr) return losses;
-  for (const auto& [name, set] : *sets->object()) {
-    const Json* loss = set.Find("loss");
-    if (loss != nullptr && loss->number().has_value()) losses.emplace_back(name, *loss->number());
-  }
-  return losses;
 }
 
 std::string WithColumns(const std::string& line,

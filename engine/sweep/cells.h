@@ -30,15 +30,16 @@ struct CellTable {
   std::vector<CellResult> cells;
 };
 
-// Reads `path`: JSONL where its first line is an object, else CSV with a head line. Columns: `rho`,
-// `seed` (absent: 0), `validation_loss` or `val`; optional `key`, `budget`,
-// `table_parameters` or `table_rows`, and per-document losses: `documents`, either a list of
-// [tokens, nats] or the path of a file of them (ReadDocuments), relative to `path`. Errors:
-// NotFound; DataLoss or InvalidArgument with file, line and what is wrong.
-// Without documents, a path to them is left alone.
+// Reads `path`: JSONL where its first line is an object, else CSV with a head line. Columns: `rho`
+// (0 to 1), `seed` (absent: 0), `validation_loss` or `val`; optional `key`, `budget`,
+// `table_parameters` or `table_rows` (neither below 0), and per-document losses: `documents`,
+// either a list of [tokens, nats] or the path of a file of them (ReadDocuments), relative to
+// `path`. In JSON these are numbers, texts and null alone. Errors: NotFound; DataLoss or
+// InvalidArgument with file, line and what is wrong. Without documents, a path to them is left
+// alone.
 absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents = true);
-// The cell of a file that is one line of JSON: a record, a run's result.json. Without documents.
-// Errors: files; DataLoss with file and what is wrong.
+// The cell of a done.json: a record, one line of JSON, every number of which must be one. Without
+// documents. Errors: files; DataLoss with file and what is wrong.
 absl::StatusOr<CellResult> ReadCell(const std::string& path);
 
 using Documents = std::vector<DocumentScore>;
@@ -50,8 +51,6 @@ std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>
 
 // Numbers, words and truths of a JSON object on one line, as texts by name; empty where it is none.
 std::map<std::string, std::string> ScalarsOf(const std::string& line);
-// A number for each name that `path`, a result.json of a run, has under "sets": held-out losses.
-std::vector<std::pair<std::string, double>> ReadSetLosses(const std::string& path);
 // `line`, a JSON object, with these columns (values are JSON) in the place of its own or behind
 // them. What is no object stays as it is.
 std::string WithColumns(const std::string& line,

@@ -134,8 +134,10 @@ std::string Figure::Png() const {
 Axes::Axes(Figure& figure, double x_low, double x_high, double y_low, double y_high,
            bool logarithmic_x)
     : figure_(figure), x_low_(x_low), x_high_(x_high), logarithmic_(logarithmic_x) {
-  // Room above and below, also where all values are one.
-  const double room = y_high > y_low ? 0.06 * (y_high - y_low) : 1e-3;
+  // Room above and below, also where all values are one up to rounding.
+  const double rounding = 1e-12 * std::max(std::fabs(y_low), std::fabs(y_high));
+  const bool one = y_high - y_low <= rounding;
+  const double room = one ? std::max(1e-3, 1e3 * rounding) : 0.06 * (y_high - y_low);
   y_low_ = y_low - room;
   y_high_ = y_high + room;
 }

@@ -13,6 +13,8 @@ namespace mneme {
 namespace {
 
 constexpr int kRedraws = 400;
+constexpr double kMostNats = 1e12;    // a token; what is beyond it ended as noise
+constexpr double kLeastNats = -1e-3;  // rounding may put a perfect loss a little below 0
 
 std::string Percent(double level) { return NumberText(std::round(1000.0 * level) / 10.0) + " %"; }
 
@@ -286,8 +288,11 @@ std::vector<CellResult> UsedCells(const CellTable& table, const FitConfig& confi
   std::vector<CellResult> used;
   for (const CellResult& cell : table.cells) {
     std::string why;
-    if (!IsExcluded(cell, config, why) && !std::isfinite(cell.validation_loss))
-      why = "its loss is not finite";
+    const double loss = cell.validation_loss;
+    if (!IsExcluded(cell, config, why) && !(loss >= kLeastNats && loss <= kMostNats)) {
+      why = std::isfinite(loss) ? "its loss of " + NumberText(loss) + " is none in nats a token"
+                                : "its loss is not finite";
+    }
     if (why.empty())
       used.push_back(cell);
     else
@@ -401,6 +406,12 @@ absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& confi
   fit.source = table.source;
   const std::vector<CellResult> used = UsedCells(table, config, fit);
   fit.cells = static_cast<int64_t>(used.size());
+  for (const CellResult& cell : used) {
+    if (config.coordinate != "log_rho" || cell.rho != 0.0) continue;
+    return absl::InvalidArgumentError(table.source + ": cell " + cell.key +
+                                      " has rho 0, which has no logarithm: take fit.coordinate "
+                                      "rho, or leave the cell out (fit.exclude)");
+  }
   for (auto& [place, cells] : GroupsBy(used, config.by)) {
     ASSIGN_OR_RETURN(const int64_t documents, CommonDocuments(cells));
     const size_t distinct = DistinctRho(cells);
@@ -411,17 +422,28 @@ absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& confi
       }
     }
     if (distinct < 3) continue;
-    std::erase_if(cells, [](const CellResult& cell) { return !std::isfinite(cell.rho); });
+    std::erase_if(cells, [&](const CellResult& cell) {
+      if (std::isfinite(cell.rho)) return false;
+      fit.left_out.push_back(cell.key + ": has no rho, and is in no curve");
+      return true;
+    });
     fit.allocations.push_back(FitAllocation(std::move(cells), documents, config));
     fit.allocations.back().at = Named(config.by, place.second);
   }
   RETURN_IF_ERROR(AddComparisons(used, table.table_column, fit));
   if (!fit.allocations.empty() || !fit.scalings.empty() || !fit.comparisons.empty()) return fit;
+  std::string left_out;
+  if (!fit.left_out.empty()) {
+    left_out = "; left out: " + fit.left_out.front();
+    if (const size_t more = fit.left_out.size() - 1; more > 0)
+      left_out += ", and " + std::to_string(more) + " more";
+  }
   return absl::FailedPreconditionError(
       table.source + ": nothing to fit in its " + std::to_string(fit.cells) +
       " cells: a curve needs at least three values of rho in one budget, memory scaling at least "
       "three sizes in table_parameters or table_rows at one rho, a comparison two values of a "
-      "column of fit.by");
+      "column of fit.by" +
+      left_out);
 }
 
 }  // namespace mneme

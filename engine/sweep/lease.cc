@@ -14,11 +14,23 @@
 namespace mneme {
 namespace {
 
+constexpr int64_t kMostGenerations = 1'000'000'000;  // one a second for thirty years
+
+constexpr size_t kMostOwner = 300;  // a host's name has up to 255
+
 std::string LeasePath(const std::string& folder, int64_t generation) {
   return folder + "/lease." + std::to_string(generation);
 }
 
 }  // namespace
+
+std::string LeaseState::owner() const {
+  const std::string name = content.substr(0, content.find(' '));
+  const bool sound =
+      !name.empty() && name.size() <= kMostOwner && name.size() < content.size() &&
+      std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 127; });
+  return sound ? name : "unknown";
+}
 
 LeaseState ReadLease(const std::string& folder) {
   LeaseState state;
@@ -29,6 +41,7 @@ LeaseState ReadLease(const std::string& folder) {
     int64_t generation = 0;
     const auto parsed = std::from_chars(name.data() + 6, name.data() + name.size(), generation);
     if (parsed.ptr != name.data() + name.size()) continue;  // a draft
+    if (generation > kMostGenerations) continue;            // none that a worker makes
     state.generation = std::max(state.generation, generation);
   }
   if (state.generation > 0)

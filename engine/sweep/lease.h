@@ -45,7 +45,7 @@ struct LeaseState {
   int64_t generation = 0;
   std::string content;  // "owner beat 17" or "owner free"
   bool free() const { return generation == 0 || content.ends_with(" free\n"); }
-  std::string owner() const { return content.substr(0, content.find(' ')); }
+  std::string owner() const;  // "unknown" where that is no such line
 };
 LeaseState ReadLease(const std::string& folder);
 

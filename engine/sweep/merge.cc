@@ -24,27 +24,21 @@ struct Finished {
 };
 using FinishedCells = std::map<std::string, Finished>;  // by key
 
-bool Exists(const std::string& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
-
-absl::StatusOr<double> LossOf(const std::string& record_path) {
-  ASSIGN_OR_RETURN(const CellResult cell, ReadCell(record_path));
-  return cell.validation_loss;
-}
-
 // Those of the grid in a sweep's folder.
 absl::StatusOr<FinishedCells> InFolder(const SweepGrid& grid, const std::string& other) {
   FinishedCells found;
   for (const SweepCell& cell : grid.cells) {
     const CellFolder there{other + "/cells/" + cell.key};
-    if (!Exists(there.done())) continue;
+    if (!IsThere(there.done())) continue;
     Finished& finished = found[cell.key];
     ASSIGN_OR_RETURN(finished.record, ReadFileBytes(there.done()));
+    ASSIGN_OR_RETURN(const CellResult record, ReadRecord(there, cell.key));
+    finished.loss = record.validation_loss;
+    if (record.columns.count("documents") > 0) {
+      RETURN_IF_ERROR(ReadDocuments(there.documents()).status());
+    }
     finished.documents = ReadFileBytes(there.documents()).value_or("");
     finished.config = ReadFileBytes(there.config()).value_or("");
-    ASSIGN_OR_RETURN(finished.loss, LossOf(there.done()));
   }
   return found;
 }
@@ -73,8 +67,8 @@ absl::StatusOr<FinishedCells> InBundle(const std::string& bundle) {
 
 absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
                                         const std::string& other) {
-  const bool folder = Exists(other + "/cells");
-  if (!folder && !Exists(other + "/MANIFEST")) {
+  const bool folder = IsThere(other + "/cells");
+  if (!folder && !IsThere(other + "/MANIFEST")) {
     return absl::NotFoundError(other +
                                ": is neither the folder of a sweep, which has cells/, nor a "
                                "bundle, which has a MANIFEST");
@@ -85,8 +79,10 @@ absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGri
     const auto found = theirs.find(cell.key);
     if (found == theirs.end()) continue;
     const CellFolder here = FolderOf(sweep, cell);
-    if (Exists(here.done())) {
-      ASSIGN_OR_RETURN(const double mine, LossOf(here.done()));
+    if (IsThere(here.done())) {
+      RETURN_IF_ERROR(CheckFinished(sweep, cell));
+      ASSIGN_OR_RETURN(const CellResult record, ReadRecord(here, cell.key));
+      const double mine = record.validation_loss;
       if (mine != found->second.loss) {
         return absl::FailedPreconditionError(
             other + ": cell " + cell.key + " has validation_loss " +

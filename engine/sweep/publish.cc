@@ -81,6 +81,7 @@ absl::StatusOr<std::string> WriteReport(const SweepFit& fit, const std::string& 
 
 absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
                           const std::string& report, std::string& note) {
+  for (const SweepCell& cell : grid.cells) RETURN_IF_ERROR(CheckFinished(sweep, cell));
   ASSIGN_OR_RETURN(const int64_t finished, WriteResults(sweep, grid));
   if (finished == 0) {
     note = "no fit yet: no cell is finished";

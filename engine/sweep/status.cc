@@ -106,6 +106,7 @@ std::string StatusJson(const SweepConfig& sweep, const SweepGrid& grid) {
     json.Add("step", state.step).Add("steps", state.steps).Add("failures", state.failures);
     json.Add("taken", state.lease.generation);
     json.AddRaw("validation_loss", state.done ? JsonNumber(state.validation_loss) : "null");
+    json.AddRaw("reason", state.reason.empty() ? "null" : JsonString(state.reason));
     cells.push_back(json.Text());
   }
   JsonObject json;

@@ -52,8 +52,7 @@ struct CellRunConfig {
       "shell line of a cell; {program}, {config}, {rho}, {seed}, {local_rank} and {gpu} are filled "
       "in");
     v("side_by_side", side_by_side,
-      "cells that a worker trains at once, in one process, as many as the memory holds; on a GPU "
-      "one, the others wait for it");
+      "cells that a worker trains at once, in one process, as many as the device's memory holds");
     v("attempts", attempts, "times that a cell may fail before it is left");
     v("lease_seconds", lease_seconds,
       "a worker that has not been heard of for so long has lost its cell");

@@ -12,8 +12,8 @@
 #include "data/corpus.h"
 #include "data/files.h"
 #include "engine/report.h"
+#include "engine/result.h"
 #include "engine/run_folder.h"
-#include "engine/sweep/cells.h"
 #include "engine/sweep/shared_files.h"
 #include "kernels/core/check.h"
 
@@ -28,14 +28,20 @@ constexpr double kNatsKept = 1e4;
 
 using Texts = std::map<std::string, std::string>;
 
-// The columns of a finished cell's record.
-absl::StatusOr<Texts> DoneColumns(const CellFolder& folder) {
-  absl::StatusOr<CellResult> cell = ReadCell(folder.done());
-  if (cell.ok()) return std::move(cell->columns);
-  return absl::DataLossError(std::string(cell.status().message()) +
-                             "; it is no record of a finished cell. Move " + folder.dir +
-                             " away to have the cell run again");
+// A finished cell's folder is damaged: what to do.
+absl::Status Spoilt(const CellFolder& folder, const absl::Status& why) {
+  return absl::DataLossError(std::string(why.message()) + "; it is no record of a finished cell. " +
+                             "Move " + folder.dir + " away to have the cell run again");
 }
+
+// The columns of a finished cell's record.
+absl::StatusOr<Texts> DoneColumns(const CellFolder& folder, const std::string& key) {
+  absl::StatusOr<CellResult> cell = ReadRecord(folder, key);
+  if (cell.ok()) return std::move(cell->columns);
+  return Spoilt(folder, cell.status());
+}
+
+std::string DocumentsPath(const std::string& key) { return "cells/" + key + "/documents.json"; }
 
 double Column(const Texts& columns, const std::string& name) {
   const auto found = columns.find(name);
@@ -43,15 +49,19 @@ double Column(const Texts& columns, const std::string& name) {
   return ParseNumber(found->second).value_or(0.0);
 }
 
-bool Exists(const std::string& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
-
 int64_t Failures(const CellFolder& folder) {
   int64_t count = 0;
-  while (Exists(folder.failed(count + 1))) ++count;
+  while (IsThere(folder.failed(count + 1))) ++count;
   return count;
+}
+
+// What the file of a failed attempt says, or that it says nothing.
+std::string WhyFailed(const std::string& path) {
+  const absl::StatusOr<std::string> text = ReadFileBytes(path);
+  if (!text.ok()) return std::string(text.status().message());
+  const Texts said = ScalarsOf(*text);
+  const auto why = said.find("why");
+  return why == said.end() ? path + ": does not say why the attempt failed" : why->second;
 }
 
 // Tokens of the training corpora, each once.
@@ -74,7 +84,8 @@ using CellColumns = std::vector<std::pair<std::string, std::string>>;
 
 // What the axes of this sweep say of a cell, as columns: JSON by name.
 CellColumns AxisColumns(const SweepCell& cell) {
-  CellColumns columns = {{"rho", cell.rho ? JsonNumber(*cell.rho) : "null"}};
+  CellColumns columns = {{"rho", cell.rho ? JsonNumber(*cell.rho) : "null"},
+                         {"seed", std::to_string(cell.seed)}};
   if (cell.budget > 0.0) columns.emplace_back("budget", JsonNumber(cell.budget));
   if (cell.table) columns.emplace_back("table_rows", JsonNumber(*cell.table));
   for (const auto& [name, value] : cell.axes) {
@@ -122,6 +133,11 @@ std::string CsvText(const std::vector<CellResult>& cells) {
 
 }  // namespace
 
+bool IsThere(const std::string& path) {
+  std::error_code error;
+  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
+}
+
 CellFolder FolderOf(const SweepConfig& sweep, const SweepCell& cell) {
   return {sweep.folder + "/cells/" + cell.key};
 }
@@ -132,10 +148,10 @@ CellState StateOf(const SweepConfig& sweep, const SweepCell& cell) {
   state.failures = Failures(folder);
   state.lease = ReadLease(folder.dir);
   state.steps = static_cast<double>(TotalSteps(cell.config));
-  if (Exists(folder.done())) {
+  if (IsThere(folder.done())) {
     state.done = true;
     state.step = state.steps;
-    const absl::StatusOr<Texts> columns = DoneColumns(folder);
+    const absl::StatusOr<Texts> columns = DoneColumns(folder, cell.key);
     if (!columns.ok()) {
       state.validation_loss = std::numeric_limits<double>::quiet_NaN();
       state.reason = std::string(columns.status().message());
@@ -150,15 +166,15 @@ CellState StateOf(const SweepConfig& sweep, const SweepCell& cell) {
     state.step = series->back().first;
     state.seconds = series->back().second;
   }
-  if (state.failures > 0) state.reason = ReadFileBytes(folder.failed(state.failures)).value_or("");
+  if (state.failures > 0) state.reason = WhyFailed(folder.failed(state.failures));
   return state;
 }
 
 absl::Status CheckSweepFolder(const SweepConfig& sweep) {
-  if (Exists(sweep.folder + "/cells")) return absl::OkStatus();
+  if (IsThere(sweep.folder + "/cells")) return absl::OkStatus();
   for (const char* name : {"results.jsonl", "results.csv", "fit.json", "report.html", "fit.txt"}) {
     const std::string path = sweep.folder + "/" + name;
-    if (!Exists(path)) continue;
+    if (!IsThere(path)) continue;
     return absl::FailedPreconditionError(path + ": is there already, and no sweep wrote it; a " +
                                          "sweep would put its own in its place. Move it " +
                                          "elsewhere, or give another folder");
@@ -177,7 +193,8 @@ absl::Status KeepSettings(const SweepConfig& sweep) {
 
 std::vector<std::string> ChangedSettings(const SweepConfig& sweep) {
   const absl::StatusOr<std::string> kept = ReadFileBytes(sweep.folder + "/fit.txt");
-  if (!kept.ok()) return {};
+  if (absl::IsNotFound(kept.status())) return {};
+  if (!kept.ok()) return {"not known: " + std::string(kept.status().message())};
   const auto parse = [](const std::string& text) {
     std::map<std::string, std::string> values;
     std::istringstream in(text);
@@ -202,25 +219,24 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
                                        int64_t failures) {
   const CellFolder folder = FolderOf(sweep, cell);
   const RunFolder run{folder.run()};
-  const absl::StatusOr<CellResult> cell_result = ReadCell(run.result());
-  if (!cell_result.ok()) {
+  const absl::StatusOr<StoredResult> result = ReadResult(run.result());
+  if (!result.ok()) return absl::DataLossError(result.status().message());
+  if (std::isnan(result->validation_loss)) {
     return absl::DataLossError(run.result() + ": a finished run leaves a validation_loss here; " +
-                               "has the run a held-out set (evaluate.sets)? " +
-                               std::string(cell_result.status().message()));
+                               "has the run a held-out set (evaluate.sets)?");
   }
-  const Texts& result = cell_result->columns;
   JsonObject json;
   json.Add("key", cell.key);
   std::map<std::string, std::string> axes;
   for (const auto& [name, text] : AxisColumns(cell)) axes[name] = text;
-  json.AddRaw("rho", axes["rho"]).Add("seed", cell.seed);
+  json.AddRaw("rho", axes["rho"]).AddRaw("seed", axes["seed"]);
   json.Add("held_out", cell.config.evaluate.sets.front().name)
-      .Add("validation_loss", Column(result, "validation_loss"))
-      .Add("validation_bits_per_byte", Column(result, "validation_bits_per_byte"))
+      .Add("validation_loss", result->validation_loss)
+      .Add("validation_bits_per_byte", result->validation_bits_per_byte)
       .Add("train_loss", LateTrainLoss(run));
-  for (const auto& [name, loss] : ReadSetLosses(run.result())) json.Add("loss." + name, loss);
+  for (const auto& [name, loss] : result->set_losses) json.Add("loss." + name, loss);
   for (const auto& [name, text] : AxisColumns(cell)) {
-    if (name != "rho") json.AddRaw(name, text);
+    if (name != "rho" && name != "seed") json.AddRaw(name, text);
   }
   json.Add("parameters_total", cell.counts.total_without_vocab())
       .Add("parameters_active", cell.counts.active())
@@ -235,20 +251,43 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
       .Add("unique_tokens", unique)
       .Add("epochs", unique > 0.0 ? cell.tokens / unique : 0.0)
       .Add("tokens_per_active", cell.tokens / static_cast<double>(cell.counts.active()))
-      .Add("steps", static_cast<int64_t>(Column(result, "steps")))
-      .Add("seconds", Column(result, "seconds"))
-      .Add("tokens_per_second", Column(result, "tokens_per_second"))
-      .Add("peak_memory_bytes", static_cast<int64_t>(Column(result, "peak_memory_bytes")))
+      .Add("steps", result->steps)
+      .Add("seconds", result->seconds)
+      .Add("tokens_per_second", result->tokens_per_second)
+      .Add("peak_memory_bytes", result->peak_memory)
       .Add("failures", failures)
-      .Add("documents", "cells/" + cell.key + "/documents.json");
+      .Add("documents", DocumentsPath(cell.key));
   return json.Text();
+}
+
+absl::StatusOr<CellResult> ReadRecord(const CellFolder& folder, const std::string& key) {
+  ASSIGN_OR_RETURN(CellResult cell, ReadCell(folder.done()));
+  for (const auto& [name, wanted] :
+       {std::pair<std::string, std::string>{"key", key}, {"documents", DocumentsPath(key)}}) {
+    const auto found = cell.columns.find(name);
+    // Documents may have been left out.
+    const std::string text = found == cell.columns.end() ? "" : found->second;
+    if (text == wanted || (text.empty() && name == "documents")) continue;
+    return absl::DataLossError(folder.done() + ": " + name + ": is " + JsonString(text) + ", and " +
+                               JsonString(wanted) + " in the record of this cell");
+  }
+  return cell;
+}
+
+absl::Status CheckFinished(const SweepConfig& sweep, const SweepCell& cell) {
+  const CellFolder folder = FolderOf(sweep, cell);
+  if (!IsThere(folder.done())) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const Texts columns, DoneColumns(folder, cell.key));
+  if (columns.count("documents") == 0) return absl::OkStatus();
+  const absl::Status documents = ReadDocuments(folder.documents()).status();
+  return documents.ok() ? documents : Spoilt(folder, documents);
 }
 
 absl::StatusOr<std::optional<std::string>> RecordOf(const SweepConfig& sweep,
                                                     const SweepCell& cell) {
   const CellFolder folder = FolderOf(sweep, cell);
-  if (!Exists(folder.done())) return std::nullopt;
-  RETURN_IF_ERROR(DoneColumns(folder).status());
+  if (!IsThere(folder.done())) return std::nullopt;
+  RETURN_IF_ERROR(DoneColumns(folder, cell.key).status());
   ASSIGN_OR_RETURN(const std::string record, ReadFileBytes(folder.done()));
   return WithColumns(record, AxisColumns(cell));
 }
@@ -258,8 +297,10 @@ absl::Status KeepDocuments(const SweepConfig& sweep, const SweepCell& cell) {
   const std::string path = RunFolder{folder.run()}.documents();
   absl::StatusOr<Documents> documents = ReadDocuments(path);
   if (!documents.ok()) {
-    return absl::DataLossError("ended well but left no " + path +
-                               "; does run.launch train {config} to its end?");
+    return absl::DataLossError(
+        "ended well but left no losses by document; does run.launch train "
+        "{config} to its end? " +
+        std::string(documents.status().message()));
   }
   for (DocumentScore& document : *documents)
     document.nats = std::round(document.nats * kNatsKept) / kNatsKept;
@@ -290,7 +331,7 @@ int64_t OtherCells(const SweepConfig& sweep, const SweepGrid& grid) {
     const std::string key = entry.path().filename().string();
     const bool ours = std::any_of(grid.cells.begin(), grid.cells.end(),
                                   [&](const SweepCell& cell) { return cell.key == key; });
-    others += !ours && Exists(CellFolder{entry.path().string()}.done());
+    others += !ours && IsThere(CellFolder{entry.path().string()}.done());
   }
   return others;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/sweep/cells.h"
 #include "engine/sweep/grid.h"
 #include "engine/sweep/lease.h"
 
@@ -26,6 +27,9 @@ struct CellFolder {
     return dir + "/failed." + std::to_string(attempt) + ".json";
   }
 };
+// Whether anything stands under that name: a link that leads nowhere is there, and reading it says
+// what is wrong.
+bool IsThere(const std::string& path);
 CellFolder FolderOf(const SweepConfig& sweep, const SweepCell& cell);
 
 struct CellState {
@@ -52,6 +56,12 @@ std::vector<std::string> ChangedSettings(const SweepConfig& sweep);
 // Reads the finished run. Errors: DataLoss naming what is missing in it.
 absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell& cell,
                                        int64_t failures);
+// The done.json of a folder, which must be the record of the cell of `key`. Errors: files; DataLoss
+// naming the file and what is wrong.
+absl::StatusOr<CellResult> ReadRecord(const CellFolder& folder, const std::string& key);
+// OK where the cell is not finished, or its record and its losses by document can be read. DataLoss
+// naming the file, what is wrong and what to do.
+absl::Status CheckFinished(const SweepConfig& sweep, const SweepCell& cell);
 // The record that a cell was finished with, its axes as this sweep has them: it may have been run
 // for another one. Nothing where it is not finished. Errors: DataLoss naming the done.json that is
 // no record.

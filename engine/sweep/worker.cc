@@ -59,7 +59,7 @@ class Worker {
       fs::create_directories(FolderOf(sweep_, cell).dir, error);
       if (error) return FileError(FolderOf(sweep_, cell).dir, "make the folder", error.value());
       // What is no record would end every worker after its first cell.
-      RETURN_IF_ERROR(RecordOf(sweep_, cell).status());
+      RETURN_IF_ERROR(CheckFinished(sweep_, cell));
     }
     InstallSignalHandlers();
     while (!stop_) {
@@ -168,7 +168,7 @@ class Worker {
       const CellState seen = StateOf(sweep_, cell);
       if (!IsOpen(seen) || !EndsInTime(seen, pace)) continue;
       const CellFolder folder = FolderOf(sweep_, cell);
-      const bool alone = fs::exists(folder.alone());
+      const bool alone = IsThere(folder.alone());
       if (alone && !taken.empty()) continue;
       ASSIGN_OR_RETURN(std::optional<Lease> lease, book_.Take(folder.dir));
       if (!lease.has_value()) continue;

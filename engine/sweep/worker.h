@@ -18,7 +18,7 @@ struct WorkerResult {
 
 // Runs cells until none is left: takes those that nobody holds, waits while others hold the rest
 // and takes over what a dead worker left. `program` starts a cell. Writes results.jsonl and
-// results.csv after each. SIGTERM, SIGINT and SIGUSR1 let the cell save and end with 75.
+// results.csv after each. SIGTERM, SIGINT and SIGUSR1 let its cells save and end with 75.
 // Logs to stderr. Errors: a grid without keys (its data cannot be read), a folder that cannot be
 // written.
 absl::StatusOr<WorkerResult> RunCells(const SweepConfig& sweep, const SweepGrid& grid,

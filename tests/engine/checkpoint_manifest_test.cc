@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "configs/json.h"
 #include "configs/json_text.h"
 #include "data/files.h"
@@ -198,6 +200,19 @@ TEST(CheckpointManifest, SaysWhatIsWrong) {
   for (const auto& [from, to] : cases) {
     EXPECT_THAT(ErrorOf(Changed(from, to.first)),
                 StartsWith("is not a whole manifest: " + to.second));
+  }
+}
+
+// A stage or a step that no run comes to would be taken for an index.
+TEST(CheckpointManifest, RefusesAPositionThatNoRunIsAt) {
+  for (const auto& [from, to, why] : std::vector<std::array<std::string, 3>>{
+           {"\"stage\": 1", "\"stage\": -1", "stage -1"},
+           {"\"step\": 12", "\"step\": -12", "step -12"},
+           {"\"updates\": 11", "\"updates\": -1", "updates -1"},
+           {"\"stage_sample\": 64", "\"stage_sample\": 9223372036854775807",
+            "stage_sample 9223372036854775807"},
+           {"\"skipped_in_a_row\": 1", "\"skipped_in_a_row\": -3", "skipped_in_a_row -3"}}) {
+    EXPECT_EQ(ErrorOf(Changed(from, to)), "states a position that cannot be: " + why);
   }
 }
 

@@ -184,6 +184,27 @@ TEST(CheckpointManifest, ShapesThatCannotBeAreRefused) {
   EXPECT_EQ(parsed(parts).code(), absl::StatusCode::kDataLoss);
 }
 
+// Hashes are made from these numbers.
+TEST(Checkpoint, AVocabularyThatCannotBeIsRefused) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run", {"train.steps=2"});
+  ASSERT_EQ(TrainThreads(1, config).exit_code, 0);
+  const CheckpointManifest sound = ReadCheckpointManifest(Step(config, 2)).value();
+  ASSERT_TRUE(ReadCheckpointMeta(Step(config, 2)).ok());
+  const auto status = [&](int64_t VocabularyInfo::*number, int64_t value) {
+    CheckpointManifest damaged = sound;
+    damaged.vocabulary.*number = value;
+    Spill(Step(config, 2) + "/manifest.json", DumpCheckpointManifest(damaged));
+    return ReadCheckpointMeta(Step(config, 2)).status();
+  };
+  for (const int64_t value : {int64_t{-1}, int64_t{0}, int64_t{1}, int64_t{1} << 62}) {
+    EXPECT_TRUE(absl::IsDataLoss(status(&VocabularyInfo::canonical_size, value))) << value;
+  }
+  EXPECT_TRUE(absl::IsDataLoss(status(&VocabularyInfo::eos, sound.vocabulary.size)));
+  EXPECT_TRUE(absl::IsDataLoss(status(&VocabularyInfo::pad, -2)));
+  EXPECT_TRUE(status(&VocabularyInfo::bos, -1).ok());
+}
+
 TEST(Checkpoint, KeepsTheLastAndTheMilestonesAndClearsLeftovers) {
   TempFolder temp;
   const RunConfig config = Short(temp.path(), "run",

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/plot.h"
+#include "engine/result.h"
 #include "engine/tensorboard.h"
 #include "tests/engine/tiny_run.h"
 
@@ -96,6 +97,35 @@ TEST(MetricsLog, CutsATornLineThatLooksWholeButHasNoEnd) {
   EXPECT_EQ(Steps(path), std::vector<int64_t>{1});
 }
 
+// What is no step's stands between the lines, by a crash or by hand: a run that goes on keeps the
+// steps behind it, and readers leave it out and say so.
+TEST(MetricsLog, KeepsTheStepsBehindALineThatIsNone) {
+  TempFolder temp;
+  const std::string path = temp.path() + "/metrics.jsonl";
+  {
+    std::ofstream out(path);
+    out << MetricsLine(At(1)) << "\n"
+        << std::string(40, '\0') << "\n"
+        << MetricsLine(At(2)) << "\n";
+    out << "{\"step\": nan, \"loss\": 9}\n{\"step\": inf, \"loss\": 9}\n{\"step\": 2.5, \"loss\": "
+           "9}\n";
+    out << "{\"step\": \"3\", \"loss\": 9}\n{\"step\": 1, \"loss\": 9}\nhello\n\n";
+    out << MetricsLine(At(3)) << "\n" << MetricsLine(At(4)) << "\n";
+  }
+  { auto log = MetricsLog::Open(path, 3).value(); }
+  std::string left_out;
+  using Series = std::vector<std::pair<double, double>>;
+  const Series want = {{1.0, 1.0}, {2.0, 0.5}, {3.0, 1.0 / 3.0}};
+  EXPECT_EQ(ReadSeries(path, "loss", &left_out).value(), want);
+  EXPECT_EQ(left_out, path + ":2: is no line of a step, and so are 7 more; left out");
+  // A value that is no number is none; a last line that is being written is nothing to tell.
+  std::ofstream(path) << "{\"step\": 1, \"loss\": nan}\n{\"step\": 2, \"loss\": -inf}\n"
+                      << "{\"step\": 3, \"loss\": 4}\n{\"step\": 4, \"lo";
+  left_out.clear();
+  EXPECT_EQ(ReadSeries(path, "loss", &left_out).value(), (Series{{3.0, 4.0}}));
+  EXPECT_EQ(left_out, "");
+}
+
 TEST(MetricsLog, SaysWhichFileItCannotOpen) {
   const auto log = MetricsLog::Open("/no/such/folder/metrics.jsonl", 0);
   ASSERT_FALSE(log.ok());
@@ -130,6 +160,63 @@ TEST(Plot, DrawsAFallingCurveFromTopLeftToBottomRight) {
   EXPECT_EQ(lines[9].back(), '*');
   EXPECT_EQ(PlotText({}, 40, 10), "");
   EXPECT_FALSE(PlotText({{"one", {{1.0, 2.0}}}}, 40, 10).empty());
+}
+
+// Sums and ranges beyond what a double holds, and values that differ in their last digit alone.
+TEST(Plot, DrawsWhateverIsFinite) {
+  const Curve huge{"huge", {{1, 1.7e308}, {1, 1.7e308}, {2, -1.7e308}, {3, 0.0}, {4, 1.7e308}}};
+  EXPECT_FALSE(PlotText({huge}, 40, 10).empty());
+  EXPECT_EQ(PlotSvg({huge}, "t", "x", "y").find("nan"), std::string::npos);
+  const Curve one{"one", {{1, 3.0}, {2, std::nextafter(3.0, 4.0)}}};
+  EXPECT_NE(PlotSvg({one}, "t", "x", "y").find("</svg>"), std::string::npos);
+  EXPECT_LT(RoundTicks(1e18, std::nextafter(1e18, 2e18)).size(), 4u);
+  EXPECT_TRUE(RoundTicks(0.0, std::numeric_limits<double>::infinity()).empty());
+  EXPECT_EQ(RoundTicks(0.0, 1.0),
+            (std::vector<double>{0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0}));
+}
+
+TEST(Result, IsReadAsItWasWritten) {
+  TempFolder temp;
+  const std::string path = temp.path() + "/result.json";
+  RunResult result;
+  result.position.step = 7;
+  result.sets = {{"near", 2.5, 3.6, 40, {}, {}}, {"far", std::nan(""), 1.0, 2, {}, {}}};
+  result.trained = true;
+  result.seconds = 1.5;
+  result.peak_memory = 99;
+  ASSERT_TRUE(WriteResult(path, result).ok());
+  const StoredResult read = ReadResult(path).value();
+  EXPECT_EQ(read.text, ReadText(path));
+  EXPECT_EQ(read.steps, 7);
+  EXPECT_EQ(read.peak_memory, 99);
+  EXPECT_EQ(read.validation_loss, 2.5);
+  EXPECT_EQ(read.seconds, 1.5);
+  ASSERT_EQ(read.set_losses.size(), 1u) << "one loss was not finite";
+  EXPECT_EQ(read.set_losses[0], (std::pair<std::string, double>{"near", 2.5}));
+  EXPECT_TRUE(absl::IsNotFound(ReadResult(temp.path() + "/absent").status()));
+}
+
+TEST(Result, SaysWhichMemberIsNotAsARunWritesIt) {
+  TempFolder temp;
+  const std::string path = temp.path() + "/result.json";
+  for (const auto& [text, why] : std::vector<std::pair<std::string, std::string>>{
+           {"[1]", "is no JSON object"},
+           {"{}", "steps: is missing"},
+           {R"({"steps": null})", "steps: is missing"},
+           {R"({"steps": -1})", "steps: is -1, below 0"},
+           {R"({"steps": 1e300})", "steps: is 1e+300, not a whole number of 64 bits"},
+           {R"({"steps": 1, "tokens": 1e30})", "tokens: is 1e+30, not a whole number of 64 bits"},
+           {R"({"steps": 1, "train_loss": "2"})", R"(train_loss: is "2", not a number)"},
+           {R"({"steps": 1, "validation_loss": [2]})", "validation_loss: is [2], not a number"},
+           {R"({"steps": 1, "sets": [2]})", "sets: is [2], not an object"},
+           {R"({"steps": 1, "sets": {"a": {"loss": true}}})", "sets.a.loss: is true, not a number"},
+           {R"({"steps": 1, "parameters": {"total": "x"}, "ranks": {}})",
+            "ranks: is {}, not a whole number of 64 bits, and 1 more"}}) {
+    std::ofstream(path) << text;
+    const absl::Status status = ReadResult(path).status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << text;
+    EXPECT_EQ(status.message(), path + ": " + why);
+  }
 }
 
 TEST(Plot, SvgIsWholeAndNamesItsCurves) {

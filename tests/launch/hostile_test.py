@@ -39,7 +39,7 @@ base: run.yaml
 folder: out
 axes: {rho: [1.0, 0.5], seed: [0, 1]}
 allocation: {total_bound: 0.005}
-run: {attempts: 1}
+run: {attempts: 1, lease_seconds: 1}
 """
 DEVICE = (pathlib.Path(__file__).parents[2] / "configs" / "devices" / "cpu.yaml").read_bytes()
 
@@ -77,7 +77,8 @@ class Ran:
 
 
 def prepared(folder):
-    """What the cases start from: text, ids, a corpus, a run, an export, a sweep's folder, a file of each kind. -> KEY, of a finished cell"""
+    """What the cases start from: text, ids, a corpus, a run, an export, a sweep's folder, its bundle, a file of each kind. -> the keys of a
+    finished cell, of one that a worker has left, and of one that has failed"""
     text = "".join(f"the old river {i} runs under a tall stone bridge and small boats wait there\n" * 3 + "\n" for i in range(60))
     (folder / "text.txt").write_text(text)
     (folder / "lines.jsonl").write_text("".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(20)))
@@ -100,12 +101,21 @@ def prepared(folder):
     ran = Ran(["sweep", "sweep.yaml", "--dry-run", "--json"], folder)
     if ran.code != 0:
         sys.exit(f"hostile_test: a dry run: {ran.err}")
-    key = json.loads(ran.out)["cells"][0]["key"]
-    cell = folder / "out" / "cells" / key
-    cell.mkdir(parents=True)
-    (cell / "done.json").write_text(json.dumps({"key": key, "rho": 1.0, "seed": 0, "validation_loss": 5.5}) + "\n")
-    (cell / "documents.json").write_text((folder / "documents.json").read_text())
-    return key
+    keys = [cell["key"] for cell in json.loads(ran.out)["cells"][:3]]
+    done, left, failed = (folder / "out" / "cells" / key for key in keys)
+    for cell in (done, left, failed):
+        cell.mkdir(parents=True)
+    record = {"key": keys[0], "rho": 1.0, "seed": 0, "held_out": "held_out", "validation_loss": 5.5, "steps": 2, "seconds": 0.5,
+              "documents": f"cells/{keys[0]}/documents.json"}
+    (done / "done.json").write_text(json.dumps(record) + "\n")
+    (done / "documents.json").write_text((folder / "documents.json").read_text())
+    (left / "lease.1").write_text("host:1:2 beat 17\n")
+    (left / "alone").write_text("ended with the cells beside it\n")
+    (failed / "failed.1.json").write_text(json.dumps({"why": "exit code 1", "code": 1}) + "\n")
+    ran = Ran(["sweep", "sweep.yaml", "--bundle", "packed"], folder)
+    if ran.code != 0:
+        sys.exit(f"hostile_test: a bundle: {ran.err}")
+    return keys
 
 
 # ---- The table
@@ -237,6 +247,15 @@ def member(change):
     return filled(make)
 
 
+def kinds(*names):
+    """Members that are of another kind than they should be."""
+    return {f"{name} is {json.dumps(value)}": member(lambda tree, name=name, value=value: tree.update({name: value}))
+            for name in names for value in ("x", [1], True)}
+
+
+RESULT = kinds("steps", "tokens", "ranks", "validation_loss", "seconds", "sets", "parameters")
+RECORD = kinds("key", "rho", "seed", "held_out", "validation_loss", "steps", "seconds", "documents")
+del RECORD['held_out is "x"']  # a text
 HF_CONFIG = {
     "negative sizes": member(lambda t: t.update(hidden_size=-1)),
     "huge sizes": member(lambda t: t.update(hidden_size=2**62, vocab_size=2**62)),
@@ -305,8 +324,8 @@ TABLE = [
     (STEP + "/rank-00000.h5", [["inspect", STEP], ["evaluate", STEP]], {}, {3}, set()),
     ("run/config.yaml", [["train", "run.yaml", "run.dir=run", "train.steps=3"]], YAML, {2, 3}, {"absent", "one byte less"}),
     ("run/metrics.jsonl", [["report", "run"], ["train", "run.yaml", "run.dir=run", "train.steps=3"]], DEEP_JSON, {1, 2, 3}, {"*"}),
-    ("run/result.json", [["report", "run"], ["report", "run", "--json"]], DEEP_JSON, {2, 3}, {"absent", "one byte less", "an empty object"}),
-    ("run/result.json", [["train", "run.yaml", "run.dir=run"]], DEEP_JSON, {1, 2, 3}, {"*"}),
+    ("run/result.json", [["report", "run"], ["report", "run", "--json"]], {**DEEP_JSON, **RESULT}, {2, 3}, {"absent", "one byte less"}),
+    ("run/result.json", [["train", "run.yaml", "run.dir=run"]], {**DEEP_JSON, **RESULT}, {1, 2, 3}, {"*"}),
     ("export/config.json", [["inspect", "export"], ["config", "from-hf", "export/config.json"],
                             ["convert", "--from", "export", "--to", "new", "--format", "mneme"]], {**DEEP_JSON, **HF_CONFIG}, {2, 3},
      {"one byte less", "inspect: *"}),
@@ -314,10 +333,26 @@ TABLE = [
                                   ["convert", "--from", "export", "--to", "new", "--format", "mneme"]], SAFETENSORS, {2, 3}, set()),
     ("export/mneme.json", [["convert", "--from", "export", "--to", "new", "--format", "mneme"]], DEEP_JSON, {2, 3}, {"*"}),
     ("export/vocabulary.h5", [["convert", "--from", "export", "--to", "new", "--format", "mneme"]], {}, {2, 3}, {"*"}),
+    ("export/certificate.json", [["convert", "--from", "run", "--to", "export", "--format", "huggingface", "--no-logits", "--replace"]],
+     {**DEEP_JSON, **kinds("certificate", "to")}, {2}, {"one byte less"}),
     ("cells.jsonl", [["sweep", "--fit", "cells.jsonl"]], {**DEEP_JSON, **CELLS}, {2, 3}, {"one byte less", "half"}),
     ("cells.csv", [["sweep", "--fit", "cells.csv"]], CSV, {2, 3}, {"one byte less", "half"}),
-    ("out/cells/KEY/done.json", [["sweep", "sweep.yaml", "--status"]], DEEP_JSON, set(), {"*"}),
-    ("out/cells/KEY/done.json", [["sweep", "sweep.yaml", "--bundle", "new"]], DEEP_JSON, {2, 3}, {"one byte less"}),
+    ("out/cells/DONE/done.json", [["sweep", "sweep.yaml", "--status"]], {**DEEP_JSON, **RECORD}, set(), {"*"}),
+    ("out/cells/DONE/done.json", [["sweep", "sweep.yaml", "run.attempts=2"], ["sweep", "sweep.yaml", "--bundle", "new"],
+                                  ["sweep", "sweep.yaml", "folder=fresh", "--merge", "out"]], {**DEEP_JSON, **RECORD}, {2, 3},
+     {"one byte less", "sweep: absent"}),
+    ("out/cells/DONE/documents.json", [["sweep", "sweep.yaml", "run.attempts=2"], ["sweep", "sweep.yaml", "--bundle", "new"]], DEEP_JSON, {2, 3},
+     {"one byte less"}),
+    ("out/cells/LEFT/lease.1", [["sweep", "sweep.yaml", "--status"], ["sweep", "sweep.yaml", "run.attempts=2"]], {},
+     {2, 3}, {"*"}),
+    ("out/cells/LEFT/alone", [["sweep", "sweep.yaml", "run.attempts=2", "run.side_by_side=2"]], {}, {2, 3}, {"*"}),
+    ("out/cells/FAILED/failed.1.json", [["sweep", "sweep.yaml", "--status"], ["sweep", "sweep.yaml", "--status", "--json"]], DEEP_JSON,
+     {2, 3}, {"*"}),
+    ("packed/MANIFEST", [["sweep", "--verify", "packed"], ["sweep", "sweep.yaml", "folder=fresh", "--merge", "packed"]], {}, {2, 3},
+     {"one byte less"}),
+    ("packed/results.jsonl", [["sweep", "--verify", "packed"], ["sweep", "sweep.yaml", "folder=fresh", "--merge", "packed"]], RECORD, {2, 3},
+     set()),
+    ("packed/fit_config.json", [["sweep", "--verify", "packed"]], DEEP_JSON, {2, 3}, set()),
     ("documents.json", [["sweep", "--fit", "with_documents.jsonl"]], DEEP_JSON, {2, 3}, set()),
 ]
 
@@ -400,7 +435,7 @@ def main():
         # Made where the cases will stand, since a run's config holds whole paths.
         whole, case = pathlib.Path(top) / "whole", pathlib.Path(top) / "case"
         case.mkdir()
-        key = prepared(case)
+        keys = prepared(case)
         case.rename(whole)
         for path, commands, own, codes, harmless in TABLE:
             for what, spoil in {**ANY, **own}.items():
@@ -409,7 +444,10 @@ def main():
                     if not all(word in name for word in words):
                         continue
                     shutil.copytree(whole, case)
-                    spoil(case / path.replace("KEY", key))
+                    place = path
+                    for word, key in zip(("DONE", "LEFT", "FAILED"), keys):
+                        place = place.replace(word, key)
+                    spoil(case / place)
                     ran = Ran(command, case)
                     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
                     before = len(faults)

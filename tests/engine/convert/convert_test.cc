@@ -16,6 +16,7 @@
 #include "data/json_file.h"
 #include "engine/convert/inspect.h"
 #include "engine/convert/logits.h"
+#include "engine/convert/tensor_set.h"
 #include "engine/convert/weight_folder.h"
 #include "tests/data/scratch.h"
 #include "tests/engine/tiny_run.h"
@@ -363,6 +364,25 @@ TEST_F(ConvertTest, WhatNoConversionMadeIsNeverReplaced) {
   std::filesystem::copy(Path("made"), Path("bare"));
   std::filesystem::remove(Path("bare/certificate.json"));
   refused("bare", "manifest.json");
+  refused("bare", "There is no certificate.json, which names what a conversion made");
+  // What is wrong with one that tells nothing is said, with the place.
+  std::filesystem::copy(Path("made"), Path("torn"));
+  const std::string whole = ReadFileBytes(Path("torn/certificate.json")).value();
+  const auto certificate = [&](const std::string& text, const std::string& why) {
+    Put("torn/certificate.json", text);
+    refused("torn", "torn/certificate.json: " + why);
+    refused("torn", "nothing was removed. Move that folder elsewhere, or name another one");
+  };
+  certificate(whole.substr(0, whole.size() / 2), "is not JSON");
+  certificate("[1]", "certificate: is missing");
+  certificate("{\"certificate\": \"mine\"}", "certificate: is \"mine\", not \"mneme convert\"");
+  certificate("{\"certificate\": 5}", "certificate: is 5, not a text");
+  certificate("{\"certificate\": \"mneme convert\"}", "to: is missing");
+  certificate("{\"certificate\": \"mneme convert\", \"to\": {\"files\": [1]}}",
+              "to.files: is [1], not an object");
+  std::filesystem::remove(Path("torn/certificate.json"));
+  std::filesystem::create_directory(Path("torn/certificate.json"));
+  refused("torn", "certificate.json: is a folder, not a file");
   Put("fresh.converting/mine.txt", "mine");
   refused("fresh", "mine.txt");
   std::filesystem::copy(Path("made"), Path("twice"));
@@ -375,6 +395,27 @@ TEST_F(ConvertTest, WhatNoConversionMadeIsNeverReplaced) {
   ConvertOptions again = Options(from, "made", "mneme");
   again.replace = true;
   EXPECT_TRUE(Convert(again).ok());
+}
+
+// What a damaged certificate says is not passed over in silence: it is not known where the weights
+// are from.
+TEST_F(ConvertTest, InspectionSaysWhetherTheOriginIsKnown) {
+  ASSERT_TRUE(Import(kFixtures + "/v2_bf16", "made").ok());
+  const auto origin = [&]() -> std::string {
+    const auto set = OpenTensorSet(Path("made"));
+    if (!set.ok()) return Message(set.status());
+    for (const auto& [name, text] : (*set)->Facts()) {
+      if (name == "converted from") return text;
+    }
+    return "";
+  };
+  EXPECT_THAT(origin(), testing::EndsWith("v2_bf16"));
+  Put("made/certificate.json", "{\"from\": {\"path\": 5}}");
+  EXPECT_EQ(origin(), "not known: certificate.json: from.path: is 5, not a text");
+  Put("made/certificate.json", "{");
+  EXPECT_THAT(origin(), HasSubstr("certificate.json: is not JSON"));
+  std::filesystem::remove(Path("made/certificate.json"));
+  EXPECT_EQ(origin(), "");
 }
 
 // --- damage

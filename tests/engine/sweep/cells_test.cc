@@ -52,8 +52,13 @@ TEST_F(Cells, OneIsOneLineOfJson) {
       {"[1]", "done.json:1: is not a JSON object"},
       {"{}", "done.json:1: has no validation_loss"},
       {"{\"val\": null}", "done.json:1: has no validation_loss"},
-      {"{\"val\": \"a\\n\\u001b[2J\"}",
-       R"(done.json:1: val is "a\n\u001b[2J", which is no number)"},
+      {"{\"val\": \"a\\n\\u001b[2J\"}", R"(done.json:1: val: is "a\n\u001b[2J", not a number)"},
+      {R"({"val": "2.5"})", R"(done.json:1: val: is "2.5", not a number)"},
+      {R"({"val": 2, "seconds": "1"})", R"(done.json:1: seconds: is "1", not a number)"},
+      {R"({"val": 2, "steps": [4]})", "done.json:1: steps: is [4], not a number"},
+      {R"({"val": 2, "failures": 0.5})", "done.json:1: failures: is 0.5, not a whole number"},
+      {R"({"val": 2, "loss.far": "x"})", R"(done.json:1: loss.far: is "x", not a number)"},
+      {R"({"val": 2, "held_out": 1})", "done.json:1: held_out: is 1, not a text"},
   };
   for (const auto& [text, why] : cases) {
     const auto cell = ReadCell(Put("done.json", text));
@@ -120,11 +125,32 @@ TEST_F(Cells, SaysFileLineAndWhatIsWrong) {
   EXPECT_THAT(error("{\"rho\": 1}\n"), HasSubstr("c:1: has no validation_loss (or val)"));
   EXPECT_THAT(error("{\"rho\": 1, \"val\": 2}\n{\"rho\":\n"),
               HasSubstr("c:2: is not JSON: column 8: syntax error"));
-  EXPECT_THAT(error("{\"rho\": \"much\", \"val\": 2}\n"), HasSubstr("rho is \"much\""));
-  EXPECT_THAT(error("{\"seed\": 0.5, \"val\": 2}\n"), HasSubstr("seed is no whole number"));
+  EXPECT_THAT(error("{\"rho\": \"much\", \"val\": 2}\n"),
+              HasSubstr("rho: is \"much\", not a number"));
+  EXPECT_THAT(error("{\"seed\": 0.5, \"val\": 2}\n"),
+              HasSubstr("seed: is 0.5, not a whole number"));
+  // A member of the wrong kind is never as if it were not there.
+  EXPECT_THAT(error("{\"rho\": \"0.5\", \"val\": 2}\n"),
+              HasSubstr("rho: is \"0.5\", not a number"));
+  EXPECT_THAT(error("{\"rho\": [0.5], \"val\": 2}\n"), HasSubstr("rho: is [0.5], not a number"));
+  EXPECT_THAT(error("{\"seed\": {}, \"val\": 2}\n"), HasSubstr("seed: is {}, not a number"));
+  EXPECT_THAT(error("{\"val\": [2]}\n"), HasSubstr("c:1: val: is [2], not a number"));
+  EXPECT_THAT(error("{\"table_rows\": true, \"val\": 2}\n"), HasSubstr("table_rows: is true"));
+  EXPECT_THAT(error("{\"key\": [], \"val\": 2}\n"), HasSubstr("key: is [], not a text"));
+  EXPECT_THAT(
+      error("{\"documents\": 5, \"val\": 2}\n"),
+      HasSubstr("documents: is 5, neither a list of [tokens, nats] nor the path of a file"));
+  EXPECT_THAT(error("{\"val\": 2, \"documents\": [[1, 1e300]]}\n"),
+              HasSubstr("no list of [tokens, nats]"));
+  EXPECT_THAT(error("rho,val\n1.5,2\n"),
+              HasSubstr("c:2: rho: is 1.5; a share lies between 0 and 1"));
+  EXPECT_THAT(error("rho,val,budget\n1,2,-3\n"), HasSubstr("c:2: budget: is -3, below 0"));
+  EXPECT_THAT(error("rho,val,table_rows\n1,2,-3\n"), HasSubstr("c:2: table_rows: is -3, below 0"));
   EXPECT_THAT(error("{\"val\": 2, \"documents\": [1, 2]}\n"),
               HasSubstr("no list of [tokens, nats]"));
-  EXPECT_THAT(error("{\"val\": 2, \"documents\": \"gone.json\"}\n"), HasSubstr("gone.json"));
+  EXPECT_THAT(error("{\"val\": 2, \"documents\": \"gone.json\"}\n"), HasSubstr("c:1: documents: "));
+  EXPECT_THAT(error("{\"val\": 2, \"documents\": \"gone.json\"}\n"),
+              HasSubstr("gone.json: cannot open"));
   EXPECT_THAT(error("rho,val\n1\n"), HasSubstr("c:2: has 1 fields, the head line has 2"));
   EXPECT_THAT(error("rho,val\n1,\"2\n"), HasSubstr("not closed"));
 }

@@ -406,5 +406,53 @@ TEST(Fit, TellsTheSameInTextAndInStrictJson) {
   EXPECT_THAT(FitText(fit), testing::HasSubstr("a minimum is claimed"));
 }
 
+// Losses of no model are left out by name, and so is a cell without a place on the curve.
+TEST(Fit, LeavesOutWhatIsNoLossAndWhatHasNoRho) {
+  Noise noise(1);
+  CellTable table = PlantedTable(kPaperRho, 3, 0.002, noise, Valley);
+  const auto minimum = [](const SweepFit& fit) {
+    return fit.allocations.front().forms.front().minimum;
+  };
+  const auto whole = minimum(FitCells(table, {}).value());
+  const size_t sound = table.cells.size();
+  for (const double loss : {1.7e308, -1.7e308, 1e300, -0.5, std::nan("")}) {
+    table.cells.push_back(PlantedCell(0.5, 0, loss));
+  }
+  table.cells.push_back(PlantedCell(std::nan(""), 0, 2.8));
+  const SweepFit fit = FitCells(table, {}).value();
+  ASSERT_EQ(fit.left_out.size(), 6u);
+  EXPECT_THAT(fit.left_out[0], testing::HasSubstr("its loss of 1.7e+308 is none in nats a token"));
+  EXPECT_THAT(fit.left_out[4], testing::HasSubstr("its loss is not finite"));
+  EXPECT_THAT(fit.left_out[5], testing::HasSubstr("has no rho, and is in no curve"));
+  EXPECT_EQ(fit.allocations.front().cells.size(), sound);
+  EXPECT_EQ(minimum(fit), whole);
+  for (CellResult& cell : table.cells) cell.validation_loss = 1.7e308;
+  EXPECT_THAT(std::string(FitCells(table, {}).status().message()),
+              testing::HasSubstr("its loss of 1.7e+308 is none in nats a token, and 35 more"));
+}
+
+TEST(Fit, SaysThatRhoZeroHasNoLogarithm) {
+  Noise noise(1);
+  FitConfig config;
+  config.coordinate = "log_rho";
+  const CellTable table = PlantedTable({0.0, 0.4, 0.7, 1.0}, 3, 0.002, noise, Valley);
+  EXPECT_THAT(std::string(FitCells(table, config).status().message()),
+              testing::HasSubstr("has rho 0, which has no logarithm"));
+}
+
+// Means of equal losses differ in their last digit: the axes' ticks must end all the same.
+TEST(Fit, DrawsCellsOfOneLoss) {
+  for (const double loss : {0.1, 0.5, 3.0, 1e9}) {
+    CellTable table;
+    for (int i = 0; i < 12; ++i) {
+      table.cells.push_back(
+          PlantedCell(std::vector<double>{0.2, 0.5, 0.8, 1.0}[i % 4], i / 4, loss));
+    }
+    const std::string html = ReportHtml(FitCells(table, {}).value(), {});
+    EXPECT_THAT(html, testing::HasSubstr("</html>"));
+    EXPECT_THAT(html, testing::Not(testing::HasSubstr("nan")));
+  }
+}
+
 }  // namespace
 }  // namespace mneme

@@ -58,6 +58,35 @@ TEST_F(Leases, AHeldCellIsNotTakenUntilItsHolderIsSilent) {
   EXPECT_FALSE(first.Take(cell).value().has_value());
 }
 
+// Names that no worker gives are nobody's lease, and what a damaged one says holds nobody for ever.
+TEST_F(Leases, WhatIsNoneOfAWorkersHoldsNothing) {
+  const std::string cell = folder_.string();
+  for (const char* name : {"lease.9223372036854775807", "lease.99999999999999999999", "lease.-4",
+                           "lease.", "lease.x", "lease.2.host.1.0.tmp"}) {
+    Put(name, "someone beat 1\n");
+  }
+  EXPECT_EQ(ReadLease(cell).generation, 0);
+  LeaseBook first("first", 60.0);
+  std::optional<Lease> lease = first.Take(cell).value();
+  ASSERT_TRUE(lease.has_value());
+  EXPECT_EQ(lease->generation(), 1);
+  EXPECT_TRUE(lease->Beat());
+  EXPECT_FALSE(first.Take(cell).value().has_value());
+  LeaseBook second("second", 0.1);
+  for (const std::string& content : {std::string(), std::string(5000, '\xff')}) {
+    Put("lease.1", content);
+    EXPECT_FALSE(second.Take(cell).value().has_value()) << "it may be a worker's after all";
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    EXPECT_TRUE(second.IsFree(cell, ReadLease(cell)));
+    EXPECT_EQ(ReadLease(cell).owner(), "unknown");
+  }
+  std::filesystem::remove(Path("lease.1"));
+  std::filesystem::create_directory(Path("lease.1"));
+  EXPECT_FALSE(second.Take(cell).value().has_value());
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  EXPECT_EQ(second.Take(cell).value()->generation(), 2);
+}
+
 TEST_F(Leases, AReleasedCellIsFreeAtOnce) {
   const std::string cell = folder_.string();
   LeaseBook first("first", 60.0), second("second", 60.0);

@@ -109,5 +109,9 @@ sum=$(cksum <cells.csv)
 refused 2 --fit cells.csv --report cells.csv
 grep -q 'cells.csv: is something else already' refused.txt || fail "$(cat refused.txt)"
 [ "$(cksum <cells.csv)" = "$sum" ] || fail "a report was written over the cells"
+# What stands in the place of a run ends the worker at once: the cell would be taken and given back for ever.
+mkdir -p blocked/cells/"$key" && touch blocked/cells/"$key"/run
+refused 3 sweep.yaml folder=blocked
+grep -q "blocked/cells/$key/run/.lock: cannot open: Not a directory" refused.txt || fail "$(cat refused.txt)"
 if [ -e new ] || [ -e bundle ]; then fail "what was refused left a folder: $(ls)"; fi
 echo "mishaps_test: sound"

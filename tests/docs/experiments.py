@@ -140,8 +140,9 @@ class Sweep:
             text += "; **not run**: " + "; ".join(f"{'all' if len(rest) == of_a_seed else words(rest)} of seed {short(seed)}"
                                                   for seed, rest in sorted(seeds.items()))
         text += f". {first['tokens'] / 1e6:.0f} M tokens a cell, {first['epochs']:.2f} passes over the corpus"
-        rates_seen = sorted(c["tokens_per_second"] / 1e6 for c in self.cells)
-        text += f", at {rates_seen[0]:.2f} to {rates_seen[-1]:.2f} M tokens a second"
+        # None of a cell that had nothing left to train when it was gone on with.
+        if rates_seen := sorted(c["tokens_per_second"] / 1e6 for c in self.cells if c["tokens_per_second"]):
+            text += f", at {rates_seen[0]:.2f} to {rates_seen[-1]:.2f} M tokens a second"
         if self.machines:
             text += " (" + words(self.machines) + ")"
         text += f". Losses are nats a token of `{first['held_out']}`"

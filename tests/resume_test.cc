@@ -6,6 +6,7 @@
 
 #include "configs/load.h"
 #include "data/files.h"
+#include "engine/checkpoint.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
@@ -174,6 +175,26 @@ TEST(Resume, AnotherConfigurationIsRefusedKeyByKey) {
     EXPECT_NE(outcome.message.find(part), std::string::npos) << outcome.message;
   }
   EXPECT_TRUE(outcome.steps.empty());
+}
+
+// Without its config.yaml nobody compares the keys of a run.
+TEST(Resume, AShorterWindowHoldsTheNewestLosses) {
+  TempFolder temp;
+  const std::vector<std::string> long_window = {"train.skip.outlier_sigma=0"};
+  ASSERT_EQ(TrainThreads(1, Quick(temp.path(), "run", long_window), 9).exit_code, 75);
+  std::filesystem::remove(temp.path() + "/run/config.yaml");
+  const std::vector<std::string> short_window = {"train.skip.outlier_sigma=0",
+                                                 "train.skip.window=3"};
+  const RunConfig config = Quick(temp.path(), "run", short_window);
+  const Outcome outcome = TrainThreads(1, config, 10);
+  ASSERT_EQ(outcome.exit_code, 75) << outcome.message;
+  const auto before = ReadCheckpointPosition(Step(config, 9));
+  const auto after = ReadCheckpointPosition(Step(config, 10));
+  ASSERT_TRUE(before.ok() && after.ok());
+  ASSERT_EQ(before->recent_losses.size(), 8u);
+  EXPECT_EQ(after->recent_losses,
+            (std::vector<double>{before->recent_losses[6], before->recent_losses[7],
+                                 outcome.steps.at(0).loss}));
 }
 
 TEST(Resume, NeverAndMustMeanWhatTheySay) {

@@ -1,4 +1,5 @@
 // From text to a trained model and back to text, by the program alone.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -346,6 +347,50 @@ TEST(Flow, ALogTakesTheWordsOfARun) {
   ran = place.Run(kTrain + "train.steps=2 run.dir=other run.log=no/such/folder.txt");
   EXPECT_EQ(ran.code, 3) << ran.err;
   EXPECT_NE(ran.err.find("no/such/folder.txt: cannot open"), std::string::npos) << ran.err;
+}
+
+// What convert, inspect and config say is strict JSON too, and tells the same.
+TEST(Flow, ConvertedInspectedAndMapped) {
+  Workplace place;
+  PrepareProse(place);
+  const std::string plain =
+      "train.steps=1 model.engram.blocks=[] model.mhc.streams=1 model.moe.experts=0 ";
+  ASSERT_EQ(place.Run(kTrain + plain).code, 0);
+  const auto json = [&](const std::string& words) {
+    const Ran ran = place.Run(words + " --json");
+    EXPECT_EQ(ran.code, 0) << words << ": " << ran.err;
+    return nlohmann::json::parse(ran.out, nullptr, false);
+  };
+  const auto out = json("convert --from runs/tiny --to out --format huggingface --dtype f32");
+  EXPECT_EQ(out["to"], "out");
+  EXPECT_EQ(out["logits_difference"], 0.0);
+  EXPECT_EQ(out["files"], 1);
+  const auto back = json("convert --from out --to back --format mneme --no-logits");
+  EXPECT_TRUE(back["logits_difference"].is_null());
+  EXPECT_EQ(back["left_out"], 0);
+  EXPECT_THAT(place.Run("convert --from out --to back --format mneme").err,
+              testing::HasSubstr("is there already"));
+
+  const auto held = json("inspect back");
+  EXPECT_EQ(held["tensors"].size(), out["tensors"]);
+  EXPECT_EQ(json("inspect back --names-only --matching embedding")["tensors"].size(), 1u);
+  EXPECT_GT(json("inspect runs/tiny --moments")["tensors"].size(), held["tensors"].size());
+  const auto same = json("inspect runs/tiny back");
+  EXPECT_EQ(same["differing"].size(), 0u);
+  const Ran text = place.Run("inspect runs/tiny out/model.safetensors");
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_THAT(text.out, testing::HasSubstr("only in the first: "));
+  EXPECT_THAT(place.Run("inspect back --config").out, testing::HasSubstr("model.hidden: 48"));
+  EXPECT_EQ(place.Run("inspect nowhere").code, 3);
+
+  const Ran yaml = place.Run("config from-hf out/config.json");
+  ASSERT_EQ(yaml.code, 0) << yaml.err;
+  place.Write("mapped.yaml", yaml.out);
+  const auto mapped = json("config from-hf out/config.json");
+  EXPECT_EQ(mapped["model"]["hidden"], 48);
+  EXPECT_EQ(json("config resolve mapped.yaml")["config"]["model"], mapped["model"]);
+  EXPECT_EQ(place.Run("config from-hf nowhere.json").code, 2);
+  EXPECT_EQ(place.Run("config from-hf a.json b.json").code, 2);
 }
 
 }  // namespace

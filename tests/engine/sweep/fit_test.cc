@@ -227,6 +227,12 @@ TEST(Fit, LeavesOutWhatItWasToldToAndSaysSo) {
   EXPECT_THAT(fit.left_out[0], testing::HasSubstr("not finite"));
   EXPECT_THAT(fit.left_out[1], testing::HasSubstr("no table at all"));
   EXPECT_EQ(fit.allocations.front().points.back().rho, 0.95);
+  // One that no cell has is told of: it may be meant for cells that are in the fit.
+  config.exclude = {{"rho", "0.41", ""}, {"seed", "0", "old"}, {"rho", "0.4", ""}};
+  const SweepFit other = FitCells(table, config).value();
+  EXPECT_EQ(other.left_out.back(), "no cell: none has rho 0.41");
+  EXPECT_EQ(other.left_out.size(), 13u);  // ten of seed 0, one more at 0.4, one without a loss
+  EXPECT_EQ(other.cells, 8);
 }
 
 // Cells of two rates at five places, the second rate worse by `more` and with its valley moved.

@@ -262,9 +262,11 @@ TEST(Flow, IdsMadeElsewhereAreTrainedOnAndMade) {
   std::vector<int> ids;
   for (int i = 0; i < 6000; ++i) ids.push_back(i % 50 == 49 ? 1 : 3 + (i * i + i / 50) % 37);
   place.Write("ids.npy", Npy(ids));
+  const std::string tokenizer = "{\"model\": {\"type\": \"WordLevel\"}}";
+  place.Write("tokenizer.json", tokenizer);
   const Ran prepared = place.Run(
       "prepare --input ids.npy --output corpus --held-out 0.2 --eos 1 --bos 2 --vocabulary 40 "
-      "--text-bytes 24000");
+      "--text-bytes 24000 --tokenizer-json tokenizer.json");
   ASSERT_EQ(prepared.code, 0) << prepared.err;
   const Ran trained = place.Run(kTrain + "train.steps=2 data.bos=true");
   ASSERT_EQ(trained.code, 0) << trained.err;
@@ -272,6 +274,11 @@ TEST(Flow, IdsMadeElsewhereAreTrainedOnAndMade) {
       place.Run("generate runs/tiny --prompt-ids 5,6 --tokens 4 --json").out, nullptr, false);
   ASSERT_TRUE(made.contains("ids"));
   for (const int id : made["ids"]) EXPECT_LT(id, 40);
+  // The tokenizer goes along, into checkpoints and conversions.
+  EXPECT_EQ(place.Read("runs/tiny/checkpoints/step-2/tokenizer.json"), tokenizer);
+  ASSERT_EQ(place.Run("convert --from runs/tiny --to out --format huggingface --no-logits").code,
+            0);
+  EXPECT_EQ(place.Read("out/tokenizer.json"), tokenizer);
   // The beginning of a document stands before what was given, in numbers.
   const Ran shaded = place.Run("generate runs/tiny --prompt-ids 5,6 --tokens 0 --gates");
   EXPECT_NE(shaded.out.find("2 5 6 "), std::string::npos) << shaded.out;

@@ -38,6 +38,8 @@ std::string NearestKey(const Section& section, const std::string& prefix, const 
   RunConfig defaults;
   std::vector<std::string> all;
   CollectKeys(Reflector::Of(defaults), "", all);
+  // A run's file where another kind of file is read: its keys are known, but not here.
+  if (std::find(all.begin(), all.end(), prefix + word) != all.end()) return prefix + sibling;
   std::string best;
   int64_t fewest = std::numeric_limits<int64_t>::max();
   for (const std::string& key : all) {

@@ -104,6 +104,4 @@ CanonicalMap MakeCanonicalMap(absl::Span<const TokenText> tokens) {
   return map;
 }
 
-std::string UnicodeVersion() { return utf8proc_unicode_version(); }
-
 }  // namespace mneme

@@ -31,7 +31,4 @@ std::string NormalizeToken(const std::string& text);
 // Canonical ids by first occurrence of the key, counting from 0.
 CanonicalMap MakeCanonicalMap(absl::Span<const TokenText> tokens);
 
-// The Unicode version of the tables in use ("15.0.0"): another one may give another map.
-std::string UnicodeVersion();
-
 }  // namespace mneme

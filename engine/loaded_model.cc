@@ -32,7 +32,7 @@ absl::Status ReadDescription(LoadedModel& loaded) {
 
 void LoadedModel::SetLength(int64_t length, double scale) {
   if (scale > 0.0) {
-    if (yarn.scale == 1.0) yarn.original_length = sequence_length;
+    if (stage().yarn.scale == 1.0) yarn.original_length = stage().sequence_length;
     yarn.scale = scale;
   }
   sequence_length = length;

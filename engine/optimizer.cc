@@ -69,13 +69,14 @@ Optimizer::Optimizer(Context& context, const OptimConfig& optim, const ModelConf
 void Optimizer::SetHistory(Context& context, int64_t updates,
                            const std::vector<double>& recent_losses) {
   const size_t window = static_cast<size_t>(decision_.window);
-  CHECK_LE(recent_losses.size(), window);
+  // The newest, where a checkpoint of a longer window is gone on from.
+  const size_t count = std::min(window, recent_losses.size());
   std::vector<double> history(static_cast<size_t>(history_.elements()), 0.0);
   history[kHistoryUpdates] = static_cast<double>(updates);
-  history[kHistoryLosses] = static_cast<double>(recent_losses.size());
-  const size_t next = window == 0 ? 0 : recent_losses.size() % window;
-  history[kHistoryPosition] = static_cast<double>(next);
-  std::copy(recent_losses.begin(), recent_losses.end(), history.begin() + kHistoryRing);
+  history[kHistoryLosses] = static_cast<double>(count);
+  history[kHistoryPosition] = static_cast<double>(window == 0 ? 0 : count % window);
+  std::copy(recent_losses.end() - static_cast<int64_t>(count), recent_losses.end(),
+            history.begin() + kHistoryRing);
   Upload(context.stream, history.data(), history_.bytes(), history_);
 }
 

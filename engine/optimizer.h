@@ -35,7 +35,7 @@ class Optimizer {
             const SkipConfig& skip, ParameterStore& store, Stack& stack);
 
   // What the next decision rests on: updates made so far over all stages (the bias corrections
-  // count them), losses of the last ones, oldest first, at most skip.window.
+  // count them), losses of the last ones, oldest first, of which the newest skip.window count.
   void SetHistory(Context& context, int64_t updates, const std::vector<double>& recent_losses);
 
   // For the last micro-batch of a step: what it says is final sets out to be summed while the rest

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <iterator>
 #include <numeric>
@@ -272,7 +273,8 @@ StepReport Stepper::Step(RunPosition& position) {
   } else {
     position.skipped_in_a_row = 0;
     ++position.updates;
-    position.recent_losses.push_back(report.loss);
+    // As in the window on the device, where one loss without a value would hide all others' mean.
+    if (std::isfinite(report.loss)) position.recent_losses.push_back(report.loss);
     while (static_cast<int64_t>(position.recent_losses.size()) > config_.train.skip.window) {
       position.recent_losses.erase(position.recent_losses.begin());
     }

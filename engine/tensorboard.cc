@@ -4,10 +4,13 @@
 
 #include <array>
 #include <bit>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+
+#include "data/files.h"
 
 namespace mneme {
 namespace {
@@ -87,8 +90,7 @@ class FileTensorBoardLog : public TensorBoardLog {
     const std::string frame = length + Bytes(MaskedCrc(length)) + event + Bytes(MaskedCrc(event));
     if (std::fwrite(frame.data(), 1, frame.size(), file_) != frame.size() ||
         std::fflush(file_) != 0) {
-      return absl::ResourceExhaustedError(path_ +
-                                          ": cannot write TensorBoard events; is the disk full?");
+      return FileError(path_, "write", errno);
     }
     return absl::OkStatus();
   }
@@ -113,13 +115,14 @@ absl::StatusOr<std::unique_ptr<TensorBoardLog>> TensorBoardLog::Open(const std::
                                                                      int64_t last_step) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
+  if (error) return FileError(folder, "make the folder", error.value());
   // TensorBoard reads files in the order of their names, which begin with the time.
   std::array<char, 80> name;
   std::snprintf(name.data(), name.size(), "/events.out.tfevents.%010ld.mneme.%d",
                 static_cast<long>(WallTime()), static_cast<int>(getpid()));
   const std::string path = folder + name.data();
   std::FILE* file = std::fopen(path.c_str(), "wbe");
-  if (file == nullptr) return absl::PermissionDeniedError(path + ": cannot be created");
+  if (file == nullptr) return FileError(path, "create", errno);
   auto log = std::make_unique<FileTensorBoardLog>(path, file);
   absl::Status status = log->WriteEvent(Field(kEventFileVersion, std::string("brain.Event:2")));
   if (status.ok() && last_step > 0) {

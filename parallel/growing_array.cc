@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
-#include <utility>
 
 #include "kernels/core/check.h"
 
@@ -24,18 +23,6 @@ void Unmap(char* data, int64_t bytes) {
 }  // namespace
 
 GrowingArray::~GrowingArray() { Unmap(data_, mapped_); }
-
-GrowingArray::GrowingArray(GrowingArray&& other) noexcept : row_bytes_(other.row_bytes_) {
-  *this = std::move(other);
-}
-
-GrowingArray& GrowingArray::operator=(GrowingArray&& other) noexcept {
-  std::swap(row_bytes_, other.row_bytes_);
-  std::swap(rows_, other.rows_);
-  std::swap(mapped_, other.mapped_);
-  std::swap(data_, other.data_);
-  return *this;
-}
 
 void GrowingArray::Reserve(int64_t rows) {
   if (rows > rows_) Map(std::max(rows, rows_ + rows_ / 2));

@@ -11,8 +11,8 @@ class GrowingArray {
  public:
   explicit GrowingArray(int64_t row_bytes) : row_bytes_(row_bytes) {}
   ~GrowingArray();
-  GrowingArray(GrowingArray&& other) noexcept;
-  GrowingArray& operator=(GrowingArray&& other) noexcept;
+  GrowingArray(const GrowingArray&) = delete;
+  GrowingArray& operator=(const GrowingArray&) = delete;
 
   // Room for `rows` rows, and half as many again where it must grow. No room for addresses ends the
   // run ("the machine is wrong").

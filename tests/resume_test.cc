@@ -6,6 +6,7 @@
 
 #include "configs/load.h"
 #include "data/files.h"
+#include "engine/checkpoint.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
@@ -29,21 +30,30 @@ std::string Step(const RunConfig& config, int64_t step) {
   return config.run.dir + "/checkpoints/step-" + std::to_string(step);
 }
 
-void SixtyAndForty(int ranks, const std::vector<std::string>& layout) {
+// So many steps at once, and in two parts.
+void InTwoParts(int ranks, size_t first_steps, size_t second_steps,
+                std::vector<std::string> layout) {
   TempFolder temp;
+  const size_t steps = first_steps + second_steps;
+  layout.push_back("train.steps=" + std::to_string(steps));
   const RunConfig whole = Quick(temp.path(), "whole", layout);
   const RunConfig halves = Quick(temp.path(), "halves", layout);
   ASSERT_EQ(TrainThreads(ranks, whole).exit_code, 0);
-  const Outcome first = TrainThreads(ranks, halves, 60);
+  const Outcome first = TrainThreads(ranks, halves, static_cast<int64_t>(first_steps));
   ASSERT_EQ(first.exit_code, 75) << first.message;
-  ASSERT_EQ(first.steps.size(), 60u);
+  ASSERT_EQ(first.steps.size(), first_steps);
   const Outcome second = TrainThreads(ranks, halves);
   ASSERT_EQ(second.exit_code, 0) << second.message;
-  ASSERT_EQ(second.steps.size(), 40u);
-  EXPECT_EQ(CheckpointState(Step(whole, 100)), CheckpointState(Step(halves, 100)));
+  ASSERT_EQ(second.steps.size(), second_steps);
+  const auto last = static_cast<int64_t>(steps);
+  EXPECT_EQ(CheckpointState(Step(whole, last)), CheckpointState(Step(halves, last)));
   EXPECT_EQ(MetricsState(whole.run.dir + "/metrics.jsonl"),
             MetricsState(halves.run.dir + "/metrics.jsonl"));
-  EXPECT_EQ(MetricsState(whole.run.dir + "/metrics.jsonl").size(), 100u);
+  EXPECT_EQ(MetricsState(whole.run.dir + "/metrics.jsonl").size(), steps);
+}
+
+void SixtyAndForty(int ranks, const std::vector<std::string>& layout) {
+  InTwoParts(ranks, 60, 40, layout);
 }
 
 TEST(Resume, SixtyAndFortyAreAHundredOnOneRank) { SixtyAndForty(1, {"train.precision=f32"}); }
@@ -53,6 +63,48 @@ TEST(Resume, SixtyAndFortyAreAHundredOnFourRanks) {
 }
 
 TEST(Resume, ResidentTablesGoOnToo) { SixtyAndForty(2, {"model.engram.table.store=resident"}); }
+
+// Of a table that decays every row is another at each step; of one with touched-only Adam few are.
+TEST(Resume, TablesThatDecayAndTablesOfTouchedRowsGoOnToo) {
+  InTwoParts(3, 6, 4,
+             {"parallel.memory=1", "model.engram.table.store=resident",
+              "model.engram.table.weight_decay=0.5"});
+  InTwoParts(4, 6, 4, {"parallel.memory=2", "model.engram.table.adam=touched"});
+}
+
+// What is skipped depends on the losses before, and how many were skipped in a row ends a run:
+// both go on where every step has a process of its own.
+TEST(Resume, SkippedStepsAreCountedAndMeasuredOn) {
+  TempFolder temp;
+  const auto compare = [&](const std::string& dir, const std::vector<std::string>& keys,
+                           int exit_code) {
+    const RunConfig whole = Quick(temp.path(), dir + "_whole", keys);
+    const RunConfig parts = Quick(temp.path(), dir + "_parts", keys);
+    const Outcome once = TrainThreads(2, whole);
+    ASSERT_EQ(once.exit_code, exit_code) << once.message;
+    size_t skipped = 0;
+    for (const StepReport& step : once.steps) {
+      skipped += step.skipped;
+      const bool last = step.step == once.steps.back().step;
+      const Outcome now = TrainThreads(2, parts, step.step);
+      ASSERT_EQ(now.exit_code, last ? exit_code : 75) << dir << " " << step.step << now.message;
+      ASSERT_EQ(now.steps.size(), 1u);
+      EXPECT_EQ(now.steps[0].skipped, step.skipped) << dir << ", step " << step.step;
+    }
+    EXPECT_GT(skipped, 1u);
+    EXPECT_LT(skipped, once.steps.size());
+    EXPECT_EQ(MetricsState(whole.run.dir + "/metrics.jsonl"),
+              MetricsState(parts.run.dir + "/metrics.jsonl"));
+  };
+  compare(
+      "outliers",
+      {"train.skip.outlier_sigma=1e-9", "train.skip.window=3", "optim.lr=1e-9", "train.steps=12"},
+      0);
+  compare("diverges",
+          {"train.precision=f32", "optim.lr=1e30", "train.skip.limit=4", "train.steps=30",
+           "optim.schedule.warmup=0"},
+          4);
+}
 
 // Losses after a change of layout, beside the same steps on the old one.
 TEST(Resume, FourRanksGoOnAsTwoOneAndThree) {
@@ -123,6 +175,26 @@ TEST(Resume, AnotherConfigurationIsRefusedKeyByKey) {
     EXPECT_NE(outcome.message.find(part), std::string::npos) << outcome.message;
   }
   EXPECT_TRUE(outcome.steps.empty());
+}
+
+// Without its config.yaml nobody compares the keys of a run.
+TEST(Resume, AShorterWindowHoldsTheNewestLosses) {
+  TempFolder temp;
+  const std::vector<std::string> long_window = {"train.skip.outlier_sigma=0"};
+  ASSERT_EQ(TrainThreads(1, Quick(temp.path(), "run", long_window), 9).exit_code, 75);
+  std::filesystem::remove(temp.path() + "/run/config.yaml");
+  const std::vector<std::string> short_window = {"train.skip.outlier_sigma=0",
+                                                 "train.skip.window=3"};
+  const RunConfig config = Quick(temp.path(), "run", short_window);
+  const Outcome outcome = TrainThreads(1, config, 10);
+  ASSERT_EQ(outcome.exit_code, 75) << outcome.message;
+  const auto before = ReadCheckpointPosition(Step(config, 9));
+  const auto after = ReadCheckpointPosition(Step(config, 10));
+  ASSERT_TRUE(before.ok() && after.ok());
+  ASSERT_EQ(before->recent_losses.size(), 8u);
+  EXPECT_EQ(after->recent_losses,
+            (std::vector<double>{before->recent_losses[6], before->recent_losses[7],
+                                 outcome.steps.at(0).loss}));
 }
 
 TEST(Resume, NeverAndMustMeanWhatTheySay) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "engine/evaluate.h"
 #include "engine/loaded_model.h"
 #include "tests/engine/tiny_run.h"
 
@@ -75,6 +76,52 @@ TEST(Stages, ALoadedModelHasTheRotaryScalingOfItsStage) {
     ASSERT_TRUE(early.ok()) << early.status();
     EXPECT_EQ((*early)->sequence_length, 32);
     EXPECT_EQ((*early)->yarn.scale, 1.0);
+  });
+}
+
+// Another length and scaling for a trained model: the oracle is a run that begins from it at these
+// and moves nothing before it scores.
+TEST(Stages, ALoadedModelIsScoredAtAnotherLengthAsARunAtThatLengthScores) {
+  TempFolder temp;
+  const std::string set = "evaluate.sets=[{name: ho, data: " + temp.path() + "/held_out}]";
+  const std::string heads = "model.mla.qk_rope=8";  // whose ramp depends on the original length
+  const RunConfig donor =
+      TinyRun(temp.path(), {"run.dir=" + temp.path() + "/donor", "train.sequence_length=32",
+                            "train.steps=8", heads, set});
+  ASSERT_EQ(TrainThreads(1, donor).exit_code, 0);
+  const auto scored_by_run = [&](const std::string& yarn) {
+    const RunConfig heir =
+        TinyRun(temp.path(),
+                {"run.dir=" + temp.path() + "/heir" + (yarn.empty() ? "" : "_yarn"), set,
+                 "model.moe.bias_update=0", heads, "train.checkpoint_last=false",
+                 "stages=[{init_from: " + donor.run.dir +
+                     ", steps: 1, sequence_length: 128, lr: 1e-300, schedule: {shape: constant, "
+                     "warmup: 0}" +
+                     yarn + "}]"});
+    const Outcome outcome = TrainThreads(1, heir);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.message;
+    for (const auto& [name, value] : outcome.steps.at(0).more) {
+      if (name == "evaluate/ho/loss") return value;
+    }
+    ADD_FAILURE() << "the run scored nothing";
+    return 0.0;
+  };
+  const double plain = scored_by_run("");
+  const double scaled = scored_by_run(", yarn: {scale: 4, original_length: 32}");
+  EXPECT_GT(std::abs(scaled / plain - 1), 1e-6);
+  ThreadWorld::Run(2, [&](World& world) {
+    const auto loaded = LoadModel(world, donor.run.dir);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    const auto score = [&](int64_t length, double scale) {
+      (*loaded)->SetLength(length, scale);
+      EXPECT_EQ((*loaded)->sequence_length, length);
+      const auto held_out = HeldOut::Open(donor.evaluate.sets.front(), "reset", length);
+      return Evaluate(world, (*loaded)->context(), (*loaded)->stack(), **held_out, "ho", 2)->loss;
+    };
+    EXPECT_NEAR(score(128, 0.0) / plain, 1.0, 1e-12);
+    EXPECT_NEAR(score(128, 1.0) / plain, 1.0, 1e-12);
+    // Scaling begins at the length it was trained at, whatever it was scored at before.
+    EXPECT_NEAR(score(128, 4.0) / scaled, 1.0, 1e-12);
   });
 }
 

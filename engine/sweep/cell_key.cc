@@ -63,10 +63,6 @@ absl::StatusOr<std::string> CellText(const RunConfig& config) {
   }
   RETURN_IF_ERROR(AddCorpora("data.train", config.data.train, text));
   for (size_t i = 0; i < copy.stages.size(); ++i) {
-    if (!copy.stages[i].init_from.empty()) {
-      return absl::InvalidArgumentError("stages." + std::to_string(i) +
-                                        ".init_from: cells of a sweep begin at initial values");
-    }
     RETURN_IF_ERROR(AddCorpora("stages." + std::to_string(i), copy.stages[i].data.train, text));
   }
   if (!copy.evaluate.sets.empty())

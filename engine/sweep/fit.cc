@@ -262,18 +262,11 @@ absl::Status CheckColumns(const CellTable& table, const FitConfig& config) {
   return absl::OkStatus();
 }
 
-bool IsExcluded(const CellResult& cell, const FitConfig& config, std::string& why) {
-  for (const Exclusion& exclusion : config.exclude) {
-    const auto found = cell.columns.find(exclusion.key);
-    if (found == cell.columns.end()) continue;
-    const auto a = ParseNumber(found->second), b = ParseNumber(exclusion.value);
-    const bool same = a.has_value() && b.has_value() ? *a == *b : found->second == exclusion.value;
-    if (!same) continue;
-    why =
-        exclusion.key + " " + exclusion.value + (exclusion.why.empty() ? "" : ": " + exclusion.why);
-    return true;
-  }
-  return false;
+bool IsOf(const CellResult& cell, const Exclusion& exclusion) {
+  const auto found = cell.columns.find(exclusion.key);
+  if (found == cell.columns.end()) return false;
+  const auto a = ParseNumber(found->second), b = ParseNumber(exclusion.value);
+  return a.has_value() && b.has_value() ? *a == *b : found->second == exclusion.value;
 }
 
 size_t DistinctRho(const std::vector<CellResult>& cells) {
@@ -284,12 +277,23 @@ size_t DistinctRho(const std::vector<CellResult>& cells) {
   return rho.size();
 }
 
+// What is left out is said, and so is an exclusion that leaves out nothing: a cell's rho, say, is
+// that of whole experts, and may be another than the one that the sweep's file asks for.
 std::vector<CellResult> UsedCells(const CellTable& table, const FitConfig& config, SweepFit& fit) {
   std::vector<CellResult> used;
+  std::set<const Exclusion*> needless;
+  for (const Exclusion& exclusion : config.exclude) needless.insert(&exclusion);
   for (const CellResult& cell : table.cells) {
     std::string why;
+    for (const Exclusion& exclusion : config.exclude) {
+      if (!IsOf(cell, exclusion)) continue;
+      needless.erase(&exclusion);
+      if (!why.empty()) continue;
+      why = exclusion.key + " " + exclusion.value +
+            (exclusion.why.empty() ? "" : ": " + exclusion.why);
+    }
     const double loss = cell.validation_loss;
-    if (!IsExcluded(cell, config, why) && !(loss >= kLeastNats && loss <= kMostNats)) {
+    if (why.empty() && !(loss >= kLeastNats && loss <= kMostNats)) {
       why = std::isfinite(loss) ? "its loss of " + NumberText(loss) + " is none in nats a token"
                                 : "its loss is not finite";
     }
@@ -297,6 +301,10 @@ std::vector<CellResult> UsedCells(const CellTable& table, const FitConfig& confi
       used.push_back(cell);
     else
       fit.left_out.push_back(cell.key + ": " + why);
+  }
+  for (const Exclusion& exclusion : config.exclude) {
+    if (needless.contains(&exclusion))
+      fit.left_out.push_back("no cell: none has " + exclusion.key + " " + exclusion.value);
   }
   return used;
 }

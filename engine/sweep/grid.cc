@@ -260,6 +260,11 @@ class GridMaker {
   // `counted`: its model with the vocabulary of the data.
   absl::Status Add(SweepCell cell, const ModelConfig& counted) {
     RETURN_IF_ERROR(Validate(cell.config));
+    if (!cell.config.stages.front().init_from.empty()) {
+      return absl::InvalidArgumentError(
+          "stages.0.init_from: is " + cell.config.stages.front().init_from +
+          ", and cells of a sweep begin at initial values; take it out of the base");
+    }
     RETURN_IF_ERROR(PutPrimaryFirst(sweep_.fit.held_out, cell.config.evaluate.sets));
     cell.counts = Count(counted);
     cell.flops_per_token = cell.counts.flops_per_token(cell.config.stages.front().sequence_length);

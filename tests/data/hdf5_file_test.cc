@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <numeric>
@@ -185,6 +186,46 @@ TEST_F(Hdf5FileTest, DigestsAndAtomicWrites) {
   EXPECT_EQ(*ReadFileBytes(Path("f")), "new");
   EXPECT_FALSE(std::filesystem::exists(Path("f.tmp")));
   EXPECT_EQ(FileDigest(Path("g")).status().code(), absl::StatusCode::kNotFound);
+}
+
+// An error's kind decides the exit code, its text what to do.
+TEST(FileErrorTest, SaysWhatWhereAndWhy) {
+  const auto code = [](int number) { return FileError("a/b", "write", number).code(); };
+  EXPECT_EQ(code(ENOENT), absl::StatusCode::kNotFound);
+  EXPECT_EQ(code(ENOTDIR), absl::StatusCode::kNotFound);
+  for (const int denied : {EACCES, EPERM, EROFS})
+    EXPECT_EQ(code(denied), absl::StatusCode::kPermissionDenied);
+  for (const int full : {ENOSPC, EDQUOT, EFBIG}) {
+    EXPECT_EQ(code(full), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(FileError("a/b", "write", full).message()),
+                HasSubstr("; free some space, or choose another folder"));
+  }
+  EXPECT_EQ(code(EIO), absl::StatusCode::kDataLoss);
+  for (const int named : {EISDIR, EINVAL, ENAMETOOLONG, ELOOP})
+    EXPECT_EQ(code(named), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(EMFILE), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(FileError("a/b", "open", EACCES).message(), "a/b: cannot open: Permission denied");
+}
+
+TEST_F(Hdf5FileTest, WhatIsNoFileIsNotRead) {
+  std::filesystem::create_symlink("loop", Path("loop"));
+  std::filesystem::create_symlink("/dev/null", Path("device"));
+  for (const auto& [path, why] :
+       {std::pair{Path(""), "is a folder, not a file"},
+        {Path("device"), "is a pipe or a device, not a file"},
+        {Path("loop"), "cannot open: Too many levels of symbolic links"}}) {
+    for (const absl::Status& status :
+         {ReadFileBytes(path).status(), FileDigest(path).status(), FileSize(path).status()}) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << path;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(path + ": " + why));
+    }
+  }
+  // A folder in the way of a file leaves nothing beside it.
+  std::filesystem::create_directories(Path("taken/inside"));
+  const absl::Status status = WriteFileAtomically(Path("taken"), "text");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("taken: cannot put in place"));
+  EXPECT_FALSE(std::filesystem::exists(Path("taken.tmp")));
+  EXPECT_TRUE(std::filesystem::exists(Path("taken/inside")));
 }
 
 }  // namespace

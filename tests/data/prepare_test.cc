@@ -7,6 +7,7 @@
 
 #include <csignal>
 
+#include "data/files.h"
 #include "data/manifest.h"
 #include "data/npy.h"
 #include "gmock/gmock.h"
@@ -109,6 +110,40 @@ TEST_F(PrepareTest, BlankDocumentsOfAnyLengthAreLeftOut) {
   options = Options({Path("a.txt"), Path("c.txt")});
   options.output = Path("nothing");
   EXPECT_THAT(Message(options), HasSubstr("no text in it"));
+}
+
+// A file is read a MiB at a time: lines and documents lie across the borders, one is longer.
+TEST_F(PrepareTest, WhatLiesAcrossReadsStaysWhole) {
+  std::string lines, blocks, expected;
+  const auto add = [&](size_t bytes, char c) {
+    const std::string text(bytes, c);
+    lines += "{\"text\": \"" + text + "\"}\r\n";
+    blocks += text + "\n \r\n\n";
+    expected += text + "|";
+  };
+  for (size_t i = 0; i < 60; ++i) add(20'000 + 977 * i, static_cast<char>('a' + i % 26));
+  add((3 << 20) + 5, 'Z');
+  add(7, 'y');
+  ASSERT_GT(lines.size(), size_t{5} << 20);
+  PrepareOptions options = Options({Put("a.jsonl", lines)});
+  EXPECT_TRUE(Text(*Prepared(options)) == expected);
+  options = Options({Put("b.txt", blocks)});
+  options.blank_lines = 2;
+  options.output = Path("blocks");
+  std::string cut = expected;
+  for (size_t at = cut.find('|'); at != std::string::npos; at = cut.find('|', at + 2))
+    cut.insert(at, "\n");
+  EXPECT_TRUE(Text(*Prepared(options)) == cut);
+}
+
+// The kernel cannot read the first page of a process: a file like any other, on a broken disk.
+TEST_F(PrepareTest, AnInputThatCannotBeReadIsSaid) {
+  const std::string path = Path("a.txt");
+  std::filesystem::create_symlink("/proc/self/mem", path);
+  const absl::Status status = Fails(Options({path}));
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(path + ": cannot read: Input/output error"));
+  EXPECT_EQ(ReadFileBytes(path).status().code(), absl::StatusCode::kDataLoss);
 }
 
 TEST_F(PrepareTest, FoldersAreReadInOrder) {
@@ -455,6 +490,28 @@ TEST_F(PrepareTest, IdsMadeElsewhere) {
   EXPECT_THAT(v.canonical, ElementsAre(0, 1, 2, 3, 3, 3, 4, 4, 5, 6, 2, 2));  // padding goes to pad
   EXPECT_EQ(v.tokenizer, "external");
   EXPECT_EQ(v.tokenizer_json, "{\"model\": {}}");
+}
+
+// Ids are read 2^18 at a time.
+TEST_F(PrepareTest, DocumentsOfIdsLieAcrossReads) {
+  std::vector<uint16_t> ids;
+  std::vector<int64_t> documents;
+  for (int64_t i = 0, document = 0; i < 600'000; ++i) {
+    const bool ends = i % 50'021 == 50'020;
+    ids.push_back(ends ? 1 : static_cast<uint16_t>(2 + i % 8));
+    documents.push_back(document);
+    document += ends ? 1 : 0;
+  }
+  const auto corpus = Prepared(IdOptions(Put("a.npy", Npy(ids, "<u2"))));
+  std::vector<int64_t> got;
+  const std::vector<int32_t> want(ids.begin(), ids.end());
+  EXPECT_TRUE(Ids(*corpus, &got) == want);
+  EXPECT_TRUE(got == documents);
+  ids[500'000] = 10;
+  PrepareOptions options = IdOptions(Put("b.npy", Npy(ids, "<u2")));
+  options.output = Path("bad");
+  EXPECT_THAT(Message(options),
+              HasSubstr("id 10 at position 500000 is outside the vocabulary of 10"));
 }
 
 TEST_F(PrepareTest, WideVocabulariesAreKept) {

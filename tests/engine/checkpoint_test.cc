@@ -11,7 +11,9 @@
 #include <fstream>
 
 #include "data/files.h"
+#include "data/hdf5_file.h"
 #include "engine/checkpoint_manifest.h"
+#include "engine/checkpoint_source.h"
 #include "engine/evaluate.h"
 #include "engine/loaded_model.h"
 #include "engine/run_folder.h"
@@ -276,6 +278,98 @@ TEST(Checkpoint, MastersPassThroughCheckpoints) {
   }
 }
 
+// A table goes to its file and comes from it in pieces of 16 MiB; here a piece holds 256 rows.
+TEST(Checkpoint, TablesOfSeveralPiecesPassThroughCheckpoints) {
+  TempFolder temp;
+  const RunConfig config =
+      Short(temp.path(), "run",
+            {"model.engram.d_mem=32768", "model.engram.table.store=lazy",
+             "train.sequence_length=128", "train.batch_sequences=6", "train.steps=1"});
+  ASSERT_EQ(TrainThreads(1, config).exit_code, 0);
+  const auto manifest = ReadCheckpointManifest(Step(config, 1));
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  ASSERT_EQ(manifest->tables.size(), 1u);
+  EXPECT_EQ(manifest->tables[0].width, 8192);
+  EXPECT_GT(manifest->tables[0].count, 256);
+  const auto want = CheckpointState(Step(config, 1));
+  std::string from = Step(config, 1);
+  for (const int ranks : {3, 1}) {
+    const std::string to = temp.path() + "/passed_" + std::to_string(ranks);
+    fs::create_directories(to);
+    RunConfig spread = config;
+    spread.parallel.memory = ranks;
+    ThreadWorld::Run(
+        ranks, [&](World& world) { LoadAndSave(world, CpuKernels(), Device{}, spread, from, to); });
+    from = to + "/step-1";
+    EXPECT_TRUE(CheckpointState(from) == want) << ranks << " ranks";
+  }
+}
+
+// One row of a matrix a file, as many ranks write them: more files than are kept open.
+class ManyFiles : public testing::Test {
+ protected:
+  static constexpr int64_t kRows = 150;
+  static constexpr int64_t kCols = 3;
+
+  void SetUp() override {
+    for (int64_t r = 0; r < kRows; ++r) {
+      const std::string name = "rank-" + std::to_string(r) + ".h5";
+      auto file = H5File::Create(temp_.path() + "/" + name).value();
+      const double d = static_cast<double>(r);
+      const std::vector<double> row = {d, d + 0.25, d + 0.5};
+      ASSERT_TRUE(file->Write("value/w", H5Type::kF64, {1, kCols}, row.data()).ok());
+      ASSERT_TRUE(file->Close().ok());
+      manifest_.slices.push_back({"w", "value", name, "value/w", r, r + 1, kRows, kCols});
+    }
+  }
+  absl::Status Read(CheckpointSource& source, int64_t begin, int64_t end,
+                    std::vector<double>& rows) {
+    rows.assign(static_cast<size_t>((end - begin) * kCols), -1.0);
+    return source.Read("value", "w", kRows, kCols, begin, end, DType::kF64, rows.data());
+  }
+
+  TempFolder temp_;
+  CheckpointManifest manifest_;
+};
+
+TEST_F(ManyFiles, AnyRowsComeFromWhateverFilesHoldThem) {
+  CheckpointSource source(temp_.path(), manifest_);
+  for (const auto& [begin, end] :
+       {std::pair<int64_t, int64_t>{0, kRows}, {3, 71}, {149, kRows}, {0, 1}, {7, 7}}) {
+    std::vector<double> rows;
+    const absl::Status status = Read(source, begin, end, rows);
+    ASSERT_TRUE(status.ok()) << status;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const int64_t row = begin + static_cast<int64_t>(i) / kCols;
+      EXPECT_EQ(rows[i], static_cast<double>(row) + 0.25 * static_cast<double>(i % kCols));
+    }
+  }
+}
+
+TEST_F(ManyFiles, WhatIsMissingIsNamed) {
+  manifest_.slices.erase(manifest_.slices.begin() + 70);
+  CheckpointSource source(temp_.path(), manifest_);
+  std::vector<double> rows;
+  EXPECT_TRUE(Read(source, 0, 70, rows).ok());
+  const absl::Status gap = Read(source, 60, 80, rows);
+  EXPECT_EQ(ExitCode(gap), 2);
+  EXPECT_NE(gap.message().find("holds 19 of the 20 wanted rows of w"), absl::string_view::npos)
+      << gap;
+  const auto message = [&](const char* kind, const char* name, int64_t cols) {
+    const absl::Status status =
+        source.Read(kind, name, kRows, cols, 0, 1, DType::kF64, rows.data());
+    EXPECT_EQ(ExitCode(status), 2) << status;
+    return std::string(status.message());
+  };
+  EXPECT_NE(message("adam_m", "w", kCols).find("holds no adam_m of w"), std::string::npos);
+  EXPECT_NE(message("value", "v", kCols).find("holds no value of v"), std::string::npos);
+  EXPECT_NE(message("value", "w", 2).find("w is 150 x 3 there and 150 x 2 here"),
+            std::string::npos);
+  fs::remove(temp_.path() + "/rank-5.h5");
+  const absl::Status gone = Read(source, 5, 6, rows);
+  EXPECT_NE(gone.message().find("rank-5.h5"), absl::string_view::npos) << gone;
+}
+
 TEST(Checkpoint, AnotherModelIsRefused) {
   TempFolder temp;
   const RunConfig donor = Short(temp.path(), "donor");
@@ -394,6 +488,31 @@ TEST(Train, DivergenceIsSkippedAndThenEndsWithFour) {
   for (size_t i = outcome.steps.size() - 3; i < outcome.steps.size(); ++i) {
     EXPECT_TRUE(outcome.steps[i].skipped);
   }
+}
+
+// Where such a step is not skipped its loss has no number, and a checkpoint no place for it.
+TEST(Train, ALossWithoutAValueLeavesCheckpointsWhole) {
+  TempFolder temp;
+  const std::vector<std::string> keys = {
+      "train.precision=f32",     "optim.lr=1e30",       "train.skip.nonfinite=false",
+      "train.skip.window=4",     "train.steps=8",       "train.checkpoint_every=1",
+      "optim.schedule.warmup=0", "train.keep_last=100", "optim.clip=0"};
+  const RunConfig whole = Short(temp.path(), "whole", keys);
+  const Outcome outcome = TrainThreads(1, whole);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
+  EXPECT_TRUE(std::isfinite(outcome.steps.front().loss));
+  ASSERT_FALSE(std::isfinite(outcome.steps.back().loss));
+  for (const StepReport& step : outcome.steps) EXPECT_FALSE(step.skipped);
+  const auto position = ReadCheckpointPosition(Step(whole, 8));
+  ASSERT_TRUE(position.ok()) << position.status();
+  EXPECT_EQ(position->updates, 8);
+  for (const double loss : position->recent_losses) EXPECT_TRUE(std::isfinite(loss));
+  EXPECT_FALSE(position->recent_losses.empty());
+  const RunConfig parts = Short(temp.path(), "parts", keys);
+  for (const int64_t stop : {3, 6}) ASSERT_EQ(TrainThreads(1, parts, stop).exit_code, 75);
+  const Outcome last = TrainThreads(1, parts);
+  ASSERT_EQ(last.exit_code, 0) << last.message;
+  EXPECT_EQ(last.steps.size(), 2u);
 }
 
 TEST(Train, AnOutlierIsSkippedByAllRanks) {

@@ -1,8 +1,10 @@
 #include "engine/report.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -272,6 +274,67 @@ TEST(TensorBoard, WritesVersionThenScalars) {
   const float quarter = 0.25f;
   const std::string value = "\x15" + std::string(reinterpret_cast<const char*>(&quarter), 4);
   EXPECT_NE(records[2].find("time/forward" + value), std::string::npos);
+}
+
+// Event.step of a record, behind Event.wall_time (tag 0x09 and 8 bytes); 0 where it has none.
+int64_t StepOf(const std::string& record) {
+  return record.at(9) == 0x10 ? static_cast<int64_t>(record.at(10)) : 0;
+}
+
+// As TensorBoard shows them: a START hides what stood at its step and behind it.
+TEST(TensorBoard, ARunThatGoesOnHidesTheStepsThatItMakesAgain) {
+  TempFolder temp;
+  const RunConfig config =
+      TinyRun(temp.path(), {"train.sequence_length=32", "train.batch_sequences=4", "train.steps=8",
+                            "train.checkpoint_every=3", "train.tensorboard=true"});
+  ASSERT_EQ(TrainThreads(1, config, 5).exit_code, 75);
+  std::filesystem::remove_all(config.run.dir + "/checkpoints/step-5");
+  for (const auto& entry : std::filesystem::directory_iterator(config.run.dir + "/tb"))
+    std::filesystem::rename(entry.path(), temp.path() + "/first");  // made in the same second
+  ASSERT_EQ(TrainThreads(1, config).exit_code, 0);
+  std::string bytes = ReadText(temp.path() + "/first");
+  for (const auto& entry : std::filesystem::directory_iterator(config.run.dir + "/tb"))
+    bytes += ReadText(entry.path());
+  std::vector<std::pair<int64_t, std::string>> shown;
+  for (const std::string& record : Records(bytes)) {
+    const int64_t step = StepOf(record);
+    if (record.find("\x3a\x02\x08\x01", 11) == 11) {
+      std::erase_if(shown, [&](const auto& event) { return event.first >= step; });
+    } else if (step > 0) {
+      shown.emplace_back(step, record);
+    }
+  }
+  const auto losses = ReadSeries(config.run.dir + "/metrics.jsonl", "loss").value();
+  ASSERT_EQ(shown.size(), 8u);
+  ASSERT_EQ(losses.size(), 8u);
+  for (size_t i = 0; i < shown.size(); ++i) {
+    EXPECT_EQ(shown[i].first, static_cast<int64_t>(i) + 1);
+    const auto loss = static_cast<float>(losses[i].second);
+    const std::string value = "loss\x15" + std::string(reinterpret_cast<const char*>(&loss), 4);
+    EXPECT_NE(shown[i].second.find(value), std::string::npos) << "step " << i + 1;
+  }
+}
+
+TEST(TensorBoard, SaysWhatItCannotMakeOrWrite) {
+  TempFolder temp;
+  std::ofstream(temp.path() + "/tb") << "a file in the way";
+  const absl::Status blocked = TensorBoardLog::Open(temp.path() + "/tb", 0).status();
+  EXPECT_NE(blocked.message().find(temp.path() + "/tb: cannot make the folder: "),
+            absl::string_view::npos)
+      << blocked;
+  auto log = TensorBoardLog::Open(temp.path() + "/other", 0).value();
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit small = {100, before.rlim_max};
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  const absl::Status full = log->Write(At(1));
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old_handler);
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted) << full;
+  EXPECT_NE(full.message().find("cannot write: File too large; free some space"),
+            absl::string_view::npos)
+      << full;
 }
 
 }  // namespace

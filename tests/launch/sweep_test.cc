@@ -72,5 +72,100 @@ TEST(SweepFit, SaysWhatIsWrong) {
   EXPECT_THAT(error("--fit cells.csv --report no/such/folder.html", 2), HasSubstr("no/such"));
 }
 
+// Eight cells of two steps.
+void PutSweep(const Workplace& place) {
+  std::string text;
+  for (int i = 0; i < 150; ++i)
+    text += "the old river " + std::to_string(i * 7919 % 100) + " runs under a tall bridge\n\n";
+  place.Write("text.txt", text);
+  ASSERT_EQ(place
+                .Run("prepare --input text.txt --output corpus --document-bytes 300 "
+                     "--held-out 0.2")
+                .code,
+            0);
+  place.Write("base.yaml", R"(
+model:
+  layers: 2
+  hidden: 16
+  dense_width: 32
+  leading_dense: 1
+  mla: {heads: 2, kv_lora_rank: 8, qk_nope: 8, qk_rope: 4, v_head: 8}
+  moe: {experts: 34, shared: 1, top_k: 2, expert_width: 16}
+  engram: {blocks: [1], orders: [2, 3], heads: 2, d_mem: 16, vocab_size: 2}
+data: {train: corpus/train}
+train: {steps: 2, sequence_length: 32, batch_sequences: 4}
+evaluate: {sets: [{name: held_out, data: corpus/held_out}]}
+device: cpu
+)");
+  place.Write("sweep.yaml", R"(
+base: base.yaml
+folder: out
+axes: {rho: [1.0, 0.8, 0.5, 0.3], seed: [0, 1]}
+allocation: {total_bound: 0.02, flops_bound: 0.05}
+run: {side_by_side: 4}
+fit: {exclude: [{key: rho, value: 0.3125, why: "too \"few\" experts"}]}
+)");
+}
+
+TEST(Sweep, IsRunToldOfPackedAndVerified) {
+  Workplace place;
+  PutSweep(place);
+  const auto status = [&] {
+    const Ran ran = place.Run("sweep sweep.yaml --status --json");
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    return nlohmann::json::parse(ran.out, nullptr, false);
+  };
+  const auto before = status();
+  EXPECT_EQ(before["done"], 0);
+  ASSERT_EQ(before["cells"].size(), 8u);
+  EXPECT_EQ(before["cells"][0]["state"], "waiting");
+  EXPECT_TRUE(before["cells"][0]["validation_loss"].is_null());
+  EXPECT_EQ(place.Run("sweep sweep.yaml --bundle early").code, 2);  // nothing to pack yet
+
+  const Ran ran = place.Run("sweep sweep.yaml");
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const auto after = status();
+  EXPECT_EQ(after["done"], 8);
+  EXPECT_EQ(after["running"], 0);
+  for (const auto& cell : after["cells"]) {
+    EXPECT_EQ(cell["state"], "done");
+    EXPECT_EQ(cell["steps"], 2);
+    EXPECT_GT(cell["validation_loss"].get<double>(), 1.0);
+  }
+  const Ran bundle = place.Run("sweep sweep.yaml --bundle packed");
+  ASSERT_EQ(bundle.code, 0) << bundle.err;
+  EXPECT_THAT(bundle.out, HasSubstr("packed: 6 cells, "));  // two are left out, and said so
+  EXPECT_THAT(place.Read("packed/fit.json"), HasSubstr("too \\\"few\\\" experts"));
+  const Ran verified = place.Run("sweep --verify packed");
+  EXPECT_EQ(verified.code, 0) << verified.err;
+  EXPECT_THAT(verified.out, HasSubstr("and the fit of 6 cells comes to the same digits"));
+  EXPECT_EQ(place.Run("sweep sweep.yaml --bundle packed").code, 2);
+
+  // Into another folder of the same sweep all cells are taken over; a third of other losses is not.
+  const Ran merged = place.Run("sweep sweep.yaml folder=other --merge packed --merge out");
+  ASSERT_EQ(merged.code, 0) << merged.err;
+  EXPECT_THAT(merged.err, HasSubstr("packed: 8 finished cells taken over, 0 were here already"));
+  EXPECT_THAT(merged.err, HasSubstr("out: 0 finished cells taken over, 8 were here already"));
+  const std::string results = place.Read("packed/results.jsonl");
+  place.Write("packed/results.jsonl", results + "\n");
+  const Ran changed = place.Run("sweep --verify packed");
+  EXPECT_EQ(changed.code, 3);
+  EXPECT_THAT(changed.err, HasSubstr("packed/results.jsonl: has changed"));
+  EXPECT_EQ(place.Run("sweep sweep.yaml folder=third --merge packed").code, 3);
+  place.Write("packed/results.jsonl", results);
+  place.Write("packed/loss_vs_more.svg", "<svg>");
+  EXPECT_THAT(place.Run("sweep --verify packed").err, HasSubstr("is not in the MANIFEST"));
+}
+
+TEST(Sweep, CellsBeginAtInitialValues) {
+  Workplace place;
+  PutSweep(place);
+  place.Write("base.yaml",
+              place.Read("base.yaml") + "stages: [{name: heir, init_from: elsewhere, steps: 2}]\n");
+  const Ran ran = place.Run("sweep sweep.yaml --dry-run");
+  EXPECT_EQ(ran.code, 2) << ran.out;
+  EXPECT_THAT(ran.err, HasSubstr("elsewhere, and cells of a sweep begin at initial values"));
+}
+
 }  // namespace
 }  // namespace mneme

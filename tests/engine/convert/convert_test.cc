@@ -10,6 +10,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <tuple>
 
 #include "configs/load.h"
 #include "data/files.h"
@@ -610,6 +611,73 @@ TEST_F(ConvertTest, DamageIsOneClearMessageAndLeavesNothing) {
     EXPECT_THAT(Message(status), testing::Not(HasSubstr("\n")));
     EXPECT_FALSE(std::filesystem::exists(Path("out")));
     EXPECT_FALSE(std::filesystem::exists(Path("out.converting")));
+  }
+}
+
+// A folder that says nothing of its vocabulary gets that of a corpus: it can be scored and trained
+// on then, where a map of its own would be another vocabulary.
+TEST_F(ConvertTest, AnImportedModelTakesTheVocabularyOfACorpus) {
+  const std::vector<std::string> keys = {
+      "train.steps=1",          "train.precision=f32", "train.sequence_length=32",
+      "model.engram.blocks=[]", "model.mhc.streams=1", "model.moe.experts=0"};
+  const std::string run = Train("run", keys);
+  const std::string corpus = runs_.path() + "/train";
+  ConvertOptions out = Options(run, "out", "huggingface");
+  out.dtype = "f32";
+  ASSERT_TRUE(Convert(out).ok());
+  for (const char* name : {"mneme.json", "vocabulary.h5", "tokenizer.json"})
+    EXPECT_TRUE(std::filesystem::remove(Path("out") + "/" + name)) << name;
+  ASSERT_TRUE(Import(Path("out"), "plain").ok());
+  ConvertOptions with = Options(Path("out"), "back", "mneme");
+  with.vocabulary = corpus;
+  ASSERT_TRUE(Convert(with).ok());
+  const auto goes_on = [&](const std::string& from) {
+    std::vector<std::string> heir = keys;
+    heir.insert(heir.end(), {"run.dir=" + Path("heir_of_" + from),
+                             "stages=[{init_from: " + Path(from) + ", steps: 1}]"});
+    return TrainThreads(1, TinyRun(runs_.path(), heir));
+  };
+  const Outcome refused = goes_on("plain");
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.message, HasSubstr("was trained on another vocabulary"));
+  const Outcome taken = goes_on("back");
+  EXPECT_EQ(taken.exit_code, 0) << taken.message;
+
+  ConvertOptions small = Options(kFixtures + "/v2_bf16", "x", "mneme");
+  small.vocabulary = corpus;
+  EXPECT_THAT(Message(Convert(small).status()), HasSubstr("has 258 ids, the model 40"));
+  // A tokenizer goes along in the place of the one that was there.
+  ConvertOptions tokenizer = Options(run, "told", "huggingface");
+  tokenizer.tokenizer_json = Put("own.json", "{\"model\": {\"type\": \"BPE\"}}");
+  ASSERT_TRUE(Convert(tokenizer).ok());
+  EXPECT_EQ(Bytes(Path("told/tokenizer.json")), "{\"model\": {\"type\": \"BPE\"}}");
+  tokenizer.to = Path("y");
+  tokenizer.tokenizer_json = Put("bad.json", "{");
+  const absl::Status bad = Convert(tokenizer).status();
+  EXPECT_EQ(bad.code(), absl::StatusCode::kInvalidArgument) << bad;
+  EXPECT_THAT(Message(bad), HasSubstr("bad.json"));
+  EXPECT_FALSE(std::filesystem::exists(Path("x")) || std::filesystem::exists(Path("y")));
+}
+
+// mneme.json says where the run stood; what it cannot have stood at is refused.
+TEST_F(ConvertTest, AnExportedRunThatCannotBeIsRefused) {
+  const std::string run = Train("run", {"train.steps=1", "train.precision=f32"});
+  const std::vector<std::tuple<const char*, const char*, const char*>> spoilt = {
+      {"\"version\": 1", "\"version\": 2", "version: is not 1"},
+      {"\"step\": 1", "\"step\": -1", "step, stage or tokens: is below 0"},
+      {"\"step\": 1", "\"step\": \"1\"", "step: is \"1\", not a whole number"},
+      {"\"stage\": 0", "\"stage\": 1", "stands in a stage that its config does not have"},
+      {"\"config\": \"", "\"config\": \"nonsense: 1\\n", "nonsense: unknown key"},
+      {"hidden: 24", "hidden: 25", "is of another model than the config.json beside it"}};
+  for (const auto& [from, to, why] : spoilt) {
+    ConvertOptions out = Options(run, "out", "huggingface");
+    out.replace = true;
+    ASSERT_TRUE(Convert(out).ok());
+    Rewrite(Path("out/mneme.json"), from, to);
+    const absl::Status status = Import(Path("out"), "back");
+    EXPECT_THAT(Message(status), HasSubstr(Path("out/mneme.json:"))) << to;
+    EXPECT_THAT(Message(status), HasSubstr(why)) << to;
+    EXPECT_FALSE(std::filesystem::exists(Path("back")));
   }
 }
 

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <tuple>
 #include <vector>
 
 namespace mneme {
@@ -53,6 +55,46 @@ TEST(Element, RoundsToNearestEven) {
   Encode(Element::kF32, absl::MakeConstSpan(from).subspan(0, 1), &f);
   Decode(Element::kF32, &f, absl::MakeSpan(back));
   EXPECT_EQ(back[0], from[0]);
+}
+
+// Every element from its bytes, the first and the last of its range.
+TEST(Element, WholeNumbersAndFloatsAreRead) {
+  const std::vector<std::tuple<Element, uint64_t, double>> cases = {
+      {Element::kI8, 0x80, -128.0},
+      {Element::kI8, 0x7f, 127.0},
+      {Element::kU8, 0xff, 255.0},
+      {Element::kBool, 0x01, 1.0},
+      {Element::kI16, 0x8000, -32768.0},
+      {Element::kI16, 0x7fff, 32767.0},
+      {Element::kU16, 0xffff, 65535.0},
+      {Element::kI32, 0x80000000, -2147483648.0},
+      {Element::kI32, 0x7fffffff, 2147483647.0},
+      {Element::kU32, 0x80000000, 2147483648.0},
+      {Element::kI64, 0x8000000000000000, -std::ldexp(1.0, 63)},
+      {Element::kI64, 0xffffffffffffffff, -1.0},
+      {Element::kU64, 0x8000000000000000, std::ldexp(1.0, 63)},
+      {Element::kF32, 0xc0490000, -3.140625},
+      {Element::kF64, 0xc009200000000000, -3.140625}};
+  for (const auto& [element, bits, value] : cases) {
+    EXPECT_EQ(One(element, bits), value) << ElementName(element);
+    // Two beside each other: the second stands right behind the first.
+    std::vector<char> bytes(2 * static_cast<size_t>(BytesOf(element)));
+    std::memcpy(bytes.data() + BytesOf(element), &bits, static_cast<size_t>(BytesOf(element)));
+    std::vector<double> both(2);
+    Decode(element, bytes.data(), absl::MakeSpan(both));
+    EXPECT_EQ(both, (std::vector<double>{0.0, value})) << ElementName(element);
+  }
+}
+
+TEST(Element, WhatIsWrittenIsRead) {
+  const std::vector<double> numbers = {-7.0, 0.0, 40000.0};
+  for (const Element element : {Element::kF64, Element::kF32, Element::kI64, Element::kI32}) {
+    std::vector<char> bytes(3 * static_cast<size_t>(BytesOf(element)));
+    Encode(element, numbers, bytes.data());
+    std::vector<double> back(3);
+    Decode(element, bytes.data(), absl::MakeSpan(back));
+    EXPECT_EQ(back, numbers) << ElementName(element);
+  }
 }
 
 }  // namespace

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <map>
 
+#include "data/hdf5_file.h"
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_manifest.h"
 #include "engine/convert/safetensors.h"
@@ -256,6 +258,61 @@ TEST(Inspect, CountsWhatIsNotFinite) {
   EXPECT_THAT(text, HasSubstr("metadata format: pt"));
   EXPECT_THAT(InspectionJson(*inspection, true), HasSubstr(R"("nans": 1)"));
   EXPECT_EQ(OpenTensorSet(folder.path() + "/none").status().code(), absl::StatusCode::kNotFound);
+}
+
+// Any piece of a dataset of any type and number of dimensions, whatever rows it begins and ends in.
+TEST(Inspect, AnHdf5FileIsReadByItsDatasets) {
+  TempFolder folder;
+  const std::string path = folder.path() + "/mixed.h5";
+  auto file = H5File::Create(path).value();
+  const auto write = [&](const char* name, H5Type type, std::vector<int64_t> shape,
+                         const auto& values) {
+    ASSERT_TRUE(file->Write(name, type, shape, values.data()).ok()) << name;
+  };
+  write("f32", H5Type::kF32, {3, 4}, std::vector<float>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11});
+  write("f64", H5Type::kF64, {5}, std::vector<double>{0, 1, 2, 3, 4});
+  write("g/i32", H5Type::kI32, {2, 3, 2},
+        std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11});
+  write("g/i64", H5Type::kI64, {4, 1}, std::vector<int64_t>{0, 1, 2, 3});
+  write("u16", H5Type::kU16, {1, 6}, std::vector<uint16_t>{0, 1, 2, 3, 4, 5});
+  write("u32", H5Type::kU32, {6}, std::vector<uint32_t>{0, 1, 2, 3, 4, 5});
+  write("u8", H5Type::kU8, {2, 2}, std::vector<uint8_t>{0, 1, 2, 3});
+  write("one", H5Type::kF64, {}, std::vector<double>{7});
+  ASSERT_TRUE(file->WriteText("text", "no numbers").ok());
+  ASSERT_TRUE(file->Close().ok());
+
+  auto set = OpenTensorSet(path);
+  ASSERT_TRUE(set.ok()) << set.status();
+  std::vector<std::string> names;
+  for (size_t i = 0; i < (*set)->tensors().size(); ++i) {
+    const TensorInfo& info = (*set)->tensors()[i];
+    names.push_back(info.name + " " + info.dtype);
+    int64_t elements = 1;
+    for (const int64_t dim : info.shape) elements *= dim;
+    for (int64_t first = 0; first < elements; ++first) {
+      for (int64_t count = 1; first + count <= elements; ++count) {
+        std::vector<double> values(static_cast<size_t>(count));
+        ASSERT_TRUE((*set)->Read(i, first, absl::MakeSpan(values)).ok()) << info.name;
+        for (int64_t k = 0; k < count; ++k) {
+          const double want = info.shape.empty() ? 7.0 : static_cast<double>(first + k);
+          EXPECT_EQ(values[static_cast<size_t>(k)], want) << info.name << " from " << first;
+        }
+      }
+    }
+  }
+  EXPECT_THAT(names, testing::ElementsAre("f32 f32", "f64 f64", "g/i32 i32", "g/i64 i64", "one f64",
+                                          "u16 u16", "u32 u32", "u8 u8"));
+  const auto inspection = Inspect(**set, {.matching = "i32"});
+  ASSERT_TRUE(inspection.ok()) << inspection.status();
+  ASSERT_EQ(inspection->tensors.size(), 1u);
+  EXPECT_EQ(inspection->tensors[0].statistics.norm, std::sqrt(506.0));
+  EXPECT_THAT(InspectionText(*inspection, true), HasSubstr("HDF5 file"));
+
+  const auto missing = OpenTensorSet(folder.path() + "/nowhere.h5");
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound) << missing.status();
+  std::filesystem::create_directories(folder.path() + "/run/checkpoints");
+  const auto bare = OpenTensorSet(folder.path() + "/run").status();
+  EXPECT_THAT(std::string(bare.message()), HasSubstr("is a run without a whole checkpoint"));
 }
 
 }  // namespace

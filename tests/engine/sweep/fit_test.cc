@@ -227,6 +227,12 @@ TEST(Fit, LeavesOutWhatItWasToldToAndSaysSo) {
   EXPECT_THAT(fit.left_out[0], testing::HasSubstr("not finite"));
   EXPECT_THAT(fit.left_out[1], testing::HasSubstr("no table at all"));
   EXPECT_EQ(fit.allocations.front().points.back().rho, 0.95);
+  // One that no cell has is told of: it may be meant for cells that are in the fit.
+  config.exclude = {{"rho", "0.41", ""}, {"seed", "0", "old"}, {"rho", "0.4", ""}};
+  const SweepFit other = FitCells(table, config).value();
+  EXPECT_EQ(other.left_out.back(), "no cell: none has rho 0.41");
+  EXPECT_EQ(other.left_out.size(), 13u);  // ten of seed 0, one more at 0.4, one without a loss
+  EXPECT_EQ(other.cells, 8);
 }
 
 // Cells of two rates at five places, the second rate worse by `more` and with its valley moved.
@@ -452,6 +458,48 @@ TEST(Fit, DrawsCellsOfOneLoss) {
     EXPECT_THAT(html, testing::HasSubstr("</html>"));
     EXPECT_THAT(html, testing::Not(testing::HasSubstr("nan")));
   }
+}
+
+TEST(Fit, TellsOfMemoryScalingInTextJsonAndReport) {
+  Noise noise(3);
+  CellTable table;
+  table.table_column = "table_rows";
+  for (double size = 1e5; size < 2e8; size *= 3.0) {
+    CellResult cell = PlantedCell(0.5, 0, 1.7 + 40.0 * std::pow(size, -0.5) + noise(0.0002));
+    cell.table = size;
+    table.cells.push_back(cell);
+  }
+  table.cells.push_back(PlantedCell(0.5, 0, 1.9));
+  table.cells.back().table = 0.0;
+  const SweepFit fit = FitCells(table, FitConfig()).value();
+  ASSERT_EQ(fit.scalings.size(), 1u);
+  const ScalingFit& s = fit.scalings[0].fit;
+  ASSERT_TRUE(s.has_floor);
+  const auto json = nlohmann::json::parse(FitJson(fit))["memory_scaling"];
+  ASSERT_EQ(json.size(), 1u);
+  EXPECT_EQ(json[0]["column"], "table_rows");
+  EXPECT_EQ(json[0]["cells"], fit.scalings[0].data.size.size());
+  EXPECT_EQ(json[0]["log_linear"]["slope"], s.slope.value);
+  EXPECT_EQ(json[0]["log_linear"]["interval"][0], *s.slope.low);
+  EXPECT_EQ(json[0]["power_law"]["exponent"], s.exponent.value);
+  EXPECT_EQ(json[0]["power_law"]["interval"][1], *s.exponent.high);
+  EXPECT_EQ(json[0]["power_law_with_floor"]["floor"], s.floor);
+  EXPECT_EQ(json[0]["power_law_with_floor"]["exponent"], s.floor_exponent.value);
+  EXPECT_EQ(json[0]["without_tables"], 1.9);
+  const std::string text = FitText(fit);
+  EXPECT_THAT(text, testing::HasSubstr("memory scaling over table_rows, "));
+  EXPECT_THAT(text, testing::HasSubstr("with floor  exponent "));
+  const std::string html = ReportHtml(fit, ReportNotes());
+  EXPECT_THAT(html, testing::HasSubstr(ScalingFigure(fit.scalings[0]).Svg()));
+  EXPECT_THAT(html, testing::HasSubstr("power law above 1.70"));
+  // A line in the logarithm has no floor to tell.
+  CellTable line = table;
+  line.cells.pop_back();
+  for (CellResult& cell : line.cells) cell.validation_loss = 2.0 - 0.03 * std::log10(cell.table);
+  const SweepFit straight = FitCells(line, FitConfig()).value();
+  const auto plain = nlohmann::json::parse(FitJson(straight))["memory_scaling"][0];
+  EXPECT_NEAR(plain["log_linear"]["slope"], -0.03, 1e-12);
+  EXPECT_TRUE(plain["without_tables"].is_null());
 }
 
 }  // namespace

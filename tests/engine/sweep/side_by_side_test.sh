@@ -58,9 +58,9 @@ done
 long=(axes.rho=[0.6,0.2] set.train.steps=300)
 "$mneme" sweep sweep.yaml folder=alone_long "${long[@]}" >worker.txt 2>&1 || fail "$(cat worker.txt)"
 begin() { "$mneme" sweep sweep.yaml folder=broken run.side_by_side=4 "${long[@]}" >"$1" 2>&1 & worker=$!; }
-saved() { find broken/cells -maxdepth 4 -name 'step-*' -printf '%f\n' 2>/dev/null | sort -u | wc -l; }
+saved() { find broken/cells -maxdepth 4 -name 'step-*[0-9]' -printf '%h\n' 2>/dev/null | sort -u | wc -l; } # cells
 begin killed.txt
-wait_for '(($(saved) >= 2))'
+wait_for '(($(saved) == 4))'
 kill -9 "$worker"
 wait "$worker" 2>/dev/null || true
 sleep 4  # its leases are stale then

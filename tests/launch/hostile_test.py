@@ -304,7 +304,7 @@ IDS = ["--eos", "1", "--text-bytes", "900", "--vocabulary", "10"]
 TABLE = [
     ("run.yaml", [["train", "run.yaml", "run.dir=new"], ["config", "resolve", "run.yaml"], ["plan", "run.yaml"]], YAML, {2},
      {"half", "one byte less", "config: empty", "tags"}),
-    ("sweep.yaml", [["sweep", "sweep.yaml", "--dry-run"], ["sweep", "sweep.yaml"]], YAML, {2, 3}, {"half", "one byte less"}),
+    ("sweep.yaml", [["sweep", "sweep.yaml", "--dry-run"], ["sweep", "sweep.yaml", "folder=fresh"]], YAML, {2, 3}, {"half", "one byte less"}),
     ("device.yaml", [["plan", "run.yaml", "model.vocab_size=258", "--device", "device.yaml"]], YAML, {2}, {"half", "one byte less"}),
     ("text.txt", [["prepare", "--input", "text.txt", "--output", "new"]], {}, {2}, {"half", "one byte less", "zeros"}),
     ("lines.jsonl", [["prepare", "--input", "lines.jsonl", "--output", "new"]], {**DEEP_JSON, **LINES}, {2},

@@ -498,7 +498,7 @@ TEST_F(PrepareTest, DocumentsOfIdsLieAcrossReads) {
   std::vector<int64_t> documents;
   for (int64_t i = 0, document = 0; i < 600'000; ++i) {
     const bool ends = i % 50'021 == 50'020;
-    ids.push_back(ends ? 1 : static_cast<uint16_t>(2 + i % 8));
+    ids.push_back(static_cast<uint16_t>(ends ? 1 : 2 + i % 8));
     documents.push_back(document);
     document += ends ? 1 : 0;
   }

@@ -11,8 +11,8 @@ namespace mneme {
 
 inline constexpr char kVocabularyName[] = "vocabulary.h5";
 
-// Whether special ids lie inside the vocabulary, and canonical ones in 0 to canonical_size, which
-// is no larger.
+// Whether eos lies inside the vocabulary, bos and pad too where they are (-1: there is none), and
+// canonical ids in [0, canonical_size), which is at least 1 and no larger than the vocabulary.
 bool VocabularyFits(const VocabularyInfo& vocabulary);
 // Digest of all fields but `digest`: 16 hex digits.
 std::string VocabularyDigest(const VocabularyInfo& vocabulary);

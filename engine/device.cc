@@ -143,11 +143,13 @@ absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config) {
   return *mine;
 }
 
-int64_t CommunicatorBytes(const Device& device, int ranks) {
-  if (device.is_cpu() || ranks == 1) return 0;
-  constexpr int64_t kMiB = int64_t{1} << 20;
+int64_t CommunicatorBytes(const Device& device, const Layout& layout) {
+  if (device.is_cpu() || layout.world == 1) return 0;
   constexpr int kPeersAHost = 8;  // further ones are reached through buffers that all share
-  return 900 * kMiB + 300 * kMiB * std::min(ranks, kPeersAHost);
+  const auto peers = [=](int size) { return int64_t{std::min(size, kPeersAHost) - 1}; };
+  const int64_t mebibytes =
+      1505 + 145 * peers(layout.world) + 180 * peers(layout.expert) + 460 * peers(layout.memory);
+  return mebibytes << 20;
 }
 
 std::string DescribeDevice(const Device& device) {

@@ -35,9 +35,9 @@ std::optional<Unmet> UnmetByUpdates(const RunConfig& config, const BatchPlan& pl
                                     const Device& device);
 
 // What NCCL keeps of each GPU of a run of several ranks, beside the pool: its groups, and buffers
-// for each GPU of a host that one talks to. Reckoned so that four GPUs come to the 2.1 GiB that
-// they were seen to take.
-int64_t CommunicatorBytes(const Device& device, int ranks);
+// for each GPU of a host that rows, tokens and sums go to. By eight layouts of two and four GPUs
+// (docs/results.md, Plans against runs), of which it is within 0.1 GB.
+int64_t CommunicatorBytes(const Device& device, const Layout& layout);
 
 // "NVIDIA H200, 139.3 GiB free of 139.8 GiB"; "cpu".
 std::string DescribeDevice(const Device& device);

@@ -58,7 +58,7 @@ class Trainer {
   absl::StatusOr<bool> OpenFolder();  // true: the run is finished already
   absl::Status Build();
   absl::Status CheckMicroBatches(const Device& device) const;
-  int64_t AvailableOn(const Device& device) const;
+  int64_t AvailableOn(const Device& device, const Layout& layout) const;
   absl::Status FitDevice(const Device& device, const Layout& layout);
   absl::Status TakeRoom(const Device& device, int64_t available) const;
   absl::Status Resume();
@@ -147,11 +147,11 @@ absl::Status Trainer::CheckMicroBatches(const Device& device) const {
 }
 
 // What this rank may take, as if it were alone.
-int64_t Trainer::AvailableOn(const Device& device) const {
+int64_t Trainer::AvailableOn(const Device& device, const Layout& layout) const {
   const auto look = [&] {
     if (device.is_cpu()) return AvailableMemory();
     return GpuDriver()->info(device.index).free_bytes - kLibraries -
-           CommunicatorBytes(device, world_.size());
+           CommunicatorBytes(device, layout);
   };
   return hooks_.room == nullptr ? look() : hooks_.room->Free(device, look);
 }
@@ -164,7 +164,7 @@ absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
     const std::vector<std::string> hosts = world_.AllGather(world_.host());
     ranks = static_cast<int>(std::count(hosts.begin(), hosts.end(), world_.host()));
   }
-  const int64_t available = AvailableOn(device);
+  const int64_t available = AvailableOn(device, layout);
   const auto way = static_cast<size_t>(
       world_.Max(FirstWayThatFits(config_, layout, vocabulary, device, ranks, available)));
   savings_ = way == 0 ? NoSavings(config_) : WaysToSave(config_, layout, vocabulary, device)[way];

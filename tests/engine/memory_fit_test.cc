@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "engine/device.h"
@@ -102,16 +103,23 @@ TEST_F(MemoryFit, KeepsWhatTheRunStates) {
   EXPECT_EQ(Needs(both, NoSavings(both)), PredictFootprint(both, layout_, kVocabulary).needs());
 }
 
-// Of ranks alone and CPUs nothing; further GPUs of a host cost more, further hosts do not.
-TEST(Communicators, TakeMemoryByTheNumberOfGpus) {
+// Of ranks alone and CPUs nothing; further GPUs of a host cost more, further hosts do not. GB of
+// eight layouts as measured.
+TEST(Communicators, TakeMemoryByTheGpusOfEachAxis) {
   const Device gpu{Device::Kind::kGpu, 0};
-  constexpr int64_t kGiB = int64_t{1} << 30;
-  EXPECT_EQ(CommunicatorBytes({}, 8), 0);
-  EXPECT_EQ(CommunicatorBytes(gpu, 1), 0);
-  EXPECT_NEAR(static_cast<double>(CommunicatorBytes(gpu, 4)), 2.1 * kGiB, 0.1 * kGiB);
-  EXPECT_LT(CommunicatorBytes(gpu, 2), CommunicatorBytes(gpu, 4));
-  EXPECT_LT(CommunicatorBytes(gpu, 4), CommunicatorBytes(gpu, 8));
-  EXPECT_EQ(CommunicatorBytes(gpu, 64), CommunicatorBytes(gpu, 8));
+  const auto gigabytes = [&](int world, int expert, int memory) {
+    const Layout layout{.world = world, .expert = expert, .memory = memory};
+    EXPECT_EQ(CommunicatorBytes({}, layout), 0);
+    return 1e-9 * static_cast<double>(CommunicatorBytes(gpu, layout));
+  };
+  EXPECT_EQ(gigabytes(1, 1, 1), 0);
+  const std::tuple<int, int, int, double> seen[] = {
+      {2, 1, 1, 1.73}, {2, 2, 1, 1.82}, {2, 1, 2, 2.27}, {2, 2, 2, 2.31},
+      {4, 1, 1, 2.03}, {4, 4, 1, 2.62}, {4, 2, 4, 3.58}, {4, 4, 4, 3.99}};
+  for (const auto& [world, expert, memory, bytes] : seen)
+    EXPECT_NEAR(gigabytes(world, expert, memory), bytes, 0.12);
+  EXPECT_LT(gigabytes(4, 4, 4), gigabytes(8, 8, 8));
+  EXPECT_EQ(gigabytes(64, 64, 64), gigabytes(8, 8, 8));
 }
 
 TEST_F(MemoryFit, SaysWhatIsGivenUp) {

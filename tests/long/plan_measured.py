@@ -111,7 +111,7 @@ GPU_RUNS = [
     (4, "models/engram_27b.yaml", 16, ["model.layers=24|13", "model.engram.blocks=[1, 9]", ROWS, "parallel.expert=4", "parallel.memory=4",
                                        "train.batch_sequences=16", "train.micro_batch=2", "train.recompute=[ffn, mhc, exchange]"]),
 ]
-BALANCED = ["optim.lr=1e-6", "optim.schedule={shape: constant, warmup: 0}", "model.moe.bias_update=0.005"]
+BALANCED = ["optim.lr=1e-6", "optim.schedule={shape: constant, warmup: 0}", "model.moe.bias_update=0.02"]
 COMMON = ["device=gpu", "train.precision=bf16", "evaluate.sets=[]", "train.log_every=1", "train.checkpoint_last=false",
           "train.checkpoint_every=0", "train.time_parts=false"]
 LARGE = 100 * 2**30  # a card of 141 GB has more

@@ -38,6 +38,31 @@ Moved MovedOf(const Region& region, int64_t begin, int64_t end) {
           region.rounded() ? region.read.Flat(begin, end) : Tensor()};
 }
 
+// Matrices of one shape and decay among those that a rank owns: where they stand in its part of
+// the region.
+struct MatrixGroup {
+  const Piece* piece;
+  std::vector<FlatRun> runs;
+};
+
+std::vector<MatrixGroup> GroupsOf(const Region& region) {
+  std::vector<MatrixGroup> groups;
+  for (const Region::Slice& slice : region.Slices(region.owned)) {
+    const Piece& piece = *slice.piece;
+    CHECK_EQ(slice.row_end - slice.row_begin, piece.rows);
+    auto group = std::find_if(groups.begin(), groups.end(), [&](const MatrixGroup& g) {
+      return g.piece->rows == piece.rows && g.piece->cols == piece.cols &&
+             g.piece->decays == piece.decays;
+    });
+    if (group == groups.end()) group = groups.insert(group, {&piece, {}});
+    std::vector<FlatRun>& runs = group->runs;
+    const int64_t at = slice.region_begin - region.owned.begin;
+    if (runs.empty() || runs.back().at + runs.back().count != at) runs.push_back({at, 0});
+    runs.back().count += piece.elements();
+  }
+  return groups;
+}
+
 }  // namespace
 
 Optimizer::Optimizer(Context& context, const OptimConfig& optim, const ModelConfig& model,
@@ -120,10 +145,34 @@ void Optimizer::UpdateAdamW(Context& context, RegionState& state) {
   }
 }
 
-// Each logical matrix on its own (docs/mathematics.md), neighbours of one shape at once; a piece is
+// Each logical matrix on its own (docs/mathematics.md), those of one shape at once wherever they
+// stand: a small model's step is made of the time that kernels take beside their work. A piece is
 // never cut between owners here.
 void Optimizer::UpdateMuon(Context& context, RegionState& state) {
-  Region& region = *state.region;
+  for (const MatrixGroup& group : GroupsOf(*state.region)) {
+    const int64_t each = group.piece->elements();
+    const int64_t most =
+        each * std::max<int64_t>(1, kMuonBatchBytes / (each * SizeOf(store_.dtype())));
+    std::vector<FlatRun> batch;
+    int64_t room = most;
+    for (FlatRun left : group.runs) {
+      while (left.count > 0) {
+        const FlatRun now = {left.at, std::min(left.count, room)};
+        batch.push_back(now);
+        room -= now.count;
+        left = {left.at + now.count, left.count - now.count};
+        if (room > 0) continue;
+        UpdateMatrices(context, state, *group.piece, batch);
+        batch.clear();
+        room = most;
+      }
+    }
+    if (!batch.empty()) UpdateMatrices(context, state, *group.piece, batch);
+  }
+}
+
+void Optimizer::UpdateMatrices(Context& context, RegionState& state, const Piece& piece,
+                               FlatRuns runs) {
   Stream& stream = context.stream;
   const MuonConfig& muon = optim_.muon;
   NewtonSchulzOptions options;
@@ -131,33 +180,18 @@ void Optimizer::UpdateMuon(Context& context, RegionState& state) {
   options.a = muon.coefficients[0];
   options.b = muon.coefficients[1];
   options.c = muon.coefficients[2];
-  const std::vector<Region::Slice> slices = region.Slices(region.owned);
-  for (size_t i = 0; i < slices.size();) {
-    const Piece& piece = *slices[i].piece;
-    const int64_t begin = slices[i].region_begin;
-    const int64_t most =
-        std::max<int64_t>(1, kMuonBatchBytes / (piece.elements() * SizeOf(store_.dtype())));
-    int64_t batch = 0;
-    for (; i < slices.size() && batch < most; ++i, ++batch) {
-      const Piece& next = *slices[i].piece;
-      if (next.rows != piece.rows || next.cols != piece.cols || next.decays != piece.decays ||
-          slices[i].region_begin != begin + batch * piece.elements()) {
-        break;
-      }
-      CHECK_EQ(slices[i].row_end - slices[i].row_begin, next.rows);
-    }
-    const int64_t end = begin + batch * piece.elements();
-    const int64_t base = region.owned.begin;
-    Tensor buffer = state.first.Flat(begin - base, end - base);
-    Tensor u = Tensor::Empty(stream, store_.dtype(), {end - begin}, MemoryTag::kWorkspace);
-    auto [gradient, p, rounded] = MovedOf(region, begin, end);
-    context.kernels.muon_momentum(stream, muon.momentum, muon.nesterov, step_, gradient, buffer, u);
-    Tensor x = u.Reshape({batch, piece.rows, piece.cols});
-    context.kernels.newton_schulz(stream, options, x);
-    const double larger = static_cast<double>(std::max(piece.rows, piece.cols));
-    context.kernels.muon_apply(stream, muon.rms_scale * std::sqrt(larger),
-                               piece.decays ? optim_.weight_decay : 0.0, step_, u, p, rounded);
-  }
+  int64_t elements = 0;
+  for (const FlatRun& run : runs) elements += run.count;
+  Tensor u = Tensor::Empty(stream, store_.dtype(), {elements}, MemoryTag::kWorkspace);
+  auto [gradient, p, rounded] =
+      MovedOf(*state.region, state.region->owned.begin, state.region->owned.end);
+  context.kernels.muon_momentum(stream, muon.momentum, muon.nesterov, step_, runs, gradient,
+                                state.first, u);
+  Tensor x = u.Reshape({elements / piece.elements(), piece.rows, piece.cols});
+  context.kernels.newton_schulz(stream, options, x);
+  const double larger = static_cast<double>(std::max(piece.rows, piece.cols));
+  context.kernels.muon_apply(stream, muon.rms_scale * std::sqrt(larger),
+                             piece.decays ? optim_.weight_decay : 0.0, step_, runs, u, p, rounded);
 }
 
 SideJob Optimizer::SumLoads(Context& context) {

@@ -59,6 +59,8 @@ class Optimizer {
   void AddSquares(Context& context, Tensor& sums);
   void UpdateAdamW(Context& context, RegionState& state);
   void UpdateMuon(Context& context, RegionState& state);
+  // Matrices of a piece's shape and decay at once, which stand in these runs of the owned range.
+  void UpdateMatrices(Context& context, RegionState& state, const Piece& piece, FlatRuns runs);
   // Loads of all ranks on their way, for UpdateRouters.
   SideJob SumLoads(Context& context);
   // Assigns the worst load imbalance, f64 [1].

@@ -100,6 +100,20 @@ void AddUp(Stream& stream, const Tensor& x, Tensor& total, F f) {
   for (int64_t piece = 0; piece < pieces; ++piece) *to += parts[piece];
 }
 
+// Calls f(run, elements of the runs before it). REQUIRES: they lie in `region` elements and are
+// `packed` together.
+template <class F>
+void EachRun(FlatRuns runs, int64_t region, int64_t packed, const F& f) {
+  int64_t before = 0;
+  for (const FlatRun& run : runs) {
+    CHECK_LE(0, run.at);
+    CHECK_LE(run.at + run.count, region);
+    f(run, before);
+    before += run.count;
+  }
+  CHECK_EQ(before, packed);
+}
+
 }  // namespace
 
 void AdamW(Stream& stream, const AdamOptions& options, const Tensor& step, const Tensor& g,
@@ -152,29 +166,30 @@ void AdamRows(Stream&, const AdamOptions& options, const Tensor& step, const Ten
   });
 }
 
-void MuonMomentum(Stream&, double momentum, bool nesterov, const Tensor& step, const Tensor& g,
-                  Tensor& buf, Tensor& u) {
+void MuonMomentum(Stream&, double momentum, bool nesterov, const Tensor& step, FlatRuns runs,
+                  const Tensor& g, Tensor& buf, Tensor& u) {
   const StepValues s = ReadStep(step);
   CHECK_EQ(g.elements(), buf.elements());
-  CHECK_EQ(g.elements(), u.elements());
   DispatchReal(u.dtype(), [&](auto real) {
     using T = decltype(real);
-    const T* gs = g.data<T>();
-    T* bufs = buf.data<T>();
-    T* us = u.data<T>();
     const T mu = static_cast<T>(momentum);
     const T clip = static_cast<T>(s.clip);
-    ParallelFor(u.elements(), kElementGrain, [=](int64_t begin, int64_t end) {
-      if (!s.apply) {
-        std::fill(us + begin, us + end, T{0});
-        return;
-      }
-      for (int64_t i = begin; i < end; ++i) {
-        const T grad = clip * gs[i];
-        const T now = mu * bufs[i] + grad;
-        bufs[i] = now;
-        us[i] = nesterov ? grad + mu * now : now;
-      }
+    EachRun(runs, g.elements(), u.elements(), [&](const FlatRun& run, int64_t before) {
+      const T* gs = g.data<T>() + run.at;
+      T* bufs = buf.data<T>() + run.at;
+      T* us = u.data<T>() + before;
+      ParallelFor(run.count, kElementGrain, [=](int64_t begin, int64_t end) {
+        if (!s.apply) {
+          std::fill(us + begin, us + end, T{0});
+          return;
+        }
+        for (int64_t i = begin; i < end; ++i) {
+          const T grad = clip * gs[i];
+          const T now = mu * bufs[i] + grad;
+          bufs[i] = now;
+          us[i] = nesterov ? grad + mu * now : now;
+        }
+      });
     });
   });
 }
@@ -191,22 +206,25 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
   });
 }
 
-void MuonApply(Stream& stream, double scale, double decay, const Tensor& step, const Tensor& o,
-               Tensor& p, Tensor& copy) {
+void MuonApply(Stream& stream, double scale, double decay, const Tensor& step, FlatRuns runs,
+               const Tensor& o, Tensor& p, Tensor& copy) {
   const StepValues s = ReadStep(step);
   if (!s.apply) return;
-  CHECK_EQ(o.elements(), p.elements());
   DispatchReal(p.dtype(), [&](auto real) {
     using T = decltype(real);
-    const T* os = o.data<T>();
-    T* ps = p.data<T>();
     const T keep = static_cast<T>(1 - s.rate * decay);
     const T move = static_cast<T>(s.rate * scale);
-    ParallelFor(p.elements(), kElementGrain, [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) ps[i] = keep * ps[i] - move * os[i];
+    EachRun(runs, p.elements(), o.elements(), [&](const FlatRun& run, int64_t before) {
+      const T* os = o.data<T>() + before;
+      T* ps = p.data<T>() + run.at;
+      ParallelFor(run.count, kElementGrain, [=](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) ps[i] = keep * ps[i] - move * os[i];
+      });
+      if (!copy.defined()) return;
+      Tensor rounded = copy.Flat(run.at, run.at + run.count);
+      Cast(stream, p.Flat(run.at, run.at + run.count), rounded);
     });
   });
-  if (copy.defined()) Cast(stream, p, copy);
 }
 
 void SumSquares(Stream& stream, const Tensor& x, Tensor& sum) {

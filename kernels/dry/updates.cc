@@ -7,11 +7,17 @@ namespace mneme::dry {
 namespace {
 
 constexpr int64_t kBatchBytes = int64_t{1} << 30;  // of matrices in work (gpu/update)
+constexpr int64_t kRunsOfCall = 64;                // of Muon's (gpu/update)
 
 int64_t Rows(RowParts parts) {
   int64_t rows = 0;
   for (const Tensor& part : parts) rows += part.dim(0);
   return rows;
+}
+
+int64_t MuonCalls(Stream& stream, FlatRuns runs) {
+  const auto count = static_cast<int64_t>(runs.size());
+  return stream.device().is_cpu() ? count : DivideUp(count, kRunsOfCall);
 }
 
 }  // namespace
@@ -76,9 +82,10 @@ void AdamW(Stream& stream, const AdamOptions&, const Tensor&, const Tensor& g, T
                        BytesOf(g) + 2 * (BytesOf(m) + BytesOf(v) + BytesOf(p)) + BytesOf(copy));
 }
 
-void MuonMomentum(Stream& stream, double, bool, const Tensor&, const Tensor& g, Tensor& buf,
-                  Tensor& u) {
-  LedgerOf(stream).Add(Work::kOptimizer, 0, BytesOf(g) + 2 * BytesOf(buf) + BytesOf(u));
+void MuonMomentum(Stream& stream, double, bool, const Tensor&, FlatRuns runs, const Tensor& g,
+                  Tensor& buf, Tensor& u) {
+  const double moved = Real(u.elements()) * Real(SizeOf(g.dtype()) + 2 * SizeOf(buf.dtype()));
+  LedgerOf(stream).Add(Work::kOptimizer, {MuonCalls(stream, runs), 0, moved + BytesOf(u)});
 }
 
 void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x) {
@@ -104,9 +111,11 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
                         Real(options.steps) * 4.0 * BytesOf(x)});
 }
 
-void MuonApply(Stream& stream, double, double, const Tensor&, const Tensor& o, Tensor& p,
-               Tensor& copy) {
-  LedgerOf(stream).Add(Work::kOptimizer, 0, BytesOf(o) + 2 * BytesOf(p) + BytesOf(copy));
+void MuonApply(Stream& stream, double, double, const Tensor&, FlatRuns runs, const Tensor& o,
+               Tensor& p, Tensor& copy) {
+  const int64_t each = 2 * SizeOf(p.dtype()) + (copy.defined() ? SizeOf(copy.dtype()) : 0);
+  LedgerOf(stream).Add(Work::kOptimizer,
+                       {MuonCalls(stream, runs), 0, BytesOf(o) + Real(o.elements()) * Real(each)});
 }
 
 }  // namespace mneme::dry

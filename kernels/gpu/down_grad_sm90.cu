@@ -229,7 +229,7 @@ __global__ __cluster_dims__(2, 1, 1)
   }
   __syncthreads();
   ClusterSync();
-  const RowWalk walk(offsets, nullptr, args.groups, 0, args.n, 0);
+  const RowWalk walk(offsets, nullptr, args.groups, 0, args.n, 0, ClusterOfGrid());
   if (threadIdx.x < 128) {
     RegistersDown<56>();
     Bring(&maps.b, args, walk, ring);

@@ -187,7 +187,7 @@ __global__ __cluster_dims__(2, 1, 1)
   RowWalk::List(offsets, args.groups, list);
   __syncthreads();
   ClusterSync();
-  const RowWalk walk(offsets, list, args.groups, 0, 1, 0);
+  const RowWalk walk(offsets, list, args.groups, 0, 1, 0, ClusterOfGrid());
   if (threadIdx.x < 128) {
     RegistersDown<56>();
     Bring(maps, args, walk, ring);

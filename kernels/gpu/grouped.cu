@@ -260,9 +260,10 @@ void GroupedWeightGrad(Stream& stream, const Tensor& a, Gather of_a, const Tenso
   });
 }
 
-// A place of a pair of blocks is 256 x 256 or 128 x 512: four halves of tiles each.
+// A place of a pair of blocks is 256 x 256 or 128 x 512: four halves of tiles each. Before them the
+// number of clusters that began.
 int64_t GroupedTurns(const Tensor& dw) {
-  return dw.dim(0) * CeilDiv(dw.dim(1), 128) * CeilDiv(dw.dim(2), 256) * 4;
+  return 1 + dw.dim(0) * CeilDiv(dw.dim(1), 128) * CeilDiv(dw.dim(2), 256) * 4;
 }
 
 void GroupedSwiGlu(Stream& stream, const Tensor& a, Gather of_a, const Tensor& w,

@@ -24,7 +24,7 @@ bool GroupedGathers(Stream& stream, std::initializer_list<const Tensor*> weights
                     std::initializer_list<const Tensor*> rows);
 
 // GroupedMatmulWeightGrad of gathered rows of a or of b, not both. turns: where parts of dw wait
-// for each other's turns to be added, i32 [GroupedTurns(dw)], zeros; a tensor that is not defined:
+// for each other's turns to be added, i32 [GroupedTurns(dw)], zeros before each call; not defined:
 // dw is not added in parts, and crowded groups take long. REQUIRES: GroupedGathers where either
 // gathers.
 void GroupedWeightGrad(Stream& stream, const Tensor& a, Gather of_a, const Tensor& b, Gather of_b,

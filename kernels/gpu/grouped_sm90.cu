@@ -37,7 +37,8 @@ using Slices = Ring<kStages>;
 constexpr int kBoxesAt = kStages * Slices::kBytes;
 constexpr int kBarriersAt = kBoxesAt + 2 * kStoreBoxes * kBox;
 constexpr int kOffsetsAt = kBarriersAt + 2 * kStages * 8;
-constexpr int kBytes = kOffsetsAt + (kMaxGroups + 1) * 4;
+constexpr int kOrderAt = kOffsetsAt + (kMaxGroups + 1) * 4;
+constexpr int kBytes = kOrderAt + 4;
 static_assert(kBytes <= 227 * 1024);
 
 struct Arguments {
@@ -46,6 +47,7 @@ struct Arguments {
   bf16 *c, *act;
   GatherSource gather;
   int ranges;      // of kWeightGrad, if it walks in ranges: see Walk
+  int32_t* begun;  // how many clusters began to walk in ranges
   int32_t* turns;  // of each tile's halves: how many parts have been added
 };
 
@@ -248,19 +250,22 @@ __global__ __cluster_dims__(2, 1, 1)
   }
   __syncthreads();
   ClusterSync();
-  const auto walk = [&](int ranges) {
-    return Walk<kForm, kPair>(offsets, nullptr, args.groups, args.m, args.n, ranges);
+  int ranges = 0, cluster = ClusterOfGrid();
+  const auto walk = [&] {
+    return Walk<kForm, kPair>(offsets, nullptr, args.groups, args.m, args.n, ranges, cluster);
   };
-  const int ranges =
-      kWeightGrad && args.ranges > 0 && walk(0).RangesPay(args.ranges) ? args.ranges : 0;
+  if (kWeightGrad && args.ranges > 0 && walk().RangesPay(args.ranges)) {
+    ranges = args.ranges;
+    cluster = OrderOfBeginning(args.begun, reinterpret_cast<int32_t*>(shared + kOrderAt));
+  }
   if (threadIdx.x < 128) {
     RegistersDown<kWeightGrad ? 72 : 56>();
     if (kGathers || threadIdx.x == 0)
-      Bring<kForm, kPair, kGather>(&maps.a, &maps.b, args, walk(ranges), ring);
+      Bring<kForm, kPair, kGather>(&maps.a, &maps.b, args, walk(), ring);
     __syncwarp();
   } else {
     RegistersUp<kWeightGrad ? 216 : 224>();
-    Compute<kForm, kPair, kGathers>(maps, args, walk(ranges), ring, base + kBoxesAt);
+    Compute<kForm, kPair, kGathers>(maps, args, walk(), ring, base + kBoxesAt);
   }
   // Other blocks may still write here and signal here.
   ClusterSync();
@@ -328,7 +333,8 @@ void QueueOne(Stream& stream, const GroupedProblem& p) {
                                           : kWeightGrad                ? p.m
                                                                        : p.k),
                        .ranges = ranges,
-                       .turns = p.turns};
+                       .begun = p.turns,
+                       .turns = ranges > 0 ? p.turns + 1 : nullptr};
   Launch(stream, Grouped<kForm, kPair, kGather>, dim3(static_cast<unsigned>(2 * pairs)),
          kGroupedThreads, kBytes, maps, args);
 }

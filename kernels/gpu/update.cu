@@ -151,14 +151,68 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class U>
+// Runs of a region, one after the other in a packed tensor; what one launch takes of them.
+struct Runs {
+  static constexpr int kMost = 64;
+
+  int count = 0;
+  int64_t first = 0;      // number of the packed tensor that is the first here
+  int64_t numbers = 0;    // of all
+  int64_t at[kMost];      // in the region
+  int64_t before[kMost];  // numbers of the runs before it here
+
+  // Calls f(place in the region, place in the packed tensor) for this thread's kN numbers.
+  template <int kN, class F>
+  __device__ __forceinline__ void Run(F f) const {
+    const int64_t i = ThreadNumber() * kN;
+    if (i >= numbers) return;
+    int run = 0;  // the last that begins at or before i
+#pragma unroll
+    for (int step = kMost / 2; step > 0; step /= 2) {
+      if (run + step < count && before[run + step] <= i) run += step;
+    }
+    f(at[run] + i - before[run], first + i);
+  }
+};
+
+// Queues launch(Runs, blocks, constant: numbers a thread) for all runs. The region has `region`
+// numbers, the packed tensor `packed`; `aligned`: groups of numbers may move as vectors where runs
+// begin at multiples of them.
+template <class F>
+void EachRuns(FlatRuns runs, int64_t region, int64_t packed, bool aligned, const F& launch) {
+  int64_t done = 0;
+  for (size_t begin = 0; begin < runs.size(); begin += Runs::kMost) {
+    Runs some;
+    some.first = done;
+    bool groups = aligned && done % kGroup == 0;
+    for (const FlatRun& run : runs.subspan(begin, Runs::kMost)) {
+      CHECK_LE(0, run.at);
+      CHECK_LE(run.at + run.count, region);
+      groups = groups && run.at % kGroup == 0 && run.count % kGroup == 0;
+      some.at[some.count] = run.at;
+      some.before[some.count++] = some.numbers;
+      some.numbers += run.count;
+    }
+    done += some.numbers;
+    const auto blocks = [&](int each) {
+      return dim3(static_cast<unsigned>(CeilDiv(some.numbers, int64_t{each} * kThreads)));
+    };
+    if (groups) {
+      launch(some, blocks(kGroup), std::integral_constant<int, kGroup>{});
+    } else {
+      launch(some, blocks(1), std::integral_constant<int, 1>{});
+    }
+  }
+  CHECK_EQ(done, packed);
+}
+
+template <int kN, class U>
 __global__ void __launch_bounds__(kThreads)
-    MuonMomentumKernel(float momentum, bool nesterov, Deal deal, const double* step, const float* g,
-                       float* buf, U* u) {
+    MuonMomentumKernel(float momentum, bool nesterov, const __grid_constant__ Runs runs,
+                       const double* step, const float* g, float* buf, U* u) {
   const bool apply = step[kStepApply] != 0;
   const float clip = static_cast<float>(step[kStepClip]);
-  deal.Run([&](int64_t at, auto count) {
-    constexpr int kN = decltype(count)::value;
+  runs.Run<kN>([&](int64_t at, int64_t to) {
     float b[kN] = {};
     if (apply) {
       float x[kN];
@@ -172,22 +226,21 @@ __global__ void __launch_bounds__(kThreads)
         for (int i = 0; i < kN; ++i) b[i] = fmaf(momentum, b[i], clip * x[i]);
       }
     }
-    StoreFloats<kN>(u + at, b);
+    StoreFloats<kN>(u + to, b);
   });
 }
 
-template <class O, class C>
+template <int kN, class O, class C>
 __global__ void __launch_bounds__(kThreads)
-    MuonApplyKernel(double scale, double decay, Deal deal, const double* step, const O* o, float* p,
-                    C* copy) {
+    MuonApplyKernel(double scale, double decay, const __grid_constant__ Runs runs,
+                    const double* step, const O* o, float* p, C* copy) {
   if (step[kStepApply] == 0) return;
   const float keep = static_cast<float>(1 - step[kStepRate] * decay);
   const float move = static_cast<float>(step[kStepRate] * scale);
-  deal.Run([&](int64_t at, auto count) {
-    constexpr int kN = decltype(count)::value;
+  runs.Run<kN>([&](int64_t at, int64_t from) {
     float x[kN];
     float y[kN];
-    LoadFloats<kN>(o + at, y);
+    LoadFloats<kN>(o + from, y);
     LoadFloats<kN>(p + at, x);
 #pragma unroll
     for (int i = 0; i < kN; ++i) x[i] = fmaf(keep, x[i], -move * y[i]);
@@ -522,16 +575,19 @@ void AdamRows(Stream& stream, const AdamOptions& options, const Tensor& step, co
          Data<float>(v), Data<float>(p));
 }
 
-void MuonMomentum(Stream& stream, double momentum, bool nesterov, const Tensor& step,
+void MuonMomentum(Stream& stream, double momentum, bool nesterov, const Tensor& step, FlatRuns runs,
                   const Tensor& g, Tensor& buf, Tensor& u) {
-  const int64_t n = g.elements();
-  CHECK_EQ(buf.elements(), n);
-  CHECK_EQ(u.elements(), n);
+  CHECK_EQ(g.elements(), buf.elements());
   DispatchActivation(u.dtype(), [&](auto real) {
     using U = decltype(real);
-    const Deal deal(n, Data<float>(g), Data<float>(buf), Data<U>(u));
-    Launch(stream, MuonMomentumKernel<U>, deal.Grid(), kThreads, 0, momentum, nesterov, deal,
-           Data<double>(step), Data<float>(g), Data<float>(buf), Data<U>(u));
+    const bool aligned = Deal::AtBoundary(Data<float>(g)) && Deal::AtBoundary(Data<float>(buf)) &&
+                         Deal::AtBoundary(Data<U>(u));
+    EachRuns(runs, g.elements(), u.elements(), aligned,
+             [&](const Runs& some, dim3 blocks, auto numbers) {
+               Launch(stream, MuonMomentumKernel<numbers(), U>, blocks, kThreads, 0, momentum,
+                      nesterov, some, Data<double>(step), Data<float>(g), Data<float>(buf),
+                      Data<U>(u));
+             });
   });
 }
 
@@ -551,17 +607,19 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
   }
 }
 
-void MuonApply(Stream& stream, double scale, double decay, const Tensor& step, const Tensor& o,
-               Tensor& p, Tensor& copy) {
-  const int64_t n = p.elements();
-  CHECK_EQ(o.elements(), n);
+void MuonApply(Stream& stream, double scale, double decay, const Tensor& step, FlatRuns runs,
+               const Tensor& o, Tensor& p, Tensor& copy) {
   DispatchActivation(o.dtype(), [&](auto from) {
-    DispatchCopy(copy, n, [&](auto to) {
+    DispatchCopy(copy, p.elements(), [&](auto to) {
       using O = decltype(from);
       using C = decltype(to);
-      const Deal deal(n, Data<O>(o), Data<float>(p), Data<C>(copy));
-      Launch(stream, MuonApplyKernel<O, C>, deal.Grid(), kThreads, 0, scale, decay, deal,
-             Data<double>(step), Data<O>(o), Data<float>(p), Data<C>(copy));
+      const bool aligned = Deal::AtBoundary(Data<O>(o)) && Deal::AtBoundary(Data<float>(p)) &&
+                           Deal::AtBoundary(Data<C>(copy));
+      EachRuns(runs, p.elements(), o.elements(), aligned,
+               [&](const Runs& some, dim3 blocks, auto numbers) {
+                 Launch(stream, MuonApplyKernel<numbers(), O, C>, blocks, kThreads, 0, scale, decay,
+                        some, Data<double>(step), Data<O>(o), Data<float>(p), Data<C>(copy));
+               });
     });
   });
 }

@@ -2,6 +2,9 @@
 // in a device tensor.
 #pragma once
 
+#include <cstdint>
+
+#include "absl/types/span.h"
 #include "kernels/core/tensor.h"
 
 namespace mneme {
@@ -33,10 +36,18 @@ using AdamWFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tens
 using AdamRowsFn = void(Stream&, const AdamOptions&, const Tensor& step, const Tensor& g,
                         const Tensor& slots, Tensor& m, Tensor& v, Tensor& p);
 
-// buf ← μ·buf + clip·g; u ← nesterov ? clip·g + μ·buf : buf. Nothing moves (u = 0) where the step
-// is skipped. u may be narrower than g and buf.
+// Elements [at, at + count) of a flat tensor. Muon's matrices of one shape stand in runs of a
+// region [N] of g, buf, p and copy, and one run after the other in u and o [n], n = Σ count.
+struct FlatRun {
+  int64_t at = 0;
+  int64_t count = 0;
+};
+using FlatRuns = absl::Span<const FlatRun>;
+
+// Of the runs: buf ← μ·buf + clip·g; u ← nesterov ? clip·g + μ·buf : buf. Nothing moves (u = 0)
+// where the step is skipped. u may be narrower than g and buf.
 using MuonMomentumFn = void(Stream&, double momentum, bool nesterov, const Tensor& step,
-                            const Tensor& g, Tensor& buf, Tensor& u);
+                            FlatRuns runs, const Tensor& g, Tensor& buf, Tensor& u);
 struct NewtonSchulzOptions {
   int64_t steps = 5;
   double a = 3.4445, b = -4.7750, c = 2.0315;
@@ -45,9 +56,9 @@ struct NewtonSchulzOptions {
 // x [rows, cols], or a batch of such matrices [B, rows, cols] → their approximate orthogonal
 // factors, in place. Transposes inside where rows > cols. 0 stays 0.
 using NewtonSchulzFn = void(Stream&, const NewtonSchulzOptions&, Tensor& x);
-// p ← p − rate · (scale · o + decay · p); `copy` as in AdamW.
-using MuonApplyFn = void(Stream&, double scale, double decay, const Tensor& step, const Tensor& o,
-                         Tensor& p, Tensor& copy);
+// Of the runs: p ← p − rate · (scale · o + decay · p); `copy` as in AdamW.
+using MuonApplyFn = void(Stream&, double scale, double decay, const Tensor& step, FlatRuns runs,
+                         const Tensor& o, Tensor& p, Tensor& copy);
 
 // sum f64 [1] += Σ x², accumulated in double in a fixed order.
 using SumSquaresFn = void(Stream&, const Tensor& x, Tensor& sum);

@@ -615,10 +615,12 @@ class Bench {
       Tensor& rounded = a_ == kR ? none : copy;
       b_.Line("adamw", k_.adamw, {Bytes({g, m, m, v, v, p, p, rounded})},
               [&] { k_.adamw(s_, {}, step, g, m, v, p, rounded); });
-      b_.Line("muon_momentum", k_.muon_momentum, {Bytes({g, m, m, u})},
-              [&] { k_.muon_momentum(s_, 0.95, true, step, g, m, u); });
-      b_.Line("muon_apply", k_.muon_apply, {Bytes({u, p, p, rounded})},
-              [&] { k_.muon_apply(s_, 1, 0.1, step, u, p, rounded); });
+      b_.Line("muon_momentum", k_.muon_momentum, {Bytes({g, m, m, u})}, [&] {
+        k_.muon_momentum(s_, 0.95, true, step, {{0, count}}, g, m, u);
+      });
+      b_.Line("muon_apply", k_.muon_apply, {Bytes({u, p, p, rounded})}, [&] {
+        k_.muon_apply(s_, 1, 0.1, step, {{0, count}}, u, p, rounded);
+      });
       b_.Line("sum_squares", k_.sum_squares, {Bytes({g})}, [&] { k_.sum_squares(s_, g, sum); });
     }
     if (!b_.WantsAny({"newton_schulz"})) return;

@@ -220,39 +220,71 @@ TEST(AdamRowsTest, AnswersAll) {
   CheckOp(Rows(1280));
 }
 
-OpCase Momentum(bool nesterov, double apply) {
+// All of a region of 1,031 numbers; some of it, at multiples of four and at others; more runs than
+// one launch of the GPU takes.
+const std::vector<FlatRun> kAll = {{0, 1031}};
+const std::vector<FlatRun> kSome = {{8, 400}, {500, 100}, {1000, 20}};
+const std::vector<FlatRun> kOdd = {{3, 401}, {404, 7}, {1000, 31}};
+std::vector<FlatRun> Many() {
+  std::vector<FlatRun> runs;
+  for (int64_t i = 0; i < 150; ++i) runs.push_back({i * 6, i % 5 + 1});
+  return runs;
+}
+const std::vector<std::vector<FlatRun>> kRuns = {kAll, kSome, kOdd, Many()};
+
+int64_t CountOf(FlatRuns runs) {
+  int64_t count = 0;
+  for (const FlatRun& run : runs) count += run.count;
+  return count;
+}
+
+OpCase Momentum(bool nesterov, double apply, const std::vector<FlatRun>& runs = kAll) {
   OpCase c("muon_momentum");
   c.Fixed("g", {1031});
   c.FixedF64("step", {kStepScalars}, Steps(0.01, 1, 1, 0.5, apply));
   c.Fixed("buf0", {1031});
   c.Output("buf", {1031});
-  c.Output("u", {1031});
+  c.Output("u", {CountOf(runs)});
   c.Accurate({"g", "buf0", "buf"});
   c.forward = [=](OpRun& r) {
     r.kernels.copy(r.stream, r["buf0"], r["buf"]);
-    r.kernels.muon_momentum(r.stream, 0.95, nesterov, r["step"], r["g"], r["buf"], r["u"]);
+    r.kernels.muon_momentum(r.stream, 0.95, nesterov, r["step"], runs, r["g"], r["buf"], r["u"]);
   };
   c.gpu_alignment = 8;
   return c;
 }
 
 TEST(MuonTest, MomentumAnswersAll) {
-  CheckOp(Momentum(true, 1));
-  CheckOp(Momentum(false, 1));
+  for (const std::vector<FlatRun>& runs : kRuns) {
+    CheckOp(Momentum(true, 1, runs));
+    CheckOp(Momentum(false, 1, runs));
+  }
 }
 
+// What stands between runs stays as it was.
 TEST(MuonTest, MomentumFollowsTheFormula) {
-  for (const bool nesterov : {true, false}) {
-    OpCase c = Momentum(nesterov, 1);
-    const auto forward = c.forward;
-    c.forward = [=](OpRun& r) {
-      forward(r);
-      const double g = 0.5 * Values(r["g"])[10];
-      const double buf = 0.95 * Values(r["buf0"])[10] + g;
-      EXPECT_NEAR(Values(r["buf"])[10], buf, 1e-15);
-      EXPECT_NEAR(Values(r["u"])[10], nesterov ? g + 0.95 * buf : buf, 1e-15);
-    };
-    ExpectBounds(c, CpuKernels(), DType::kF64);
+  for (const std::vector<FlatRun>& runs : kRuns) {
+    for (const bool nesterov : {true, false}) {
+      OpCase c = Momentum(nesterov, 1, runs);
+      const auto forward = c.forward;
+      c.forward = [=](OpRun& r) {
+        forward(r);
+        const std::vector<double> g = Values(r["g"]), u = Values(r["u"]),
+                                  before = Values(r["buf0"]);
+        std::vector<double> buf = before;
+        size_t done = 0;
+        for (const FlatRun& run : runs) {
+          for (int64_t j = 0; j < run.count; ++j, ++done) {
+            const auto i = static_cast<size_t>(run.at + j);
+            buf[i] = 0.95 * before[i] + 0.5 * g[i];
+            EXPECT_NEAR(u[done], nesterov ? 0.5 * g[i] + 0.95 * buf[i] : buf[i], 1e-15);
+          }
+        }
+        const std::vector<double> now = Values(r["buf"]);
+        for (size_t i = 0; i < now.size(); ++i) EXPECT_NEAR(now[i], buf[i], 1e-15);
+      };
+      ExpectBounds(c, CpuKernels(), DType::kF64);
+    }
   }
 }
 
@@ -265,29 +297,51 @@ TEST(MuonTest, ASkippedStepKeepsTheBufferAndGivesNoUpdate) {
     EXPECT_EQ(Values(r["buf"]), Values(r["buf0"]));
     EXPECT_EQ(Values(r["u"]), std::vector<double>(1031, 0.0));
     Tensor p = Tensor::Zeros(r.stream, r["buf"].dtype(), {1031});
-    r.kernels.muon_apply(r.stream, 1, 0.1, r["step"], r["g"], p, none);
+    r.kernels.muon_apply(r.stream, 1, 0.1, r["step"], kAll, r["g"], p, none);
     EXPECT_EQ(Values(p), std::vector<double>(1031, 0.0));
   };
   ExpectBounds(c, CpuKernels(), DType::kF32);
 }
 
-TEST(MuonTest, ApplyMovesAndDecays) {
+OpCase Apply(const std::vector<FlatRun>& runs) {
   OpCase c("muon_apply");
-  c.Fixed("o", {1031});
+  c.Fixed("o", {CountOf(runs)});
   c.FixedF64("step", {kStepScalars}, Steps(0.03, 1, 1, 1, 1));
   c.Fixed("p0", {1031});
   c.Output("p", {1031});
   c.Output("copy", {1031});
   c.Accurate({"p0", "p"});
-  c.recordable = false;  // reads values
-  c.forward = [](OpRun& r) {
+  c.forward = [=](OpRun& r) {
     r.kernels.copy(r.stream, r["p0"], r["p"]);
     r.kernels.cast(r.stream, r["p0"], r["copy"]);
-    r.kernels.muon_apply(r.stream, 2, 0.1, r["step"], r["o"], r["p"], r["copy"]);
-    const double p0 = Values(r["p0"])[7];
-    EXPECT_NEAR(Values(r["p"])[7], p0 - 0.03 * (2 * Values(r["o"])[7] + 0.1 * p0), 1e-6);
+    r.kernels.muon_apply(r.stream, 2, 0.1, r["step"], runs, r["o"], r["p"], r["copy"]);
   };
-  CheckOp(c);
+  c.gpu_alignment = 8;
+  return c;
+}
+
+TEST(MuonTest, ApplyMovesAndDecays) {
+  for (const std::vector<FlatRun>& runs : kRuns) {
+    OpCase c = Apply(runs);
+    CheckOp(c);
+    const auto forward = c.forward;
+    c.forward = [=](OpRun& r) {
+      forward(r);
+      const std::vector<double> o = Values(r["o"]);
+      std::vector<double> p = Values(r["p0"]);
+      size_t done = 0;
+      for (const FlatRun& run : runs) {
+        for (int64_t j = 0; j < run.count; ++j, ++done) {
+          double& at = p[static_cast<size_t>(run.at + j)];
+          at -= 0.03 * (2 * o[done] + 0.1 * at);
+        }
+      }
+      const std::vector<double> now = Values(r["p"]);
+      for (size_t i = 0; i < now.size(); ++i) EXPECT_NEAR(now[i], p[i], 1e-12);
+      EXPECT_EQ(Values(r["copy"]), now);
+    };
+    ExpectBounds(c, CpuKernels(), DType::kF64);
+  }
 }
 
 OpCase Orthogonal(const Shape& shape) {

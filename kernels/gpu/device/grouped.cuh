@@ -37,6 +37,28 @@ struct Halves {
   uint16_t groups[kFeedForwardGroups], count;  // rising
 };
 
+// This pair of blocks among those of the grid.
+__device__ inline int ClusterOfGrid() { return static_cast<int>(blockIdx.x / 2); }
+
+// How many clusters of the kernel began before this pair of blocks. Their numbers in the grid do
+// not say: beside the kernels of other streams a later one may run while an earlier one waits for
+// room. count: 0 before the kernel. place: 4 bytes of shared memory, the same in both blocks. By
+// all threads of both.
+__device__ inline int OrderOfBeginning(int32_t* count, int32_t* place) {
+  if (ClusterRank() == 0 && threadIdx.x == 0) {
+    *place = atomicAdd(count, 1);
+    asm volatile(
+        "{\n .reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, 1;\n"
+        "st.shared::cluster.s32 [there], %1;\n"
+        "}" ::"r"(SharedAddress(place)),
+        "r"(*place)
+        : "memory");
+  }
+  ClusterSync();
+  return *place;
+}
+
 // Tiles in order, a pair of blocks (a cluster) each. Both the loading and the computing threads
 // walk. Of kFeedForward, groups that end in the first half of a pair leave these halves to the end
 // of the walk, where two of them make a pair that shares nothing.
@@ -63,15 +85,16 @@ class Walk {
   }
 
   // offsets: i32 [groups + 1], borrowed. list: of kHalves. m: of gradients of weights. ranges: 0,
-  // or how many.
-  __device__ Walk(const int32_t* offsets, const Halves* list, int groups, int m, int n, int ranges)
+  // or how many. cluster: ClusterOfGrid, in ranges OrderOfBeginning.
+  __device__ Walk(const int32_t* offsets, const Halves* list, int groups, int m, int n, int ranges,
+                  int cluster)
       : offsets_(offsets),
         list_(list),
         groups_(groups),
         m_(m),
         columns_((n + kWidth * kAlongN - 1) / (kWidth * kAlongN)),
         rank_(static_cast<int>(ClusterRank())),
-        tile_(static_cast<int>(blockIdx.x / 2)),
+        tile_(cluster),
         ranges_(ranges) {
     if (kForm == GroupedForm::kWeightGrad && ranges > 0) BeginRanges();
   }
@@ -167,8 +190,8 @@ class Walk {
   __device__ void BeginRanges() {
     for (int e = 0; e < groups_; ++e) steps_ += StepsOf(e);
     places_ = PlacesOf(m_, columns_);
-    // The last range by the first clusters: whoever waits for a later range's part waits for a
-    // cluster that began before, also where kernels of other streams leave no room for all.
+    // The last range by the clusters that began first: whoever waits for a later range's part waits
+    // for a cluster that runs, also where kernels of other streams leave no room for all.
     const int at = tile_ / places_;
     range_ = ranges_ - 1 - at;
     tile_ -= at * places_;

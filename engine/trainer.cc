@@ -37,10 +37,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Of a GPU, taken after its memory was looked at: code and scratch of libraries; and what they keep
-// for each run.
-constexpr int64_t kLibraries = int64_t{512} << 20;
-constexpr int64_t kLibrariesOfRun = int64_t{128} << 20;
+// Of a GPU, taken after its memory was looked at (the context is there by then): code and scratch
+// of libraries, of which runs of one GPU were seen to take 0.1 GiB. Runs that share a device take
+// as much each.
+constexpr int64_t kLibraries = int64_t{128} << 20;
 
 // A run from its folder to its result. Every method but the constructor is collective and returns
 // the same status on every rank.
@@ -181,7 +181,7 @@ absl::Status Trainer::FitDevice(const Device& device, const Layout& layout) {
 // Beside the runs that share the device, if there are such.
 absl::Status Trainer::TakeRoom(const Device& device, int64_t available) const {
   if (hooks_.room == nullptr) return absl::OkStatus();
-  const int64_t wanted = footprint_.needs() + (device.is_cpu() ? 0 : kLibrariesOfRun);
+  const int64_t wanted = footprint_.needs() + (device.is_cpu() ? 0 : kLibraries);
   if (hooks_.room->Take(hooks_.number, device, wanted)) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       "no room beside the other runs on " + device.Name() + ": it needs " + FormatBytes(wanted) +

@@ -3,7 +3,6 @@
 
 #include "kernels/core/driver.h"
 #include "kernels/gpu/blas.h"
-#include "kernels/gpu/device/chain.cuh"
 #include "kernels/gpu/launch.cuh"
 
 namespace mneme {
@@ -44,9 +43,9 @@ void* Open(int device, bool urgent) {
   Check(cudaDeviceGetAttribute(&queue->minor, cudaDevAttrComputeCapabilityMinor, device));
   Check(cudaDeviceGetAttribute(&queue->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                                device));
-  cudaFuncAttributes image = {};
-  Check(cudaFuncGetAttributes(&image, reinterpret_cast<const void*>(Probe)));
-  queue->chains = image.ptxVersion >= 90;
+  cudaFuncAttributes code = {};
+  Check(cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(Probe)));
+  queue->chains = code.ptxVersion >= 90;
   int least = 0;
   int greatest = 0;
   Check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
@@ -110,7 +109,7 @@ void Download(void* queue, const void* from, void* host, int64_t bytes) {
 // A kernel writes them and not a copy, which would hand over to a copy engine and back: what stands
 // behind it in the queue waits some 2 µs less on either side.
 __global__ void WriteMessage(const unsigned char* from, int bytes, unsigned char* host) {
-  LetTheNextStart();
+  AwaitPrevious();
   for (int i = static_cast<int>(threadIdx.x); i < bytes; i += kMessageThreads) {
     host[i] = from[i];
   }

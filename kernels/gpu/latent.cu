@@ -57,6 +57,7 @@ template <class A, int kN>
 __global__ void __launch_bounds__(kThreads)
     ForwardKernel(const A* x, const float* w, const float* table, const int32_t* positions, Rows a,
                   A* normed, A* rotary, float* rstd) {
+  AwaitPrevious();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (row >= a.rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -75,6 +76,7 @@ template <class A, int kN>
 __global__ void __launch_bounds__(kThreads, kResident<kN>)
     GradKernel(const A* dnormed, const A* drotary, const A* x, const float* w, const float* rstd,
                const float* table, const int32_t* positions, Rows a, A* dx, float* parts) {
+  AwaitPrevious();
   using Gradient = NormGradient<A, kN>;
   __shared__ float fold[kWarps * kN * kWarp * kVec<A>];
   const int lane = threadIdx.x % kWarp;

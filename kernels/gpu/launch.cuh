@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <nv/target>
 #include <source_location>
 #include <string>
 
@@ -36,6 +37,24 @@ inline void AllowShared(Stream& stream, const void* kernel) {
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
 }
 
+// The first statement of every kernel. From Hopper on a kernel is started while the one before it
+// in its stream ends (programmatic dependent launch), so that no time passes between them; here it
+// waits until that one is complete and what it wrote can be read. No thread may leave before: who
+// waits for this kernel waits for all that it waited for. The kernel behind takes its place on the
+// multiprocessors as soon as all blocks of this one run.
+__device__ __forceinline__ void AwaitPrevious() {
+  NV_IF_TARGET(NV_PROVIDES_SM_90,
+               (cudaGridDependencySynchronize(); cudaTriggerProgrammaticLaunchCompletion();))
+}
+
+// Of a launch: that its kernel begins with AwaitPrevious.
+inline cudaLaunchAttribute Chained(const Queue& queue) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = queue.chains ? 1 : 0;
+  return attribute;
+}
+
 // Queues kernel<<<grid, block, shared>>>(args…) on the stream. An empty grid queues nothing. Shared
 // memory above 48 KiB is asked for.
 template <class... P, class... A>
@@ -48,6 +67,9 @@ void Launch(Stream& stream, void (*kernel)(P...), dim3 grid, dim3 block, size_t 
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = QueueOf(stream).stream;
+  cudaLaunchAttribute chained = Chained(QueueOf(stream));
+  config.attrs = &chained;
+  config.numAttrs = 1;
   Check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...));
 }
 

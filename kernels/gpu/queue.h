@@ -19,7 +19,7 @@ struct Queue {
   int major = 0;  // compute capability
   int minor = 0;
   int shared_bytes = 0;  // most shared memory of a block
-  bool chains = false;   // its image of the kernels awaits the one before: device/chain.cuh
+  bool chains = false;   // its kernels await the one before them: see Launch
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
   void* blas_workspace = nullptr;  // device memory

@@ -49,6 +49,7 @@ struct Requests {
 
 __global__ void __launch_bounds__(kThreads)
     Claim(Requests asked, int bits, int32_t* slots, int32_t* slot_of) {
+  AwaitPrevious();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= asked.n) return;
   const auto me = static_cast<int32_t>(i);
@@ -71,6 +72,7 @@ __global__ void __launch_bounds__(kThreads)
 // slot_of becomes the first request of each. counts [owners, blocks].
 __global__ void __launch_bounds__(kThreads)
     CountFirst(Requests asked, const int32_t* slots, int32_t* slot_of, int32_t* counts) {
+  AwaitPrevious();
   extern __shared__ int32_t of_owner[];
   const int t = static_cast<int>(threadIdx.x);
   for (int o = t; o < asked.owners; o += kThreads) of_owner[o] = 0;
@@ -143,6 +145,7 @@ __device__ __forceinline__ Begin FindBegin(const Requests& asked, const int32_t*
 __global__ void __launch_bounds__(kThreads)
     PlaceFirst(Requests asked, const int32_t* first, const int32_t* block_counts, int64_t* unique,
                int32_t* order, int32_t* place, int64_t* counts) {
+  AwaitPrevious();
   extern __shared__ int32_t shared[];
   __shared__ int32_t firsts_s[kWarps];
   int32_t* begins = shared;               // [owners]
@@ -206,6 +209,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     PlaceAll(int32_t n, const int32_t* place, int32_t* inverse) {
+  AwaitPrevious();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < n) inverse[i] = place[inverse[i]];
 }

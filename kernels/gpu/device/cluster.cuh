@@ -72,16 +72,16 @@ template <class Args, class Prepare>
 void LaunchClusters(Stream& stream, void (*kernel)(Args), size_t shared, int64_t most, Args args,
                     Prepare&& prepare) {
   AllowShared(stream, reinterpret_cast<const void*>(kernel));
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(args.blocks), 1, 1};
+  cudaLaunchAttribute attributes[2] = {{}, Chained(QueueOf(stream))};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(args.blocks), 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(args.blocks));
   config.blockDim = dim3(static_cast<unsigned>(args.width / (args.blocks * kOwn) * kWarp));
   config.dynamicSmemBytes = shared;
   config.stream = QueueOf(stream).stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   int resident = 0;
   Check(cudaOccupancyMaxActiveClusters(&resident, kernel, &config));
   const int64_t clusters = std::min<int64_t>(std::max(resident, 1), most);

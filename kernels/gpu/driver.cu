@@ -1,4 +1,5 @@
 // Memory, queues, copies and recorded work of NVIDIA GPUs.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/core/driver.h"
@@ -13,6 +14,7 @@ namespace {
 constexpr size_t kBlasWorkspace = size_t{32} << 20;
 
 constexpr int kMessageThreads = 256;
+constexpr int kZeroThreads = 256;
 
 Queue& Of(void* queue) { return *static_cast<Queue*>(queue); }
 
@@ -90,8 +92,25 @@ void CloseQueue(void* queue) {
 
 void Synchronize(void* queue) { Check(cudaStreamSynchronize(Of(queue).stream)); }
 
+// A kernel too, since what is behind a copy or a fill of the driver's own does not start while it
+// ends.
+__global__ void __launch_bounds__(kZeroThreads)
+    WriteZeros(unsigned char* to, int64_t units, int64_t bytes) {
+  AwaitPrevious();
+  const int64_t at = int64_t{blockIdx.x} * kZeroThreads + threadIdx.x;
+  const int64_t step = int64_t{gridDim.x} * kZeroThreads;
+  for (int64_t i = at; i < units; i += step) reinterpret_cast<uint4*>(to)[i] = uint4{};
+  for (int64_t i = units * int64_t{sizeof(uint4)} + at; i < bytes; i += step) to[i] = 0;
+}
+
 void Zero(void* queue, void* to, int64_t bytes) {
-  Check(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), Of(queue).stream));
+  const Queue& q = Of(queue);
+  const bool aligned = reinterpret_cast<uintptr_t>(to) % sizeof(uint4) == 0;
+  const int64_t units = aligned ? bytes / int64_t{sizeof(uint4)} : 0;
+  const int64_t most = CeilDiv(aligned ? units + 1 : bytes, kZeroThreads);
+  const int64_t blocks = std::min<int64_t>(most, 8 * q.multiprocessors);
+  Launch(q, WriteZeros, dim3(static_cast<unsigned>(blocks)), kZeroThreads, 0,
+         static_cast<unsigned char*>(to), units, bytes);
 }
 
 // Pageable memory is staged by the driver before the call returns.
@@ -129,10 +148,8 @@ void* Send(void* queue, const void* from, int64_t bytes) {
     message = static_cast<Message*>(q.idle_messages.back());
     q.idle_messages.pop_back();
   }
-  WriteMessage<<<1, kMessageThreads, 0, q.stream>>>(static_cast<const unsigned char*>(from),
-                                                    static_cast<int>(bytes),
-                                                    static_cast<unsigned char*>(message->host));
-  Check(cudaGetLastError());
+  Launch(q, WriteMessage, 1, kMessageThreads, 0, static_cast<const unsigned char*>(from),
+         static_cast<int>(bytes), static_cast<unsigned char*>(message->host));
   Check(cudaEventRecord(message->arrived, q.stream));
   return message;
 }

@@ -71,7 +71,7 @@ inline int ClusterBlocks(int64_t width) {
 template <class Args, class Prepare>
 void LaunchClusters(Stream& stream, void (*kernel)(Args), size_t shared, int64_t most, Args args,
                     Prepare&& prepare) {
-  AllowShared(stream, reinterpret_cast<const void*>(kernel));
+  AllowShared(QueueOf(stream), reinterpret_cast<const void*>(kernel));
   cudaLaunchAttribute attributes[2] = {{}, Chained(QueueOf(stream))};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {static_cast<unsigned>(args.blocks), 1, 1};

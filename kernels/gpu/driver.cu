@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kZeroThreads)
 }
 
 void Zero(void* queue, void* to, int64_t bytes) {
-  const Queue& q = Of(queue);
+  Queue& q = Of(queue);
   const bool aligned = reinterpret_cast<uintptr_t>(to) % sizeof(uint4) == 0;
   const int64_t units = aligned ? bytes / int64_t{sizeof(uint4)} : 0;
   const int64_t most = CeilDiv(aligned ? units + 1 : bytes, kZeroThreads);
@@ -116,12 +116,12 @@ void Zero(void* queue, void* to, int64_t bytes) {
 // Pageable memory is staged by the driver before the call returns.
 void Upload(void* queue, const void* host, void* to, int64_t bytes) {
   Check(cudaMemcpyAsync(to, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
-                        Of(queue).stream));
+                        Of(queue).Break()));
 }
 
 void Download(void* queue, const void* from, void* host, int64_t bytes) {
   Check(cudaMemcpyAsync(host, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
-                        Of(queue).stream));
+                        Of(queue).Break()));
   Synchronize(queue);
 }
 
@@ -179,7 +179,7 @@ void* Mark(void* queue) {
 void Await(void* queue, void* mark) {
   Queue& q = Of(queue);
   const auto event = static_cast<cudaEvent_t>(mark);
-  Check(cudaStreamWaitEvent(q.stream, event, 0));
+  Check(cudaStreamWaitEvent(q.Break(), event, 0));
   q.idle_marks.push_back(event);
 }
 
@@ -193,7 +193,7 @@ void* Stamp(void* queue, void* stamp) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   Check(cudaStreamIsCapturing(q.stream, &status));
   const bool recording = status == cudaStreamCaptureStatusActive;
-  Check(cudaEventRecordWithFlags(event, q.stream,
+  Check(cudaEventRecordWithFlags(event, q.Break(),
                                  recording ? cudaEventRecordExternal : cudaEventRecordDefault));
   return event;
 }
@@ -208,20 +208,20 @@ double Seconds(void* from, void* to) {
 void ReleaseStamp(void* stamp) { Check(cudaEventDestroy(static_cast<cudaEvent_t>(stamp))); }
 
 void BeginRecord(void* queue) {
-  Check(cudaStreamBeginCapture(Of(queue).stream, cudaStreamCaptureModeThreadLocal));
+  Check(cudaStreamBeginCapture(Of(queue).Break(), cudaStreamCaptureModeThreadLocal));
 }
 
 void* EndRecord(void* queue) {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t record = nullptr;
-  Check(cudaStreamEndCapture(Of(queue).stream, &graph));
+  Check(cudaStreamEndCapture(Of(queue).Break(), &graph));
   Check(cudaGraphInstantiate(&record, graph, 0));
   Check(cudaGraphDestroy(graph));
   return record;
 }
 
 void Replay(void* queue, void* record) {
-  Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(record), Of(queue).stream));
+  Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(record), Of(queue).Break()));
 }
 
 void ReleaseRecord(void* record) {

@@ -93,7 +93,7 @@ void Copy(Stream& stream, const Tensor& x, Tensor& y) {
   CHECK_EQ(x.elements(), y.elements());
   if (x.bytes() == 0) return;
   Check(cudaMemcpyAsync(y.raw(), x.raw(), static_cast<size_t>(x.bytes()), cudaMemcpyDeviceToDevice,
-                        QueueOf(stream).stream));
+                        QueueOf(stream).Break()));
 }
 
 void Cast(Stream& stream, const Tensor& x, Tensor& y) {

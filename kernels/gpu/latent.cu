@@ -109,7 +109,7 @@ void CopyColumns(Stream& stream, const Tensor& from, int64_t begin, int64_t colu
   Check(cudaMemcpy2DAsync(static_cast<char*>(to.raw()) + bytes(to_begin), bytes(to.dim(1)),
                           static_cast<const char*>(from.raw()) + bytes(begin), bytes(from.dim(1)),
                           bytes(columns), static_cast<size_t>(from.dim(0)),
-                          cudaMemcpyDeviceToDevice, QueueOf(stream).stream));
+                          cudaMemcpyDeviceToDevice, QueueOf(stream).Break()));
 }
 
 Tensor Workspace(Stream& stream, const Tensor& like) {

@@ -48,19 +48,20 @@ __device__ __forceinline__ void AwaitPrevious() {
                (cudaGridDependencySynchronize(); cudaTriggerProgrammaticLaunchCompletion();))
 }
 
-// Of a launch: that its kernel begins with AwaitPrevious.
-inline cudaLaunchAttribute Chained(const Queue& queue) {
+// Of a launch whose kernel begins with AwaitPrevious. Behind anything but a kernel (a copy, an
+// event of another stream) it is an ordinary one.
+inline cudaLaunchAttribute Chained(Queue& queue) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = queue.chains ? 1 : 0;
+  attribute.val.programmaticStreamSerializationAllowed = queue.chains && queue.kernel_last ? 1 : 0;
+  queue.kernel_last = true;
   return attribute;
 }
 
 // Queues kernel<<<grid, block, shared>>>(args…). An empty grid queues nothing. Shared memory above
 // 48 KiB is asked for.
 template <class... P, class... A>
-void Launch(const Queue& queue, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-            A&&... args) {
+void Launch(Queue& queue, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A&&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (shared > 48 * 1024) AllowShared(queue, reinterpret_cast<const void*>(kernel));
   cudaLaunchConfig_t config = {};

@@ -238,7 +238,7 @@ void UniqueIds(Stream& stream, const Tensor& ids, int64_t rows, Tensor& unique, 
   Tensor block_counts = make(owners * blocks);
   // All bytes of kFree are the same.
   Check(cudaMemsetAsync(slots.raw(), kFree, static_cast<size_t>(slots.bytes()),
-                        QueueOf(stream).stream));
+                        QueueOf(stream).Break()));
   const auto each = static_cast<unsigned>(CeilDiv(n, kThreads));
   const auto grid = static_cast<unsigned>(blocks);
   const size_t an_owner = sizeof(int32_t) * static_cast<size_t>(owners);

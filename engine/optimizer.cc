@@ -119,8 +119,8 @@ void Optimizer::AddSquares(Context& context, Tensor& sums) {
   for (RowExchange* table : stack_.tables()) table->SumSquares(context.stream, tables);
 }
 
-// Neighbouring slices of one decay are one call: a few calls a region, whatever the number of
-// parameters.
+// Neighbouring slices of one decay, and the padding between them, are one call: a few calls a
+// region, whatever the number of parameters.
 void Optimizer::UpdateAdamW(Context& context, RegionState& state) {
   Region& region = *state.region;
   const std::vector<Region::Slice> slices = region.Slices(region.owned);
@@ -131,9 +131,10 @@ void Optimizer::UpdateAdamW(Context& context, RegionState& state) {
     const bool decays = slices[i].piece->decays;
     const int64_t begin = slices[i].region_begin;
     int64_t end = begin;
-    for (; i < slices.size() && slices[i].piece->decays == decays && slices[i].region_begin == end;
+    for (; i < slices.size() && slices[i].piece->decays == decays &&
+           slices[i].region_begin - end < kParameterAlignment;
          ++i) {
-      end += elements(slices[i]);
+      end = slices[i].region_begin + elements(slices[i]);
     }
     const AdamOptions options = {optim_.adam.beta1, optim_.adam.beta2, optim_.adam.eps,
                                  decays ? optim_.weight_decay : 0.0, 1.0};

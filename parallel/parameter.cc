@@ -118,11 +118,16 @@ void ParameterStore::LayOut(DType dtype, const Layout& layout, int rank) {
       }
     }
   }
-  for (const auto& parameter : parameters_) {
-    Region& of = RegionOf(*parameter);
-    parameter->region_offset = of.elements;
-    of.elements += Aligned(parameter->shape.elements());
-    of.parameters.push_back(parameter.get());
+  // Of one decay together, so that an update of neighbours is one call. Few and small ones do not
+  // decay: in front, where gradients are complete last anyway.
+  for (const bool decays : {false, true}) {
+    for (const auto& parameter : parameters_) {
+      if (parameter->pieces.front().decays != decays) continue;
+      Region& of = RegionOf(*parameter);
+      parameter->region_offset = of.elements;
+      of.elements += Aligned(parameter->shape.elements());
+      of.parameters.push_back(parameter.get());
+    }
   }
   for (Region& region : regions_) {
     const bool dense = region.view == View::kDense;

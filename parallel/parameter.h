@@ -36,8 +36,9 @@ enum class UpdateKind { kMuon, kAdamW };
 // products and lookups), or the accurate value itself (gains, scales, biases, taps). Where the
 // run's dtype is accurate, all is read accurately.
 enum class Reading { kRounded, kAccurate };
-inline constexpr int64_t kParameterAlignment = 16;  // elements
-inline constexpr int kRegions = 8;                  // View x UpdateKind x Reading
+// Of a parameter in its region, in elements. Padding holds zeros, which every update leaves zeros.
+inline constexpr int64_t kParameterAlignment = 16;
+inline constexpr int kRegions = 8;  // View x UpdateKind x Reading
 
 // First values of a piece.
 struct Init {
@@ -80,7 +81,7 @@ struct Region {
   View view = View::kDense;
   UpdateKind kind = UpdateKind::kAdamW;
   Reading reading = Reading::kAccurate;
-  std::vector<Parameter*> parameters;  // in order
+  std::vector<Parameter*> parameters;  // in order: those that do not decay first
   int64_t elements = 0;                // n
   std::vector<int64_t> counts;  // elements owned by each member of the replica group; sums to n
   Range owned;                  // this rank's range

@@ -42,7 +42,6 @@ __device__ __forceinline__ Place PlaceOf(int64_t width) {
 template <class A, int kN>
 __global__ void __launch_bounds__(kThreads)
     ForwardKernel(const A* gate_up, int64_t rows, int64_t width, A* h) {
-  AwaitPrevious();
   const Place at = PlaceOf<kN>(width);
   if (at.row >= rows) return;
   const A* from = gate_up + at.row * 2 * width + at.column;
@@ -59,7 +58,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A, int kN>
 __global__ void __launch_bounds__(kThreads)
     BackwardKernel(const A* dh, const A* gate_up, int64_t rows, int64_t width, A* d_gate_up) {
-  AwaitPrevious();
   const Place at = PlaceOf<kN>(width);
   if (at.row >= rows) return;
   const int64_t offset = at.row * 2 * width + at.column;

@@ -127,7 +127,6 @@ __device__ void LoadStarts(const AttentionHead<T>& head, int64_t query, int64_t 
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) PlainForward(AttentionArgs<T> n) {
-  AwaitPrevious();
   __shared__ PlainShared s;
   const AttentionHead<T> head(n, blockIdx.y);
   const int64_t q0 = (gridDim.x - 1 - blockIdx.x) * int64_t{kTile};
@@ -215,7 +214,6 @@ __device__ void PairGradients(PlainShared& s, const AttentionArgs<T>& n,
 // Chunks of dk first, then chunks of dv.
 template <class T>
 __global__ void __launch_bounds__(kThreads) PlainKeyGrad(AttentionArgs<T> n) {
-  AwaitPrevious();
   __shared__ PlainShared s;
   const AttentionHead<T> head(n, blockIdx.y);
   const int64_t k0 = blockIdx.x * int64_t{kTile};
@@ -256,7 +254,6 @@ __global__ void __launch_bounds__(kThreads) PlainKeyGrad(AttentionArgs<T> n) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) PlainQueryGrad(AttentionArgs<T> n) {
-  AwaitPrevious();
   __shared__ PlainShared s;
   const AttentionHead<T> head(n, blockIdx.y);
   const int64_t q0 = (gridDim.x - 1 - blockIdx.x) * int64_t{kTile};
@@ -290,7 +287,6 @@ __global__ void __launch_bounds__(kThreads) PlainQueryGrad(AttentionArgs<T> n) {
 // delta [T · H] = Σ dout · out. A warp a row.
 template <class T>
 __global__ void OutputDots(const T* dout, const T* out, int64_t rows, int width, float* delta) {
-  AwaitPrevious();
   const int64_t row = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / kWarp;
   if (row >= rows) return;
   float sum = 0;
@@ -304,7 +300,6 @@ __global__ void OutputDots(const T* dout, const T* out, int64_t rows, int width,
 // dk_pe [T, rope] = Σ over heads of their shares, in order. A thread N columns of a token.
 template <class T, int N>
 __global__ void SumHeads(const float* shares, int64_t heads, int rope, int64_t pieces, T* dk_pe) {
-  AwaitPrevious();
   const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
   if (i >= pieces) return;
   const int64_t at = i * N;

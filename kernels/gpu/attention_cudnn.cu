@@ -22,7 +22,6 @@ using Piece = Vec<bf16, 8>;
 
 // k [T, H, nope + rope] from kv and k_pe. A thread 8 columns.
 __global__ void PackKeys(AttentionArgs<bf16> n, bf16* k, int64_t pieces) {
-  AwaitPrevious();
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (i >= pieces) return;
   const int width = n.width() / 8;
@@ -35,7 +34,6 @@ __global__ void PackKeys(AttentionArgs<bf16> n, bf16* k, int64_t pieces) {
 
 // dk [T, H, nope + rope] into dkv and, summed over heads in a fixed order, dk_pe. A block a token.
 __global__ void UnpackKeyGrads(AttentionArgs<bf16> n, const bf16* dk, bf16* dk_pe) {
-  AwaitPrevious();
   extern __shared__ float sums[];  // [groups][rope]
   const int64_t token = blockIdx.x;
   const int heads = static_cast<int>(n.heads);

@@ -373,7 +373,6 @@ constexpr int kKeyGradShared = W::kBoxes* kOwnBox + kQueryStages* kQueryStage<W>
 template <class W>
 __global__ void __launch_bounds__(kThreads, 1)
     HopperKeyGrad(const __grid_constant__ GradMaps maps, GradJob job) {
-  AwaitPrevious();
   extern __shared__ __align__(1024) uint8_t shared[];
   __shared__ Barriers<kQueryStages> bars;
   __shared__ Work works[2];
@@ -402,7 +401,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <int kLanes>
 __global__ void LayOutNotes(AttentionArgs<bf16> n, int64_t padded, float* lse, float* delta,
                             int32_t* start) {
-  AwaitPrevious();
   const int64_t i = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / kLanes;
   if (i >= n.rows * padded * n.heads) return;
   const int64_t head = i % n.heads;

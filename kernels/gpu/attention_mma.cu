@@ -168,7 +168,6 @@ __device__ void Softmax(float (&s)[N][4], const Seen& seen, int64_t k0, bool mas
 
 template <class W>
 __global__ void __launch_bounds__(kThreads) MmaForward(AttentionArgs<bf16> n, bool vector) {
-  AwaitPrevious();
   constexpr int kKeys = W::kKeys;
   extern __shared__ __align__(16) bf16 shared[];
   bf16* q = shared;
@@ -230,7 +229,6 @@ __global__ void __launch_bounds__(kThreads) MmaForward(AttentionArgs<bf16> n, bo
 
 template <class W>
 __global__ void __launch_bounds__(kThreads) MmaQueryGrad(AttentionArgs<bf16> n, bool vector) {
-  AwaitPrevious();
   constexpr int kKeys = W::kKeys;
   extern __shared__ __align__(16) bf16 shared[];
   bf16* q = shared;
@@ -394,7 +392,6 @@ __device__ void KeyGrad(const AttentionArgs<bf16>& n, bool vector) {
 
 template <class W>
 __global__ void __launch_bounds__(kThreads) MmaKeyGrad(AttentionArgs<bf16> n, bool vector) {
-  AwaitPrevious();
   if constexpr (W::kPasses == 1) {
     KeyGrad<W, true, true>(n, vector);
   } else {

@@ -219,7 +219,6 @@ constexpr int kQueryGradShared = W::kBoxes*(kOwnBox + kKeyStages<W> * kKeyBox);
 template <class W>
 __global__ void __launch_bounds__(kThreads, 1)
     HopperQueryGrad(const __grid_constant__ GradMaps maps, GradJob job) {
-  AwaitPrevious();
   extern __shared__ __align__(1024) uint8_t shared[];
   __shared__ Barriers<kKeyStages<W>> bars;
   __shared__ Work works[2];

@@ -296,7 +296,6 @@ __global__ void __launch_bounds__(kBlock<W>, 1)
     HopperForward(const __grid_constant__ CUtensorMap q_map,
                   const __grid_constant__ CUtensorMap kv_map,
                   const __grid_constant__ CUtensorMap pe_map, Job job) {
-  AwaitPrevious();
   extern __shared__ __align__(1024) uint8_t shared[];
   __shared__ Barriers bars;
   __shared__ Work works[kStages];

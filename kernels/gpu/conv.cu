@@ -150,7 +150,6 @@ __device__ __forceinline__ void StartWindow(const T* n, const Walk& walk, const 
 template <class T, int N, int kTaps, bool kMore>
 __global__ void __launch_bounds__(kThreads, kMore && sizeof(T) == 4 ? 2 : 3)
     WalkForward(Geometry g, ConvTensors<T> x) {
-  AwaitPrevious();
   Walk walk(g, N);
   if (walk.channel >= g.channels) return;
   float w[N][kTaps];
@@ -232,7 +231,6 @@ struct Backlog {
 template <class T, int N, int kTaps>
 __global__ void __launch_bounds__(kThreads, 2)
     WalkBackward(Geometry g, ConvTensors<T> x, float* partial) {
-  AwaitPrevious();
   __shared__ float sums[kWalks][kLanes * N * kTaps];
   Walk walk(g, N);
   float dw[N][kTaps] = {};
@@ -321,7 +319,6 @@ __device__ __forceinline__ float ConvolveAny(const Geometry& g, const T* n, cons
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) ForwardAny(Geometry g, ConvTensors<T> x) {
-  AwaitPrevious();
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= g.tokens * g.channels) return;
   const float c = ConvolveAny(g, x.n, x.w, at / g.channels, static_cast<int>(at % g.channels));
@@ -331,7 +328,6 @@ __global__ void __launch_bounds__(kThreads) ForwardAny(Geometry g, ConvTensors<T
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) SlopeAny(Geometry g, ConvTensors<T> x, float* slope) {
-  AwaitPrevious();
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= g.tokens * g.channels) return;
   const float c = ConvolveAny(g, x.n, x.w, at / g.channels, static_cast<int>(at % g.channels));
@@ -342,7 +338,6 @@ __global__ void __launch_bounds__(kThreads) SlopeAny(Geometry g, ConvTensors<T> 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     BackwardAny(Geometry g, ConvTensors<T> x, const float* slope) {
-  AwaitPrevious();
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= g.tokens * g.channels) return;
   const int64_t t = at / g.channels;
@@ -362,7 +357,6 @@ constexpr int kShareTokens = 256;
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     TapsAny(Geometry g, ConvTensors<T> x, const float* slope, float* partial) {
-  AwaitPrevious();
   const int64_t columns = static_cast<int64_t>(g.channels) * g.taps;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= columns) return;
@@ -382,7 +376,6 @@ __global__ void __launch_bounds__(kThreads)
 // dw += Σ partial, in the order of the blocks: rows of threads share them.
 __global__ void __launch_bounds__(kThreads)
     AddTaps(const float* partial, int blocks, int64_t columns, float* dw) {
-  AwaitPrevious();
   __shared__ float all[kWalks][kLanes];
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kLanes + threadIdx.x;
   const int share = (blocks + kWalks - 1) / kWalks;

@@ -136,7 +136,6 @@ const Plan& PlanOf(Stream& stream, const Sdpa& n, bool backward) {
 void Execute(Stream& stream, const Plan& plan, std::unordered_map<int64_t, void*> tensors) {
   CHECK(plan.graph != nullptr);
   Tensor workspace = Tensor::Empty(stream, DType::kU8, {plan.workspace}, MemoryTag::kWorkspace);
-  QueueOf(stream).Break();  // it may begin or end with a copy
   auto status = plan.graph->execute(PlansOf(stream).handle, tensors, workspace.raw());
   if (!status.is_good()) Fatal(__FILE__, __LINE__, "cuDNN: " + status.get_message());
 }

@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "kernels/core/deal_blocks.h"
+#include "kernels/gpu/device/chain.cuh"
 #include "kernels/gpu/launch.cuh"
 #include "kernels/ops/deal.h"
 
@@ -91,9 +92,9 @@ __device__ __forceinline__ void ForEachOwner(int owners, F&& f) {
 __global__ void __launch_bounds__(kThreads)
     Count(const __grid_constant__ Owners o, const int32_t* __restrict__ experts, int64_t tokens,
           int k, int each, uint32_t* rows, uint32_t* pairs) {
-  AwaitPrevious();
   __shared__ uint32_t block_rows[kMostOwners], block_pairs[kMostOwners];
   const Thread thread;
+  LetTheNextStart();
   if (thread.number < o.owners) block_rows[thread.number] = block_pairs[thread.number] = 0;
   __syncthreads();
   for (int tile = 0; tile < each; ++tile) {
@@ -141,7 +142,6 @@ __global__ void __launch_bounds__(kThreads)
               const T* __restrict__ weights, int64_t tokens, int k, int each,
               const uint32_t* __restrict__ rows, const uint32_t* __restrict__ pairs, int32_t* sent,
               int32_t* sent_experts, T* sent_weights, int64_t* counts) {
-  AwaitPrevious();
   extern __shared__ uint8_t lists[];
   __shared__ uint32_t of_all[kMostOwners], pairs_of_all[kMostOwners], before[kMostOwners];
   __shared__ uint32_t first[kMostOwners];  // of the tile's rows
@@ -152,6 +152,7 @@ __global__ void __launch_bounds__(kThreads)
   const int me = static_cast<int>(blockIdx.x);
   const int own = thread.number;  // the owner that this thread cares for, if there are as many
   if (own < o.owners) of_all[own] = pairs_of_all[own] = before[own] = of_tile[own] = 0;
+  AwaitTheOneBefore();
   __syncthreads();
   ForEachOwner(o.owners, [&](int d, int number, int size) {
     unsigned all = 0, less = 0, all_pairs = 0;
@@ -288,9 +289,10 @@ void DealTokens(Stream& stream, const Tensor& experts, const Tensor& weights,
   const auto write = [&](auto zero) {
     using T = decltype(zero);
     const auto lists = static_cast<size_t>(owners * kThreads);
-    Launch(stream, WriteRows<T>, grid, kThreads, lists, o, Data<int32_t>(experts), Data<T>(weights),
-           tokens, static_cast<int>(k), each, rows, pairs, Data<int32_t>(sent),
-           Data<int32_t>(sent_experts), Data<T>(sent_weights), Data<int64_t>(counts));
+    LaunchChained(stream, WriteRows<T>, grid, kThreads, lists, o, Data<int32_t>(experts),
+                  Data<T>(weights), tokens, static_cast<int>(k), each, rows, pairs,
+                  Data<int32_t>(sent), Data<int32_t>(sent_experts), Data<T>(sent_weights),
+                  Data<int64_t>(counts));
   };
   DispatchActivation(weights.dtype(), write);
 }

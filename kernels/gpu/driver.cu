@@ -1,9 +1,9 @@
 // Memory, queues, copies and recorded work of NVIDIA GPUs.
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/core/driver.h"
 #include "kernels/gpu/blas.h"
+#include "kernels/gpu/device/chain.cuh"
 #include "kernels/gpu/launch.cuh"
 
 namespace mneme {
@@ -14,7 +14,6 @@ namespace {
 constexpr size_t kBlasWorkspace = size_t{32} << 20;
 
 constexpr int kMessageThreads = 256;
-constexpr int kZeroThreads = 256;
 
 Queue& Of(void* queue) { return *static_cast<Queue*>(queue); }
 
@@ -45,9 +44,9 @@ void* Open(int device, bool urgent) {
   Check(cudaDeviceGetAttribute(&queue->minor, cudaDevAttrComputeCapabilityMinor, device));
   Check(cudaDeviceGetAttribute(&queue->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                                device));
-  cudaFuncAttributes code = {};
-  Check(cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(Probe)));
-  queue->chains = code.ptxVersion >= 90;
+  cudaFuncAttributes image = {};
+  Check(cudaFuncGetAttributes(&image, reinterpret_cast<const void*>(Probe)));
+  queue->chains = image.ptxVersion >= 90;
   int least = 0;
   int greatest = 0;
   Check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
@@ -92,43 +91,26 @@ void CloseQueue(void* queue) {
 
 void Synchronize(void* queue) { Check(cudaStreamSynchronize(Of(queue).stream)); }
 
-// A kernel too, since what is behind a copy or a fill of the driver's own does not start while it
-// ends.
-__global__ void __launch_bounds__(kZeroThreads)
-    WriteZeros(unsigned char* to, int64_t units, int64_t bytes) {
-  AwaitPrevious();
-  const int64_t at = int64_t{blockIdx.x} * kZeroThreads + threadIdx.x;
-  const int64_t step = int64_t{gridDim.x} * kZeroThreads;
-  for (int64_t i = at; i < units; i += step) reinterpret_cast<uint4*>(to)[i] = uint4{};
-  for (int64_t i = units * int64_t{sizeof(uint4)} + at; i < bytes; i += step) to[i] = 0;
-}
-
 void Zero(void* queue, void* to, int64_t bytes) {
-  Queue& q = Of(queue);
-  const bool aligned = reinterpret_cast<uintptr_t>(to) % sizeof(uint4) == 0;
-  const int64_t units = aligned ? bytes / int64_t{sizeof(uint4)} : 0;
-  const int64_t most = CeilDiv(aligned ? units + 1 : bytes, kZeroThreads);
-  const int64_t blocks = std::min<int64_t>(most, 8 * q.multiprocessors);
-  Launch(q, WriteZeros, dim3(static_cast<unsigned>(blocks)), kZeroThreads, 0,
-         static_cast<unsigned char*>(to), units, bytes);
+  Check(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), Of(queue).stream));
 }
 
 // Pageable memory is staged by the driver before the call returns.
 void Upload(void* queue, const void* host, void* to, int64_t bytes) {
   Check(cudaMemcpyAsync(to, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
-                        Of(queue).Break()));
+                        Of(queue).stream));
 }
 
 void Download(void* queue, const void* from, void* host, int64_t bytes) {
   Check(cudaMemcpyAsync(host, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
-                        Of(queue).Break()));
+                        Of(queue).stream));
   Synchronize(queue);
 }
 
 // A kernel writes them and not a copy, which would hand over to a copy engine and back: what stands
 // behind it in the queue waits some 2 µs less on either side.
 __global__ void WriteMessage(const unsigned char* from, int bytes, unsigned char* host) {
-  AwaitPrevious();
+  LetTheNextStart();
   for (int i = static_cast<int>(threadIdx.x); i < bytes; i += kMessageThreads) {
     host[i] = from[i];
   }
@@ -148,8 +130,10 @@ void* Send(void* queue, const void* from, int64_t bytes) {
     message = static_cast<Message*>(q.idle_messages.back());
     q.idle_messages.pop_back();
   }
-  Launch(q, WriteMessage, 1, kMessageThreads, 0, static_cast<const unsigned char*>(from),
-         static_cast<int>(bytes), static_cast<unsigned char*>(message->host));
+  WriteMessage<<<1, kMessageThreads, 0, q.stream>>>(static_cast<const unsigned char*>(from),
+                                                    static_cast<int>(bytes),
+                                                    static_cast<unsigned char*>(message->host));
+  Check(cudaGetLastError());
   Check(cudaEventRecord(message->arrived, q.stream));
   return message;
 }
@@ -179,7 +163,7 @@ void* Mark(void* queue) {
 void Await(void* queue, void* mark) {
   Queue& q = Of(queue);
   const auto event = static_cast<cudaEvent_t>(mark);
-  Check(cudaStreamWaitEvent(q.Break(), event, 0));
+  Check(cudaStreamWaitEvent(q.stream, event, 0));
   q.idle_marks.push_back(event);
 }
 
@@ -193,7 +177,7 @@ void* Stamp(void* queue, void* stamp) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   Check(cudaStreamIsCapturing(q.stream, &status));
   const bool recording = status == cudaStreamCaptureStatusActive;
-  Check(cudaEventRecordWithFlags(event, q.Break(),
+  Check(cudaEventRecordWithFlags(event, q.stream,
                                  recording ? cudaEventRecordExternal : cudaEventRecordDefault));
   return event;
 }
@@ -208,20 +192,20 @@ double Seconds(void* from, void* to) {
 void ReleaseStamp(void* stamp) { Check(cudaEventDestroy(static_cast<cudaEvent_t>(stamp))); }
 
 void BeginRecord(void* queue) {
-  Check(cudaStreamBeginCapture(Of(queue).Break(), cudaStreamCaptureModeThreadLocal));
+  Check(cudaStreamBeginCapture(Of(queue).stream, cudaStreamCaptureModeThreadLocal));
 }
 
 void* EndRecord(void* queue) {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t record = nullptr;
-  Check(cudaStreamEndCapture(Of(queue).Break(), &graph));
+  Check(cudaStreamEndCapture(Of(queue).stream, &graph));
   Check(cudaGraphInstantiate(&record, graph, 0));
   Check(cudaGraphDestroy(graph));
   return record;
 }
 
 void Replay(void* queue, void* record) {
-  Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(record), Of(queue).Break()));
+  Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(record), Of(queue).stream));
 }
 
 void ReleaseRecord(void* record) {

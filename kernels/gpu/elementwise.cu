@@ -25,20 +25,17 @@ __device__ __forceinline__ int64_t Step() { return static_cast<int64_t>(gridDim.
 
 template <class T>
 __global__ void FillKernel(T value, int64_t n, T* x) {
-  AwaitPrevious();
   for (int64_t i = First(); i < n; i += Step()) x[i] = value;
 }
 
 template <class X, class Y>
 __global__ void CastKernel(const X* x, int64_t n, Y* y) {
-  AwaitPrevious();
   for (int64_t i = First(); i < n; i += Step()) {
     y[i] = static_cast<Y>(static_cast<float>(x[i]));
   }
 }
 template <class T, int N>
 __global__ void AddKernel(const T* x, int64_t n, T* y) {
-  AwaitPrevious();
   const int64_t groups = n / N;
   for (int64_t i = First(); i < groups; i += Step()) {
     float a[N];
@@ -56,7 +53,6 @@ __global__ void AddKernel(const T* x, int64_t n, T* y) {
 
 template <class T>
 __global__ void ScaleKernel(const T* factor, int64_t n, T* x) {
-  AwaitPrevious();
   const float by = ToFloat(factor[0]);
   for (int64_t i = First(); i < n; i += Step()) x[i] = FromFloat<T>(ToFloat(x[i]) * by);
 }
@@ -93,7 +89,7 @@ void Copy(Stream& stream, const Tensor& x, Tensor& y) {
   CHECK_EQ(x.elements(), y.elements());
   if (x.bytes() == 0) return;
   Check(cudaMemcpyAsync(y.raw(), x.raw(), static_cast<size_t>(x.bytes()), cudaMemcpyDeviceToDevice,
-                        QueueOf(stream).Break()));
+                        QueueOf(stream).stream));
 }
 
 void Cast(Stream& stream, const Tensor& x, Tensor& y) {

@@ -32,7 +32,6 @@ constexpr int kMostGradThreads = 640;  // of a block of the gradient, and about 
 __global__ void __launch_bounds__(kThreads)
     HashRows(const __grid_constant__ HashTables constants, HashedText text, int64_t n,
              int64_t first, int64_t tables, int64_t* rows) {
-  AwaitPrevious();
   __shared__ HashTables hash;
   KeepTables(constants, hash);
   __syncthreads();
@@ -101,7 +100,6 @@ __device__ __forceinline__ void Prefetch(const void* at) {
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
     GateForward(GateForm form, GateShape n, GateTensors<T> x) {
-  AwaitPrevious();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
   if (i >= n.tokens * n.branches) return;
@@ -167,7 +165,6 @@ __global__ void __launch_bounds__(kThreads)
 // dv = Σ_m du; nothing reaches h.
 template <class T>
 __global__ void __launch_bounds__(kThreads) UngatedBackward(GateShape n, GateTensors<T> x) {
-  AwaitPrevious();
   const int64_t all = n.tokens * n.width;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < all;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
@@ -213,7 +210,6 @@ template <class T, int N, int M, bool kMore>
 __global__ void __launch_bounds__(kMostGradThreads)
     GateBackward(GateForm form, GateShape n, GateTensors<T> x, int tokens_of_block,
                  float* partial) {
-  AwaitPrevious();
   __shared__ float parts[2][kWarp][M];
   __shared__ BranchScales
       scales[3][M];  // of this token, the next, and one that slow warps may read
@@ -333,7 +329,6 @@ __global__ void __launch_bounds__(kMostGradThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     GateBackwardAny(GateForm form, GateShape n, GateTensors<T> x, float* cs) {
-  AwaitPrevious();
   const int64_t t = blockIdx.x;
   const auto width = static_cast<float>(n.width);
   const T* keys = x.kv + t * n.kv_width;
@@ -375,7 +370,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     SumAny(GateShape n, GateTensors<T> x, const float* cs, int tokens_of_block, float* partial) {
-  AwaitPrevious();
   const int columns = n.branches * n.width;
   const int at = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (at >= columns) return;
@@ -395,7 +389,6 @@ constexpr int kShares = 8;
 __global__ void __launch_bounds__(kWarp* kShares)
     AddGains(const float* partial, int blocks, int columns, const float* w_h, const float* w_k,
              float* dw_h, float* dw_k) {
-  AwaitPrevious();
   __shared__ float all[kShares][kWarp];
   const int at = static_cast<int>(blockIdx.x) * kWarp + static_cast<int>(threadIdx.x);
   const int share = (blocks + kShares - 1) / kShares;

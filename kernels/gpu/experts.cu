@@ -39,7 +39,6 @@ constexpr int64_t kFusedHidden = 1024;
 // counts[run, e]: slots of expert e in the run.
 __global__ void __launch_bounds__(kPlanWarps* kWarp)
     CountKernel(const int32_t* ids, int64_t slots, int experts, int64_t runs, int32_t* counts) {
-  AwaitPrevious();
   extern __shared__ int32_t shared[];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
   const int64_t run = int64_t{blockIdx.x} * kPlanWarps + warp;
@@ -59,7 +58,6 @@ __global__ void __launch_bounds__(kPlanWarps* kWarp)
 // A block an expert: counts become the sums of earlier runs; totals[e] the sum of all.
 __global__ void __launch_bounds__(kScanThreads)
     ScanKernel(int64_t runs, int experts, int32_t* counts, int32_t* totals) {
-  AwaitPrevious();
   __shared__ int32_t sums[kScanThreads];
   const auto thread = static_cast<int>(threadIdx.x);
   const int64_t each = (runs + kScanThreads - 1) / kScanThreads;
@@ -87,7 +85,6 @@ __global__ void __launch_bounds__(kPlanWarps* kWarp)
     PlaceKernel(const int32_t* ids, int64_t slots, int experts, int64_t runs, const int32_t* counts,
                 const int32_t* totals, int64_t* offsets, int64_t capacity, int32_t* order,
                 int32_t* place) {
-  AwaitPrevious();
   extern __shared__ int32_t shared[];
   int32_t* starts = shared + kPlanWarps * experts;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
@@ -156,7 +153,6 @@ void MakePlan(Stream& stream, const Tensor& experts, int64_t count, ExpertsSaved
 template <class T, int N>
 __global__ void __launch_bounds__(kRowThreads)
     SpreadKernel(const T* x, const int32_t* place, int top_k, int64_t width, T* rows) {
-  AwaitPrevious();
   const int64_t t = blockIdx.x;
   for (int64_t d = int64_t{threadIdx.x} * N; d < width; d += int64_t{blockDim.x} * N) {
     const auto value = *reinterpret_cast<const Vec<T, N>*>(x + t * width + d);
@@ -173,7 +169,6 @@ template <class T, int N>
 __global__ void __launch_bounds__(kRowThreads)
     CombineKernel(const T* rows, const float* weights, const int32_t* place, const T* addend,
                   int top_k, int64_t width, T* y) {
-  AwaitPrevious();
   const int64_t t = blockIdx.x;
   for (int64_t d = int64_t{threadIdx.x} * N; d < width; d += int64_t{blockDim.x} * N) {
     float sum[N] = {};
@@ -203,7 +198,6 @@ template <class T, int N>
 __global__ void __launch_bounds__(kPairWarps* kWarp)
     PairGradKernel(const T* gate_up, const float* weights, const int32_t* place, int64_t slots,
                    int64_t width, T* z, T* d_gate_up, float* dweights) {
-  AwaitPrevious();
   const int64_t slot = int64_t{blockIdx.x} * kPairWarps + threadIdx.x / kWarp;
   if (slot >= slots) return;
   const int lane = threadIdx.x % kWarp;
@@ -246,7 +240,6 @@ __global__ void __launch_bounds__(kPairWarps* kWarp)
 __global__ void __launch_bounds__(kRowThreads)
     SumInnerKernel(const float* inner, const int32_t* place, int64_t slots, int64_t parts,
                    int64_t capacity, float* dweights, int64_t turn_count, int32_t* turns) {
-  AwaitPrevious();
   const int64_t slot = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
   for (int64_t i = slot; i < turn_count; i += int64_t{gridDim.x} * kRowThreads) turns[i] = 0;
   if (slot >= slots) return;

@@ -172,7 +172,6 @@ __device__ void Compute(const Arguments& args, RowWalk walk, Ring<kStages> ring,
 __global__ __cluster_dims__(2, 1, 1)
     __launch_bounds__(kGroupedThreads, 1) void FeedForward(const __grid_constant__ Maps maps,
                                                            const __grid_constant__ Arguments args) {
-  AwaitPrevious();
   extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t base = SharedAddress(shared);
   const Ring<kStages> ring{base, base + kBarriersAt};

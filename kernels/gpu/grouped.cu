@@ -125,7 +125,6 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     RowsKernel(const T* a, const T* b, bool across, const int64_t* offsets, int groups, int64_t n,
                int64_t k, T* c) {
-  AwaitPrevious();
   __shared__ __align__(32) float out[kTile][kPitch];
   int64_t tile = blockIdx.y, rows = 0;
   int group = 0;
@@ -151,7 +150,6 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     WeightGradKernel(const T* a, const T* b, const int64_t* offsets, int64_t m, int64_t n,
                      float* c) {
-  AwaitPrevious();
   __shared__ __align__(32) float out[kTile][kPitch];
   const int64_t group = blockIdx.z, start = offsets[group], rows = offsets[group + 1] - start;
   if (rows == 0) return;
@@ -168,7 +166,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     SwiGluKernel(const T* gate_up, const int64_t* rows, int64_t n, T* act) {
-  AwaitPrevious();
   const int64_t count = rows[0] * n;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * kThreads) {

@@ -236,7 +236,6 @@ template <GroupedForm kForm, GroupedPair kPair, GroupedGather kGather>
 __global__ __cluster_dims__(2, 1, 1)
     __launch_bounds__(kGroupedThreads, 1) void Grouped(const __grid_constant__ Maps maps,
                                                        const __grid_constant__ Arguments args) {
-  AwaitPrevious();
   constexpr bool kGathers = kGather != GroupedGather::kNone;
   constexpr bool kWeightGrad = kForm == GroupedForm::kWeightGrad;
   extern __shared__ __align__(1024) uint8_t shared[];

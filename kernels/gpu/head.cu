@@ -162,7 +162,6 @@ template <int kThreads, class T, bool kGradient>
 __global__ void __launch_bounds__(kThreads, kThreadsPerMultiprocessor / kThreads)
     CrossEntropyKernel(Row row, const int32_t* targets, const float* scale, T* logits,
                        float* losses) {
-  AwaitPrevious();
   extern __shared__ uint4 kept[];
   const int64_t token = blockIdx.x;
   auto* mine = reinterpret_cast<uint4*>(logits) + token * row.vectors;

@@ -62,7 +62,6 @@ template <int kN>
 __global__ void __launch_bounds__(kTokenThreads)
     MixKernel(const float* m, const float* alpha, const float* b, Mixing a, float* pre, float* post,
               float* res) {
-  AwaitPrevious();
   const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
   if (t >= a.tokens) return;
   const int n = kN < kMostStreams ? kN : a.n;
@@ -104,7 +103,6 @@ __global__ void __launch_bounds__(kTokenThreads)
     MixGradKernel(const float* dpre, const float* dpost, const float* dres, const float* m,
                   const float* r, const float* alpha, const float* b, Mixing a, float* du,
                   float* factor, float* late, float* parts) {
-  AwaitPrevious();
   extern __shared__ float divisors[];
   const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
   const bool valid = t < a.tokens;
@@ -182,7 +180,6 @@ __global__ void __launch_bounds__(kTokenThreads)
 __global__ void __launch_bounds__(kTokenThreads)
     PreSumsKernel(const float* dpre, const float* m, const float* alpha, const float* b, Mixing a,
                   float* parts) {
-  AwaitPrevious();
   const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
   const bool valid = t < a.tokens;
   const int columns = a.n * a.n + 2 * a.n;
@@ -202,7 +199,6 @@ __global__ void __launch_bounds__(kTokenThreads)
 __global__ void __launch_bounds__(kThreads)
     ReadWeightsKernel(const float* logit, const float* scale, const float* base, int64_t count,
                       int n, float eps, float* w) {
-  AwaitPrevious();
   const int64_t k = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (k < count) w[k] = Sigmoid(scale[0] * logit[k] + base[k % n]) + eps;
 }
@@ -212,7 +208,6 @@ __global__ void __launch_bounds__(kTokenThreads)
     ReadGradKernel(const float* dw, const float* logit, const float* r, const float* scale,
                    const float* base, int64_t tokens, int n, float flat, float* du, float* factor,
                    float* parts) {
-  AwaitPrevious();
   const int64_t t = int64_t{blockIdx.x} * kTokenThreads + threadIdx.x;
   const bool valid = t < tokens;
   const int64_t at = valid ? t : 0;
@@ -261,7 +256,6 @@ template <class A, int kV, int kN>
 __global__ void __launch_bounds__(kThreads)
     WeightedSumKernel(const A* x, const float* w, float factor, int64_t tokens, int streams,
                       int width, A* h) {
-  AwaitPrevious();
   const Place<kV> at(width);
   if (at.token >= tokens) return;
   const int n = kN < kMostStreams ? kN : streams;
@@ -290,7 +284,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A, int kV>
 __global__ void __launch_bounds__(kThreads)
     ExpandKernel(const A* x, int64_t tokens, int n, int width, A* out) {
-  AwaitPrevious();
   const Place<kV> at(width);
   if (at.token >= tokens) return;
   const auto v = *reinterpret_cast<const Vec<A, kV>*>(x + at.token * width + at.column);
@@ -304,7 +297,6 @@ template <class A, int kV, int kN>
 __global__ void __launch_bounds__(kThreads)
     LeaveKernel(const A* x, const float* res, const float* post, const A* y, int64_t tokens,
                 int streams, int width, A* out) {
-  AwaitPrevious();
   const Place<kV> at(width);
   if (at.token >= tokens) return;
   const int n = kN < kMostStreams ? kN : streams;
@@ -341,7 +333,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A, int kV, int kN>
 __global__ void __launch_bounds__(kThreads)
     DotsKernel(const A* dh, const A* x, int64_t tokens, int streams, int width, float* dots) {
-  AwaitPrevious();
   const int64_t t = tokens - 1 - (int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp);
   if (t < 0) return;
   const int n = kN < kMostStreams ? kN : streams;
@@ -373,7 +364,6 @@ template <class A, int kV, int kN>
 __global__ void __launch_bounds__(kThreads)
     LeaveGradKernel(const A* dout, const A* x, const float* post, const A* y, int64_t tokens,
                     int streams, int width, float* dres, float* dpost, A* dy) {
-  AwaitPrevious();
   const int64_t t = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (t >= tokens) return;
   const int n = kN < kMostStreams ? kN : streams;

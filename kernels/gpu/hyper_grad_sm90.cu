@@ -271,7 +271,6 @@ class Grad {
 
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads, 1) GradKernel(const __grid_constant__ GradArgs a) {
-  AwaitPrevious();
   extern __shared__ uint4 memory[];
   Grad<kThreads>(a, *reinterpret_cast<GradShared<kThreads>*>(memory)).Run();
 }

@@ -37,7 +37,6 @@ constexpr int kTokens = 16 * kRowTiles;  // of a block
 // columns_first[c][k] = w(k, c), 0 from w.columns on; gridDim.y tiles of eight columns.
 __global__ void __launch_bounds__(kThreads)
     PackKernel(Projection w, int flat, bf16* columns_first) {
-  AwaitPrevious();
   const int k = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (k >= flat) return;
   float v[8];
@@ -57,7 +56,6 @@ template <int kTiles>
 __global__ void __launch_bounds__(kThreads, 2)
     ProjectKernel(const bf16* x, const bf16* columns_first, int64_t tokens, int flat, int columns,
                   float eps, float* r, float* m) {
-  AwaitPrevious();
   constexpr int kStride = 8 * kTiles + 1;  // the sum of squares last
   __shared__ float sums[kTokens * kStride];
   const int warp = threadIdx.x / kWarp;
@@ -235,7 +233,6 @@ static_assert(kStep * kStreams * kStreams / 4 <= kThreads);
 // gridDim.x: blocks of kWidth columns; gridDim.y: how many share out the steps.
 template <bool kResidual, int kN>
 __global__ void __launch_bounds__(kThreads, 1) GradKernel(const __grid_constant__ GradArgs a) {
-  AwaitPrevious();
   extern __shared__ uint4 memory[];
   auto& shared = *reinterpret_cast<GradShared<kResidual, kN>*>(memory);
   const int q = threadIdx.x % 4;
@@ -287,7 +284,6 @@ template <class A>
 __global__ void __launch_bounds__(kThreads)
     ProjectPlainKernel(const A* x, int64_t tokens, int flat, Projection w, float eps, float* r,
                        float* m) {
-  AwaitPrevious();
   __shared__ float tile[kDepth][kPlainTokens];
   __shared__ float sums[kWarps][kPlainTokens][kWarp];
   __shared__ float roots[kPlainTokens];
@@ -333,7 +329,6 @@ __global__ void __launch_bounds__(kThreads)
     StreamsGradPlainKernel(const A* dout, const float* res, const A* dh, const float* pre,
                            const A* x, const float* du, const float* factor, Projection w,
                            int64_t tokens, int n, int width, A* dx) {
-  AwaitPrevious();
   const int k = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   const int64_t first = int64_t{blockIdx.y} * kPlainTokens;
   if (k >= n * width) return;
@@ -367,7 +362,6 @@ template <class A>
 __global__ void __launch_bounds__(kThreads)
     WeightGradPlainKernel(const A* x, const float* du, Projection w, int64_t tokens, int flat,
                           float* parts) {
-  AwaitPrevious();
   constexpr int kEach = kWarp / kWarps;
   __shared__ float x_tile[kTurn][kWarp];
   __shared__ float du_tile[kTurn][kWarp];

@@ -339,7 +339,6 @@ class Enter {
 template <int kTiles, bool kLeave>
 __global__ void __launch_bounds__(kMostThreads, 1)
     EnterKernel(const __grid_constant__ EnterArgs a) {
-  AwaitPrevious();
   extern __shared__ uint4 memory[];
   Enter<kTiles, kLeave>(a, *reinterpret_cast<EnterShared<kTiles, kLeave>*>(memory)).Run();
 }

@@ -57,7 +57,6 @@ template <class A, int kN>
 __global__ void __launch_bounds__(kThreads)
     ForwardKernel(const A* x, const float* w, const float* table, const int32_t* positions, Rows a,
                   A* normed, A* rotary, float* rstd) {
-  AwaitPrevious();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (row >= a.rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -76,7 +75,6 @@ template <class A, int kN>
 __global__ void __launch_bounds__(kThreads, kResident<kN>)
     GradKernel(const A* dnormed, const A* drotary, const A* x, const float* w, const float* rstd,
                const float* table, const int32_t* positions, Rows a, A* dx, float* parts) {
-  AwaitPrevious();
   using Gradient = NormGradient<A, kN>;
   __shared__ float fold[kWarps * kN * kWarp * kVec<A>];
   const int lane = threadIdx.x % kWarp;
@@ -109,7 +107,7 @@ void CopyColumns(Stream& stream, const Tensor& from, int64_t begin, int64_t colu
   Check(cudaMemcpy2DAsync(static_cast<char*>(to.raw()) + bytes(to_begin), bytes(to.dim(1)),
                           static_cast<const char*>(from.raw()) + bytes(begin), bytes(from.dim(1)),
                           bytes(columns), static_cast<size_t>(from.dim(0)),
-                          cudaMemcpyDeviceToDevice, QueueOf(stream).Break()));
+                          cudaMemcpyDeviceToDevice, QueueOf(stream).stream));
 }
 
 Tensor Workspace(Stream& stream, const Tensor& like) {

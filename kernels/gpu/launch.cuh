@@ -4,10 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include <nv/target>
 #include <source_location>
 #include <string>
-#include <utility>
 
 #include "kernels/core/check.h"
 #include "kernels/core/tensor.h"
@@ -30,54 +28,27 @@ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Lets the kernel take as much dynamic shared memory as the device has beside its static part. That
 // limit is one a kernel and process, whoever launches it: asking for what one launch takes would
 // lower it under another thread's.
-inline void AllowShared(const Queue& queue, const void* kernel) {
+inline void AllowShared(Stream& stream, const void* kernel) {
   cudaFuncAttributes now = {};
   Check(cudaFuncGetAttributes(&now, kernel));
-  const int most = queue.shared_bytes - static_cast<int>(now.sharedSizeBytes);
+  const int most = QueueOf(stream).shared_bytes - static_cast<int>(now.sharedSizeBytes);
   if (now.maxDynamicSharedSizeBytes >= most) return;
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
 }
 
-// The first statement of every kernel. From Hopper on a kernel is started while the one before it
-// in its stream ends (programmatic dependent launch), so that no time passes between them; here it
-// waits until that one is complete and what it wrote can be read. No thread may leave before: who
-// waits for this kernel waits for all that it waited for. The kernel behind takes its place on the
-// multiprocessors as soon as all blocks of this one run.
-__device__ __forceinline__ void AwaitPrevious() {
-  NV_IF_TARGET(NV_PROVIDES_SM_90,
-               (cudaGridDependencySynchronize(); cudaTriggerProgrammaticLaunchCompletion();))
-}
-
-// Of a launch whose kernel begins with AwaitPrevious. Behind anything but a kernel (a copy, an
-// event of another stream) it is an ordinary one.
-inline cudaLaunchAttribute Chained(Queue& queue) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = queue.chains && queue.kernel_last ? 1 : 0;
-  queue.kernel_last = true;
-  return attribute;
-}
-
-// Queues kernel<<<grid, block, shared>>>(args…). An empty grid queues nothing. Shared memory above
-// 48 KiB is asked for.
+// Queues kernel<<<grid, block, shared>>>(args…) on the stream. An empty grid queues nothing. Shared
+// memory above 48 KiB is asked for.
 template <class... P, class... A>
-void Launch(Queue& queue, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A&&... args) {
+void Launch(Stream& stream, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+            A&&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared > 48 * 1024) AllowShared(queue, reinterpret_cast<const void*>(kernel));
+  if (shared > 48 * 1024) AllowShared(stream, reinterpret_cast<const void*>(kernel));
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
-  config.stream = queue.stream;
-  cudaLaunchAttribute chained = Chained(queue);
-  config.attrs = &chained;
-  config.numAttrs = 1;
+  config.stream = QueueOf(stream).stream;
   Check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...));
-}
-template <class... P, class... A>
-void Launch(Stream& stream, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-            A&&... args) {
-  Launch(QueueOf(stream), kernel, grid, block, shared, std::forward<A>(args)...);
 }
 
 // DTypeOf for what .cu files compute with: bf16 is the device's own type there.

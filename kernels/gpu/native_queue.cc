@@ -7,7 +7,7 @@ namespace mneme {
 
 void* NativeQueue(const Stream& stream) {
   CHECK(!stream.device().is_cpu());
-  return static_cast<gpu::Queue*>(stream.queue())->Break();
+  return static_cast<const gpu::Queue*>(stream.queue())->stream;
 }
 
 }  // namespace mneme

@@ -45,7 +45,6 @@ __device__ __forceinline__ float RootMeanSquare(float sum, const Rows& a) {
 template <class A, int kN>
 __global__ void __launch_bounds__(kThreads)
     ForwardKernel(const A* x, const float* w, Rows a, A* y, float* rstd) {
-  AwaitPrevious();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (row >= a.rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -60,7 +59,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     ForwardPlainKernel(const A* x, const float* w, Rows a, A* y, float* rstd) {
-  AwaitPrevious();
   const int64_t row = blockIdx.x;
   const A* from = x + row * a.width;
   float sum = 0;
@@ -78,7 +76,6 @@ template <class A, int kN, bool kAdds>
 __global__ void __launch_bounds__(kThreads, 2)
     GradRowsKernel(const A* dy, const A* x, const float* w, const float* rstd, const A* addend,
                    Rows a, A* dx, float* parts) {
-  AwaitPrevious();
   using Gradient = NormGradient<A, kN>;
   __shared__ float fold[kWarps * kN * kWarp * kVec<A>];
   const int lane = threadIdx.x % kWarp;
@@ -109,7 +106,6 @@ template <class A>
 __global__ void __launch_bounds__(kMostThreads, 2)
     GradKernel(const A* dy, const A* x, const float* w, const float* rstd, const A* addend, Rows a,
                int lanes, A* dx, float* parts) {
-  AwaitPrevious();
   constexpr int kV = kVec<A>;
   __shared__ float dots[2][kRows][kMostThreads / kWarp];
   __shared__ float fold[kThreads * kV];
@@ -198,7 +194,6 @@ template <class A>
 __global__ void __launch_bounds__(kThreads)
     GradPlainKernel(const A* dy, const A* x, const float* w, const float* rstd, const A* addend,
                     Rows a, A* dx) {
-  AwaitPrevious();
   const int64_t row = blockIdx.x;
   const float* gain = w + row % a.branches * a.width;
   const A* xs = x + row * a.width;
@@ -220,7 +215,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     GainPlainKernel(const A* dy, const A* x, const float* rstd, Rows a, float* parts) {
-  AwaitPrevious();
   const int column = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   const int branch = blockIdx.y;
   if (column >= a.width) return;

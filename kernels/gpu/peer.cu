@@ -19,6 +19,7 @@
 #include <cstring>
 
 #include "kernels/core/peer.h"
+#include "kernels/gpu/device/chain.cuh"
 #include "kernels/gpu/launch.cuh"
 
 namespace mneme::gpu {
@@ -112,7 +113,6 @@ struct Known {
 __global__ void __launch_bounds__(kLanes* kMostPeers)
     Rendezvous(const __grid_constant__ Group g, const __grid_constant__ Known known,
                const int64_t* leaving, int64_t* told) {
-  AwaitPrevious();
   __shared__ Word words[kMostPeers];
   Session& session = g.Mine().session;
   const int r = static_cast<int>(threadIdx.x) / kLanes;
@@ -359,10 +359,10 @@ __device__ __forceinline__ void LeaveTogether(const Group& g, Progress& progress
 // At least 2 members blocks, all of which must run at once where pieces are put.
 __global__ void __launch_bounds__(kThreads)
     Put(const __grid_constant__ Group g, const __grid_constant__ Cargo cargo) {
-  AwaitPrevious();
   __shared__ Session s;
   const Session& session = g.Mine().session;
   Progress& progress = g.Mine().progress;
+  AwaitTheOneBefore();
   for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(Session) / 8);
        i += kThreads) {
     reinterpret_cast<int64_t*>(&s)[i] = reinterpret_cast<const int64_t*>(&session)[i];
@@ -491,8 +491,8 @@ void PutRows(Stream& stream, const PeerGroup& group, absl::Span<const PeerRows> 
     cargo.out[cargo.tensors] = static_cast<char*>(r.out);
     cargo.row_bytes[cargo.tensors++] = r.row_bytes;
   }
-  Launch(stream, Put, dim3(static_cast<unsigned>(group.blocks)), dim3(kThreads), 0, ToDevice(group),
-         cargo);
+  LaunchChained(stream, Put, dim3(static_cast<unsigned>(group.blocks)), dim3(kThreads), 0,
+                ToDevice(group), cargo);
 }
 
 constexpr PeerDriver kPeers = {

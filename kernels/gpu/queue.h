@@ -18,9 +18,8 @@ struct Queue {
   int multiprocessors = 0;
   int major = 0;  // compute capability
   int minor = 0;
-  int shared_bytes = 0;      // most shared memory of a block
-  bool chains = false;       // kernels await the one before them: see Launch
-  bool kernel_last = false;  // what it was given last is a kernel
+  int shared_bytes = 0;  // most shared memory of a block
+  bool chains = false;   // its image of the kernels awaits the one before: device/chain.cuh
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
   void* blas_workspace = nullptr;  // device memory
@@ -31,11 +30,6 @@ struct Queue {
   std::shared_ptr<void> attention_plans;  // cudnn.cc
 
   bool hopper() const { return major == 9 && minor == 0; }
-  // To give it anything but a kernel: the next one is started when that is done, not before.
-  cudaStream_t Break() {
-    kernel_last = false;
-    return stream;
-  }
 };
 
 inline Queue& QueueOf(Stream& stream) { return *static_cast<Queue*>(stream.queue()); }

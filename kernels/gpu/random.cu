@@ -12,7 +12,6 @@ constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads)
     FillNormals(RandomKey key, uint64_t first, int64_t n, double std, float* values) {
-  AwaitPrevious();
   const int64_t blocks = (n + static_cast<int64_t>(first & 1) + 1) / 2;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; b < blocks;

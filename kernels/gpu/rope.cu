@@ -26,7 +26,6 @@ struct Turn {
 template <class A, int kN>
 __global__ void __launch_bounds__(kThreads)
     TurnKernel(A* x, const float* table, const int32_t* positions, Turn a) {
-  AwaitPrevious();
   const int groups = a.pairs * 2 / kN;
   const int head_groups = (a.heads + kHeads - 1) / kHeads;
   const int64_t item = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -72,7 +71,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     TurnPairsKernel(A* x, const float* table, const int32_t* positions, Turn a) {
-  AwaitPrevious();
   const int64_t item = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t row = item / a.pairs;  // token and head
   if (row >= a.tokens * a.heads) return;

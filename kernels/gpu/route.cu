@@ -138,7 +138,6 @@ template <int V>
 __global__ void __launch_bounds__(kThreads)
     RouteKernel(Choice o, int64_t tokens, int experts, const float* logits, const float* bias,
                 float* scores, int32_t* chosen, float* weights, unsigned long long* load) {
-  AwaitPrevious();
   extern __shared__ float shared[];
   float* row = shared + threadIdx.x / kWarp * experts;  // of this warp
   int* counts = reinterpret_cast<int*>(shared + kWarps * experts);
@@ -193,7 +192,6 @@ __global__ void __launch_bounds__(kThreads)
 // A block a row: how often each expert was chosen, times E / (K · length).
 __global__ void __launch_bounds__(1024)
     FrequencyKernel(int64_t slots, int experts, float share, const int32_t* chosen, float* f) {
-  AwaitPrevious();
   extern __shared__ int counts_of_row[];
   for (int e = static_cast<int>(threadIdx.x); e < experts; e += static_cast<int>(blockDim.x))
     counts_of_row[e] = 0;
@@ -209,7 +207,6 @@ __global__ void __launch_bounds__(1024)
 __global__ void __launch_bounds__(kThreads)
     BalanceKernel(int64_t tokens, int64_t length, int experts, const float* scores, const float* f,
                   double* parts) {
-  AwaitPrevious();
   double sum = 0;
   for (int64_t t = FirstToken(); t < tokens; t += TokenStep()) {
     const float* ft = f + t / length * experts;
@@ -230,7 +227,6 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     BalanceSumKernel(int blocks, double length, const double* parts, const float* scale,
                      float* loss) {
-  AwaitPrevious();
   double sum = 0;
   for (int i = static_cast<int>(threadIdx.x); i < blocks; i += kThreads) sum += parts[i];
   sum = BlockReduce(sum);
@@ -280,7 +276,6 @@ __global__ void __launch_bounds__(kThreads)
     RouteGradKernel(Choice o, int64_t tokens, int64_t length, int experts, const float* scores,
                     const int32_t* chosen, const float* weights, const float* dweights,
                     const float* f, const float* balance_scale, T* dlogits) {
-  AwaitPrevious();
   extern __shared__ float shared[];
   float* row = shared + threadIdx.x / kWarp * experts;  // of this warp
   const float balance = f ? balance_scale[0] / static_cast<float>(length) : 0.0f;
@@ -316,7 +311,6 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     BiasKernel(int experts, float speed, const int64_t* load, const double* apply, float* bias) {
-  AwaitPrevious();
   if (apply[0] == 0) return;
   long long total = 0;
   for (int e = static_cast<int>(threadIdx.x); e < experts; e += kThreads) total += load[e];

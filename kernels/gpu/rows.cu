@@ -35,7 +35,6 @@ __device__ __forceinline__ void GatherFound(int64_t n, int width, int lanes, Y* 
 template <class X, class Y, int N, class Id>
 __global__ void __launch_bounds__(kGatherThreads, kGatherBlocks)
     Gather(const X* table, int64_t rows, const Id* ids, int64_t n, int width, int lanes, Y* out) {
-  AwaitPrevious();
   GatherFound<RowAt<X>, N>(n, width, lanes, out, [&](int64_t i) {
     const int64_t id = ids[i];
     if (id < 0 || id >= rows) __trap();
@@ -108,7 +107,6 @@ struct TwoPlaces {
 template <class Y, int N>
 __global__ void __launch_bounds__(kGatherThreads, kGatherBlocks)
     Deal(TwoPlaces<Y> from, const int32_t* inverse, int64_t n, int width, int lanes, Y* out) {
-  AwaitPrevious();
   using Row = RowOfEither<Y>;
   GatherFound<Row, N>(n, width, lanes, out, [&](int64_t i) {
     const int64_t place = inverse[i];

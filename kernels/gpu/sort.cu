@@ -41,7 +41,6 @@ struct IdParts {
 template <class Id>
 __global__ void NumberRequests(const __grid_constant__ IdParts<Id> ids, int64_t n, int64_t rows,
                                uint32_t* keys, int32_t* order) {
-  AwaitPrevious();
   for (int64_t i = ThreadNumber(); i < n; i += Threads()) {
     const uint32_t p = static_cast<uint32_t>(i) / ids.rows;
     const int64_t row = ids.part[p][static_cast<uint32_t>(i) - p * ids.rows];
@@ -74,7 +73,6 @@ struct Begins {
 // Keys of some requests: ids[i], i = chosen[k].
 __global__ void NumberChosen(const int32_t* ids, const int32_t* chosen, int64_t n, int64_t rows,
                              uint32_t* keys, int32_t* order) {
-  AwaitPrevious();
   for (int64_t k = ThreadNumber(); k < n; k += Threads()) {
     const int32_t i = chosen[k];
     const int32_t row = ids[i];
@@ -96,7 +94,6 @@ void WithScratch(Stream& stream, F&& f) {
 }
 
 __global__ void AddSeen(int64_t requests, const int64_t* distinct, int64_t* seen) {
-  AwaitPrevious();
   seen[0] += requests;
   seen[1] += *distinct;
 }

@@ -50,7 +50,6 @@ __device__ void Assign(double rate, double clip, bool apply, double beta1, doubl
 __global__ void StepDecisionKernel(StepDecisionOptions o, const double* plan, const double* sums,
                                    double* history, double* step, double* table_step,
                                    double* report) {
-  AwaitPrevious();
   const double counted = plan[kPlanCounted];
   const double loss = counted > 0 ? sums[kSumLosses] / counted : 0;
   const double all = sqrt(sums[kSumDense] + sums[kSumTables]);
@@ -71,7 +70,6 @@ __global__ void StepDecisionKernel(StepDecisionOptions o, const double* plan, co
 }
 
 __global__ void LoadImbalanceKernel(const int64_t* load, int64_t experts, double* worst) {
-  AwaitPrevious();
   long long mine = 0;
   long long most = 0;
   for (int64_t e = threadIdx.x; e < experts; e += kThreads) {

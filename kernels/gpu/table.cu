@@ -61,7 +61,6 @@ template <class Y, int N>
 __global__ void __launch_bounds__(kGatherThreads)
     HashAndGather(const __grid_constant__ HashTables constants, HashedText text, const float* table,
                   int64_t table_rows, int64_t n, int width, int lanes, int64_t* rows, Y* out) {
-  AwaitPrevious();
   __shared__ HashTables hash;
   __shared__ int64_t rows_s[kMostRowsOfBlock];
   KeepTables(constants, hash);
@@ -119,7 +118,6 @@ struct KeepSquares {
 // sum += Σ x, in a fixed order. One block.
 __global__ void __launch_bounds__(kReduceThreads)
     AddPartials(const double* x, int64_t n, double* sum) {
-  AwaitPrevious();
   __shared__ double all[kReduceThreads];
   double mine = 0;
   for (int64_t i = threadIdx.x; i < n; i += kReduceThreads) mine += x[i];
@@ -161,7 +159,6 @@ template <class T, int N>
 __global__ void __launch_bounds__(kTeamThreads)
     MoveGroups(const __grid_constant__ PartsOf<T> parts, Groups groups, AdamOptions options,
                const double* scalars, int lanes, Table table, uint32_t* touched) {
-  AwaitPrevious();
   const AdamStep step(options, scalars);
   if (!step.apply) return;
   const Lane me(lanes, N, table.width);
@@ -203,7 +200,6 @@ template <int N>
 __global__ void __launch_bounds__(kTeamThreads)
     MoveOthers(AdamOptions options, const double* scalars, int lanes, Table table,
                const uint32_t* touched) {
-  AwaitPrevious();
   const AdamStep step(options, scalars);
   if (!step.apply) return;
   const Lane me(lanes, N, table.width);
@@ -283,7 +279,6 @@ void WithColumns(DType dtype, int64_t width, F&& f) {
 }
 
 __global__ void MarkIds(const int64_t* ids, int64_t n, uint32_t* marks) {
-  AwaitPrevious();
   for (int64_t i = ThreadNumber(); i < n; i += Threads()) {
     atomicOr(marks + ids[i] / kMarks, uint32_t{1} << (ids[i] % kMarks));
   }
@@ -291,7 +286,6 @@ __global__ void MarkIds(const int64_t* ids, int64_t n, uint32_t* marks) {
 
 __global__ void __launch_bounds__(kReduceThreads)
     CountBits(const uint32_t* marks, int64_t n, unsigned long long* count) {
-  AwaitPrevious();
   int64_t mine = 0;
   for (int64_t i = ThreadNumber(); i < n; i += Threads()) mine += __popc(marks[i]);
   mine = BlockReduce(mine);
@@ -300,7 +294,6 @@ __global__ void __launch_bounds__(kReduceThreads)
 
 __global__ void PutValues(const float* rows, const int64_t* ids, int64_t n, int width,
                           float* table) {
-  AwaitPrevious();
   for (int64_t i = ThreadNumber(); i < n * width; i += Threads()) {
     table[ids[i / width] * width + i % width] = rows[i];
   }

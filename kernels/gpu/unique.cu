@@ -49,7 +49,6 @@ struct Requests {
 
 __global__ void __launch_bounds__(kThreads)
     Claim(Requests asked, int bits, int32_t* slots, int32_t* slot_of) {
-  AwaitPrevious();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= asked.n) return;
   const auto me = static_cast<int32_t>(i);
@@ -72,7 +71,6 @@ __global__ void __launch_bounds__(kThreads)
 // slot_of becomes the first request of each. counts [owners, blocks].
 __global__ void __launch_bounds__(kThreads)
     CountFirst(Requests asked, const int32_t* slots, int32_t* slot_of, int32_t* counts) {
-  AwaitPrevious();
   extern __shared__ int32_t of_owner[];
   const int t = static_cast<int>(threadIdx.x);
   for (int o = t; o < asked.owners; o += kThreads) of_owner[o] = 0;
@@ -145,7 +143,6 @@ __device__ __forceinline__ Begin FindBegin(const Requests& asked, const int32_t*
 __global__ void __launch_bounds__(kThreads)
     PlaceFirst(Requests asked, const int32_t* first, const int32_t* block_counts, int64_t* unique,
                int32_t* order, int32_t* place, int64_t* counts) {
-  AwaitPrevious();
   extern __shared__ int32_t shared[];
   __shared__ int32_t firsts_s[kWarps];
   int32_t* begins = shared;               // [owners]
@@ -209,7 +206,6 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     PlaceAll(int32_t n, const int32_t* place, int32_t* inverse) {
-  AwaitPrevious();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < n) inverse[i] = place[inverse[i]];
 }
@@ -238,7 +234,7 @@ void UniqueIds(Stream& stream, const Tensor& ids, int64_t rows, Tensor& unique, 
   Tensor block_counts = make(owners * blocks);
   // All bytes of kFree are the same.
   Check(cudaMemsetAsync(slots.raw(), kFree, static_cast<size_t>(slots.bytes()),
-                        QueueOf(stream).Break()));
+                        QueueOf(stream).stream));
   const auto each = static_cast<unsigned>(CeilDiv(n, kThreads));
   const auto grid = static_cast<unsigned>(blocks);
   const size_t an_owner = sizeof(int32_t) * static_cast<size_t>(owners);

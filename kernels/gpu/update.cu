@@ -123,7 +123,6 @@ template <class C>
 __global__ void __launch_bounds__(kThreads)
     AdamWKernel(AdamOptions o, Deal deal, const double* step, const float* g, float* m, float* v,
                 float* p, C* copy) {
-  AwaitPrevious();
   if (step[kStepApply] == 0) return;
   const Adam adam(o, step);
   deal.Run([&](int64_t at, auto count) {
@@ -139,7 +138,6 @@ template <int N>
 __global__ void __launch_bounds__(kThreads)
     AdamRowsKernel(AdamOptions o, int64_t count, int64_t rows, int64_t width, const double* step,
                    const float* g, const int64_t* slots, float* m, float* v, float* p) {
-  AwaitPrevious();
   if (step[kStepApply] == 0) return;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (i >= count) return;
@@ -212,7 +210,6 @@ template <int kN, class U>
 __global__ void __launch_bounds__(kThreads)
     MuonMomentumKernel(float momentum, bool nesterov, const __grid_constant__ Runs runs,
                        const double* step, const float* g, float* buf, U* u) {
-  AwaitPrevious();
   const bool apply = step[kStepApply] != 0;
   const float clip = static_cast<float>(step[kStepClip]);
   runs.Run<kN>([&](int64_t at, int64_t to) {
@@ -237,7 +234,6 @@ template <int kN, class O, class C>
 __global__ void __launch_bounds__(kThreads)
     MuonApplyKernel(double scale, double decay, const __grid_constant__ Runs runs,
                     const double* step, const O* o, float* p, C* copy) {
-  AwaitPrevious();
   if (step[kStepApply] == 0) return;
   const float keep = static_cast<float>(1 - step[kStepRate] * decay);
   const float move = static_cast<float>(step[kStepRate] * scale);
@@ -284,7 +280,6 @@ __device__ double BlockSum(const T* x, int64_t n, F f) {
 
 template <bool kAligned, class F, class T>
 __global__ void __launch_bounds__(kThreads) PieceSums(const T* x, int64_t n, double* parts) {
-  AwaitPrevious();
   const int64_t begin = blockIdx.x * kPiece;
   const double sum = BlockSum<kAligned>(x + begin, min(kPiece, n - begin), F{});
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
@@ -292,7 +287,6 @@ __global__ void __launch_bounds__(kThreads) PieceSums(const T* x, int64_t n, dou
 
 __global__ void __launch_bounds__(kThreads)
     TotalOfParts(const double* parts, int64_t n, double* total) {
-  AwaitPrevious();
   double sum = 0;
   for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += parts[i];
   sum = BlockReduce(sum);
@@ -319,7 +313,6 @@ void AddUp(Stream& stream, const Tensor& x, Tensor& total) {
 // Sum of squares of a piece of each matrix of `size` numbers; parts [batch, pieces].
 template <bool kAligned, class T>
 __global__ void __launch_bounds__(kThreads) MatrixSums(const T* x, int64_t size, double* parts) {
-  AwaitPrevious();
   const int64_t begin = blockIdx.x * kPiece;
   const double sum =
       BlockSum<kAligned>(x + blockIdx.y * size + begin, min(kPiece, size - begin), Square{});
@@ -330,7 +323,6 @@ __global__ void __launch_bounds__(kThreads) MatrixSums(const T* x, int64_t size,
 template <bool kAligned, class T>
 __global__ void __launch_bounds__(kThreads)
     Normalise(const T* x, int64_t size, double eps, const double* parts, T* y) {
-  AwaitPrevious();
   double sum = 0;
   for (int64_t i = threadIdx.x; i < gridDim.x; i += kThreads) {
     sum += parts[blockIdx.y * gridDim.x + i];
@@ -359,7 +351,6 @@ constexpr int kTile = 64;
 // block on: fills in what lies below those blocks. A block a tile; n and strip are multiples of it.
 template <class T>
 __global__ void __launch_bounds__(kThreads) Mirror(int64_t n, int64_t strip, T* x) {
-  AwaitPrevious();
   constexpr int kN = kVec<T>;
   constexpr int kAcross = kTile / kN;  // vectors of a tile's row
   const int64_t row = blockIdx.y * kTile;

@@ -115,21 +115,6 @@ def structure(files):
     return faults
 
 
-def kernels(files):
-    """-> list of faults: a GPU kernel that does not begin by awaiting the one before it reads what is not there yet
-    (kernels/gpu/launch.cuh). One without a body computes nothing."""
-    faults = []
-    for name, lines in files.items():
-        if not name.startswith("kernels/gpu/"):
-            continue
-        text = "\n".join(line.split("//")[0] for line in lines)
-        for kernel in re.finditer(r"__global__\b[^;{]*\{\s*", text):
-            if not re.compile(r"\}|AwaitPrevious\(\);").match(text, kernel.end()):
-                number = text.count("\n", 0, kernel.start()) + 1
-                faults.append(f"{name}:{number}: a kernel's first statement is AwaitPrevious();")
-    return faults
-
-
 def figures(files):
     product = {n: l for n, l in files.items() if not n.startswith("tests/")}
     lengths = sorted(len(l) for l in product.values())
@@ -181,7 +166,7 @@ def main():
     files = read(pathlib.Path(sys.argv[1]))
     if not files:
         sys.exit(f"style: no sources under {sys.argv[1]}")
-    faults = structure(files) + columns(files) + kernels(files)
+    faults = structure(files) + columns(files)
     figures(files)
     for fault in faults:
         print("style: " + fault)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fails on a wrong arrow or a cycle between folders or files, a backend #if, a kernel that does not await the one before it, a
-# line of C++ or CUDA over 100 columns, or their formatting; prints the other figures.
+# Fails on a wrong arrow or a cycle between folders or files, a backend #if, a line of C++ or CUDA over 100 columns, or their
+# formatting; prints the other figures.
 #
 #   tests/style/check.sh [ROOT]
 set -euo pipefail

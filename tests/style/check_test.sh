@@ -47,8 +47,4 @@ plant engine/b.h '#pragma once' '' '#include "engine/a.h"'; must_fail 'files inc
 fresh; plant kernels/cpu/bad.cc '#ifdef MNEME_GPU' '#endif'; must_fail '#if on a backend'
 fresh; plant models/bad.cc "// $(printf 'x%.0s' {1..98})"; must_fail 'models/bad.cc:1: 101 columns, at most 100'
 fresh; plant models/bad.cc 'int  x ;'; must_fail 'models/bad.cc: not formatted'
-fresh; plant kernels/gpu/good.cu '__global__ void Empty() {}' '__global__ void K(int n) {' '  AwaitPrevious();' '  if (n > 0) Work(n);' '}'
-"$here/check.sh" "$tree" >/dev/null || { echo "check_test: a kernel that awaits fails"; exit 1; }
-fresh; plant kernels/gpu/bad.cu '__global__ void __launch_bounds__(64)' '    K(int n, float* x) {' '  x[n] = 0;' '}'
-must_fail "kernels/gpu/bad.cu:1: a kernel's first statement is AwaitPrevious();"
 echo "check_test: sound"

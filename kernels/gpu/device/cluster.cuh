@@ -71,23 +71,22 @@ inline int ClusterBlocks(int64_t width) {
 template <class Args, class Prepare>
 void LaunchClusters(Stream& stream, void (*kernel)(Args), size_t shared, int64_t most, Args args,
                     Prepare&& prepare) {
-  AllowShared(QueueOf(stream), reinterpret_cast<const void*>(kernel));
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {static_cast<unsigned>(args.blocks), 1, 1};
+  AllowShared(stream, reinterpret_cast<const void*>(kernel));
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(args.blocks), 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(args.blocks));
   config.blockDim = dim3(static_cast<unsigned>(args.width / (args.blocks * kOwn) * kWarp));
   config.dynamicSmemBytes = shared;
   config.stream = QueueOf(stream).stream;
-  config.attrs = attributes;
+  config.attrs = &cluster;
   config.numAttrs = 1;
   int resident = 0;
   Check(cudaOccupancyMaxActiveClusters(&resident, kernel, &config));
   const int64_t clusters = std::min<int64_t>(std::max(resident, 1), most);
   config.gridDim = dim3(static_cast<unsigned>(clusters * args.blocks));
   prepare(clusters, args);
-  attributes[config.numAttrs++] = Chained(QueueOf(stream));
   Check(cudaLaunchKernelEx(&config, kernel, args));
 }
 

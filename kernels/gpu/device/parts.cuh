@@ -15,7 +15,6 @@ inline constexpr int kPartThreads = 256;
 template <int kSlices, class Out>
 __global__ void __launch_bounds__(kPartThreads)
     AddPartsKernel(const float* parts, int64_t count, int64_t stride, int64_t columns, Out out) {
-  AwaitPrevious();
   constexpr int kColumns = kPartThreads / kSlices;
   __shared__ double sums[kSlices][kColumns];
   const int slice = static_cast<int>(threadIdx.x) / kColumns;

@@ -140,7 +140,6 @@ template <class T, int N, class Emit>
 __global__ void __launch_bounds__(kTeamThreads)
     SumTiles(const __grid_constant__ PartsOf<T> parts, Sorted sorted, int width, int lanes,
              int places, Emit emit, float* leaving, float* arriving) {
-  AwaitPrevious();
   __shared__ int32_t keys_s[kMostTeams * kPlaces + 2];
   __shared__ int32_t order_s[kMostTeams * kPlaces];
   __shared__ float first_s[kTeamThreads * N];  // of each team: the run that came in
@@ -277,7 +276,6 @@ template <int N, class Emit>
 __global__ void __launch_bounds__(kTeamThreads)
     JoinTiles(Sorted sorted, int width, int lanes, int places, int tiles, Emit emit,
               const float* leaving, const float* arriving) {
-  AwaitPrevious();
   __shared__ float part_s[kTeamThreads * N];
   __shared__ int span_s[kMostTeams];
   __shared__ int head_s[kMostTeams];

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "kernels/core/stream.h"
@@ -24,10 +25,11 @@ struct Queue {
   cublasLtHandle_t blas = nullptr;
   void* blas_workspace = nullptr;  // device memory
   size_t blas_workspace_bytes = 0;
-  std::vector<void*> idle_messages;       // driver.cu
-  std::vector<cudaEvent_t> idle_marks;    // driver.cu
-  std::shared_ptr<void> matmul_plans;     // blas.cc
-  std::shared_ptr<void> attention_plans;  // cudnn.cc
+  std::vector<void*> idle_messages;        // driver.cu
+  std::vector<cudaEvent_t> idle_marks;     // driver.cu
+  std::unique_lock<std::mutex> recording;  // driver.cu: while it records
+  std::shared_ptr<void> matmul_plans;      // blas.cc
+  std::shared_ptr<void> attention_plans;   // cudnn.cc
 
   bool hopper() const { return major == 9 && minor == 0; }
 };

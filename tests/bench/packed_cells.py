@@ -6,7 +6,8 @@
 For each number of tokens a step, turn and turn about: `mneme train` of 1, 2, 4 and 8 cells that differ in their seeds alone, in one
 process; what all of them have trained on between two readings of their metrics.jsonl, by this program's clock, once every cell has
 made its first steps. Cells one after another train at the rate of one. --peer torch: peer_torch.py, one at a time, compiled and as
-a CUDA graph, in the same turns. Prints each turn, then medians and ratios as one line of JSON.
+a CUDA graph, in the same turns. Prints each turn, then medians and ratios as one line of JSON. Where a cell makes no step, its turn is
+left out and the exit code is 1.
 
 Without overrides the cell is that of configs/sweeps/small_h200.yaml near rho 0.8: 6.6 M active of 60 M parameters. Where the
 config's corpus is not there, the novels of data/austen are taken for one. Four minutes on an H200 without a peer, by its defaults.
@@ -26,12 +27,16 @@ import types
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CELL = ["model.dense_width=752", "model.moe.experts=94", "model.engram.vocab_size=[21000]", "model.engram.d_mem=128"]
 WARMUP = 30  # steps of every cell before a window
-PATIENCE = 240  # seconds until then
+PATIENCE = 60  # seconds until then
+
+
+class StoodStill(Exception):
+    """A cell made no step although its process runs."""
 
 
 class Bench:
     def __init__(self, options, scratch):
-        self.o, self.scratch = options, scratch
+        self.o, self.scratch, self.stood_still = options, scratch, 0
         more = ["evaluate.sets=[]", "train.steps=1000000", "train.checkpoint_every=0", "train.checkpoint_last=false",
                 "train.log_every=1000000", f"device={options.device}"]
         if options.device != "cpu":
@@ -82,16 +87,20 @@ class Bench:
             steps = [Steps(folder / f"run{i}/metrics.jsonl") for i in range(count)]
             begin = time.perf_counter()
             while any(s.count() < WARMUP for s in steps):
-                if program.poll() is not None or time.perf_counter() - begin > PATIENCE:
+                if program.poll() is not None:
                     log = "".join(f.read_text()[-1500:] for f in [folder / "out", *sorted(folder.glob("log*"))])
                     raise SystemExit(f"{' '.join(command)}: exit {program.poll()}\n{log}")
+                if time.perf_counter() - begin > PATIENCE:
+                    raise StoodStill(f"steps after {PATIENCE} s: {[s.count() for s in steps]}")
                 time.sleep(0.02)
             rates = []
             for _ in range(self.o.windows):
-                mark, before = time.perf_counter(), sum(s.count() for s in steps)
+                mark, before = time.perf_counter(), [s.count() for s in steps]
                 time.sleep(self.o.window)
-                done, after = time.perf_counter(), sum(s.count() for s in steps)
-                rates.append((after - before) * tokens / (done - mark))
+                done, after = time.perf_counter(), [s.count() for s in steps]
+                if program.poll() is None and any(a == b for a, b in zip(after, before)):
+                    raise StoodStill(f"steps before and after a window: {before}, {after}")
+                rates.append((sum(after) - sum(before)) * tokens / (done - mark))
             if program.poll() is not None:
                 raise SystemExit(f"{' '.join(command)}: ended in a window\n{(folder / 'out').read_text()[-1500:]}")
             return rates
@@ -133,18 +142,24 @@ def measure(bench, tokens, o, scratch):
         rates["peer"] = []
     for turn in range(o.turns):
         for who in rates:
-            windows = peer.turn()[0] if who == "peer" else bench.turn(tokens, who, turn)
+            said = f"{tokens:6} tokens a step, {'peer' if who == 'peer' else f'{who} cells'}, turn {turn + 1}:"
+            try:
+                windows = peer.turn()[0] if who == "peer" else bench.turn(tokens, who, turn)
+            except StoodStill as still:
+                bench.stood_still += 1
+                print(f"{said} stood still, {still}", flush=True)
+                continue
             rates[who] += windows
-            print(f"{tokens:6} tokens a step, {'peer' if who == 'peer' else f'{who} cells'}, turn {turn + 1}: "
-                  f"{[round(w) for w in windows]}", flush=True)
+            print(said, [round(w) for w in windows], flush=True)
     if peer:
         peer.end()
-    medians = {str(who): round(statistics.median(w)) for who, w in rates.items()}
+    medians = {str(who): round(statistics.median(w)) for who, w in rates.items() if w}
+    sides = [str(n) for n in o.side if str(n) in medians]
     out = {"tokens_per_second": medians}
-    if 1 in rates:
-        out["over_one_after_another"] = {str(n): round(medians[str(n)] / medians["1"], 3) for n in o.side if n > 1}
+    if "1" in medians:
+        out["over_one_after_another"] = {n: round(medians[n] / medians["1"], 3) for n in sides if n != "1"}
     if peer:
-        out["over_peer"] = {str(n): round(medians[str(n)] / medians["peer"], 3) for n in o.side}
+        out["over_peer"] = {n: round(medians[n] / medians["peer"], 3) for n in sides}
     return out
 
 
@@ -173,7 +188,9 @@ def main():
         sizes = {str(tokens): measure(bench, tokens, o, pathlib.Path(name)) for tokens in o.tokens}
     print(json.dumps({"config": pathlib.Path(o.config).name, "overrides": o.overrides or CELL, "corpus": bench.corpus,
                       "turns": o.turns, "windows": o.windows, "window_seconds": o.window, "tokens_a_step": sizes,
-                      "seconds": round(time.perf_counter() - begin)}))
+                      "stood_still": bench.stood_still, "seconds": round(time.perf_counter() - begin)}))
+    if bench.stood_still:
+        raise SystemExit(f"{bench.stood_still} times cells stood still")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import re
 import subprocess
 import sys
 
-SWEEPS = ("small_h200", "medium_h200", "one_pass_h200", "learning_rate_h200", "memory_scaling_h200", "ablations_h200",
-          "placement_h200")
+SWEEPS = ("small_h200", "medium_h200", "one_pass_h200", "learning_rate_h200", "high_rate_h200", "table_rate_h200",
+          "memory_scaling_h200", "ablations_h200", "placement_h200")
 # arXiv 2601.07372, read off the plots of figures 3 and 5 to about 0.0005 nats; lines through them are our own fits.
 PAPER_SLOPE, PAPER_EXPONENT = -0.0284, 0.0070
 PAPER_ABLATIONS = {"single_fusion": 0.0065, "no_compression": 0.0057, "no_gate": 0.0046, "four_grams": 0.0017,
@@ -270,22 +270,36 @@ def one_pass(sweep, small):
 
 
 def rates(sweep):
+    """Means over seeds; a gain is over those that both of its cells have."""
     out = [sweep.state()]
     if not sweep.cells:
         return out
     lrs = sorted({c["optim.lr"] for c in sweep.cells})
     rhos = sorted({c["asked_rho"] for c in sweep.cells}, reverse=True)
-    losses = {(c["optim.lr"], c["asked_rho"]): c["validation_loss"] for c in sweep.cells}
     rows = []
     for lr in lrs:
-        row = [losses.get((lr, rho)) for rho in rhos]
-        gains = [None if row[0] is None or value is None else row[0] - value for value in row[1:]]
-        rows.append([short(lr), *("not run" if v is None else nats(v) for v in row), *(nats(g, True) for g in gains)])
+        losses = {rho: {c["seed"]: c["validation_loss"] for c in sweep.cells if (c["optim.lr"], c["asked_rho"]) == (lr, rho)}
+                  for rho in rhos}
+        base = losses[rhos[0]]
+        gains = [[base[s] - loss for s, loss in losses[rho].items() if s in base] for rho in rhos[1:]]
+        rows.append([short(lr), *(nats(mean(found.values())) if found else "not run" for found in losses.values()),
+                     *(nats(mean(found) if found else None, True) for found in gains)])
     out.append(table(["`optim.lr`", *(f"rho {short(r)}" for r in rhos), *(f"gain at {short(r)}" for r in rhos[1:])], rows))
     for allocation in sweep.fit["allocations"][:1]:
-        out += [sweep.figure("loss_vs_rho.svg", "Loss over rho at three rates"),
+        out += [sweep.figure("loss_vs_rho.svg", f"Loss over rho at {len(lrs)} rates"),
                 "One curve through all, each rate with a level of its own. " + minimum_text(sweep.fit, allocation)]
     return out
+
+
+def table_rate(sweep):
+    out = [sweep.state()]
+    found = comparison(sweep, "model.engram.table.lr_mult")
+    if found is None:
+        return out + (["Too few cells for a comparison.\n"] if sweep.cells else [])
+    rows = [[f"{value['value']}", str(value["cells"]), nats(value["mean"]),
+             "reference" if value is found["values"][0] else give_or_take(value["difference"], value["half_width"])]
+            for value in found["values"]]
+    return out + [table(["tables' rate over the others'", "seeds", "mean loss", f"loss more, {percent(sweep.fit['level'])}"], rows)]
 
 
 def memory(sweep):
@@ -371,7 +385,7 @@ def came_out(sweep):
     for scaling in fit["memory_scaling"][:1]:
         line = scaling["log_linear"]
         said.append(f"{line['slope']:.4f} nats a tenfold {interval(line['interval'], 4)}")
-    for column in ("ablation", "placement"):
+    for column in ("ablation", "placement", "model.engram.table.lr_mult"):
         found = comparison(sweep, column)
         if found:
             far = max(found["values"][1:], key=lambda v: v["difference"])
@@ -408,7 +422,8 @@ def sections(root, program):
         raise Fault(f"{folder}: bundles that the page does not tell of: {words(strangers)}")
     return {"overview": overview(sweeps), "scale": scale(sweeps), "small": [*curve(sweeps["small_h200"]), paper_curve()],
             "medium": curve(sweeps["medium_h200"]), "one_pass": one_pass(sweeps["one_pass_h200"], sweeps["small_h200"]),
-            "rates": rates(sweeps["learning_rate_h200"]), "memory": memory(sweeps["memory_scaling_h200"]),
+            "rates": rates(sweeps["learning_rate_h200"]), "high_rate": rates(sweeps["high_rate_h200"]),
+            "table_rate": table_rate(sweeps["table_rate_h200"]), "memory": memory(sweeps["memory_scaling_h200"]),
             "ablations": ablations(sweeps["ablations_h200"]), "placement": placement(sweeps["placement_h200"])}
 
 

@@ -101,9 +101,10 @@ def made_up(cell):
         loss += SLOPE * math.log10(float(axes["table"]))
     loss += {"single_fusion": 0.009, "no_gate": 0.004}.get(axes.get("ablation"), 0.0)
     loss += 0.002 * abs(int(axes.get("placement", "[1]").strip("[]")) - 2)
+    loss -= 0.02 * math.log2(5.0 / float(axes.get("model.engram.table.lr_mult", 5)))
     loss += 0.01 * abs(math.log(float(axes.get("optim.lr", 1.5e-3)) / 1.5e-3))
     record.update({"validation_loss": loss, "loss.held_out": loss, "loss.held_out_K": loss + 0.1, "budget": cell["budget"]})
-    for name in ("rho", "optim.lr"):
+    for name in ("rho", "optim.lr", "model.engram.table.lr_mult"):
         if name in axes:
             record["asked_rho" if name == "rho" else name] = float(axes[name])
     for name in ("ablation", "placement"):
@@ -128,7 +129,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="mneme-experiments-") as scratch:
         place = Place(pathlib.Path(scratch), root, program)
         page = place.write()
-        check(page.count("**Not run yet**") == 7, "without bundles the page must say of seven sweeps that they were not run")
+        check(page.count("**Not run yet**") == len(experiments.SWEEPS), "without bundles the page must say of every sweep that it was not run")
 
         place.pack("small_h200", keep=lambda cell: cell["seed"] == 0 and cell["axes"]["rho"] in ("1.0", "0.7"))
         place.pack("ablations_h200", keep=lambda cell: cell["seed"] == 0 and cell["axes"]["ablation"] == "reference")
@@ -146,8 +147,8 @@ def main():
         place.pack("small_h200", keep=lambda cell: cell["seed"] < 2 or cell["axes"]["rho"] == "1.0")
         check("| not run |" in section(place.write(), "small"), "a hole in the table is not told")
 
-        for name in ("small_h200", "medium_h200", "one_pass_h200", "learning_rate_h200", "memory_scaling_h200", "ablations_h200",
-                     "placement_h200"):
+        for name in ("small_h200", "medium_h200", "one_pass_h200", "learning_rate_h200", "high_rate_h200", "table_rate_h200",
+                     "memory_scaling_h200", "ablations_h200", "placement_h200"):
             place.pack(name)
         (place.bundles / "machines.json").write_text(json.dumps(
             {json.loads(line)["key"]: "one GPU of this test" for line in open(place.bundles / "small_h200/results.jsonl")}))
@@ -162,6 +163,9 @@ def main():
         check("| `single_fusion` | 2 | +0.00" in section(page, "ablations") and "Least loss: block 2" in section(page, "placement"),
               "ablations and placement")
         check("| 0.003 |" in section(page, "rates") and re.search(r"\*\*rho 0\.(6[5-9]|7[0-5])", section(page, "rates")), "rates")
+        check(re.search(r"\| 0\.006 \| 2\.8\d+ \| .*\+0\.00", section(page, "high_rate")), f"faster: {section(page, 'high_rate')}")
+        halved = float(re.search(r"\| 2\.5 \| 2 \| 2\.\d+ \| (-[\d.]+) ±", section(page, "table_rate"))[1])
+        check(abs(halved + 0.02) < 0.002, f"the planted loss by the tables' rate is not told: {halved}")
         check("gain in 2.00 passes, as above" in section(page, "one_pass"), "one pass")
 
         # Faults: a digit of each section, a digit of a bundle, a section's mark, an unknown bundle.

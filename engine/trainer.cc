@@ -75,6 +75,7 @@ class Trainer {
   absl::Status Log(const StepReport& report);
   void LeaveNoTrace();
   absl::Status SaveNow();
+  void Prune();
   absl::StatusOr<bool> AnswerSignals();  // true: stop
   absl::StatusOr<TrainResult> Finish();
   void AddMeasured(RunResult& result) const;  // collective
@@ -310,6 +311,7 @@ absl::Status Trainer::Resume() {
     }
     saved_step_ = position_.step;
     Say("going on from " + path);
+    Prune();  // what a save that was interrupted left; the last one has no save behind it
   }
   return OpenLogs();
 }
@@ -336,12 +338,15 @@ absl::Status Trainer::SaveNow() {
       SaveCheckpoint(world_, machine_->context, folder_.checkpoints(), position_, meta_, part);
   RETURN_IF_ERROR(path.status());
   saved_step_ = position_.step;
-  if (first()) {
-    PruneCheckpoints(folder_.checkpoints(), position_.step, config_.train.keep_last,
-                     config_.train.milestone_every);
-  }
+  Prune();
   Say("saved " + *path);
   return absl::OkStatus();
+}
+
+void Trainer::Prune() {
+  if (!first()) return;
+  PruneCheckpoints(folder_.checkpoints(), position_.step, config_.train.keep_last,
+                   config_.train.milestone_every);
 }
 
 absl::StatusOr<bool> Trainer::AnswerSignals() {

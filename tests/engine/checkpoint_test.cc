@@ -219,6 +219,23 @@ TEST(Checkpoint, KeepsTheLastAndTheMilestonesAndClearsLeftovers) {
             (std::vector<std::string>{"step-3", "step-6", "step-7"}));
 }
 
+// A kill between the last save and its clearing leaves one too many, and no save comes after it.
+TEST(Checkpoint, GoingOnClearsWhatTheLastSaveDidNot) {
+  TempFolder temp;
+  const std::vector<std::string> more = {"train.steps=7", "train.checkpoint_every=1",
+                                         "train.milestone_every=3"};
+  const RunConfig config = Short(temp.path(), "run", more);
+  ASSERT_EQ(TrainThreads(1, config).exit_code, 0);
+  ASSERT_EQ(Names(config.run.dir + "/checkpoints").size(), 7u);
+  fs::create_directories(config.run.dir + "/checkpoints/.old-step-7");
+  fs::remove(config.run.dir + "/result.json");
+  RunConfig again = config;
+  again.train.keep_last = 2;
+  ASSERT_EQ(TrainThreads(1, again).exit_code, 0);
+  EXPECT_EQ(Names(config.run.dir + "/checkpoints"),
+            (std::vector<std::string>{"step-3", "step-6", "step-7"}));
+}
+
 // A model read for scoring gives the loss that the run gave, on other numbers of ranks too.
 TEST(Checkpoint, LoadsWeightsOnAnyRanks) {
   TempFolder temp;

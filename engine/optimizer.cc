@@ -8,9 +8,6 @@
 namespace mneme {
 namespace {
 
-// Momenta that are orthogonalised at once.
-constexpr int64_t kMuonBatchBytes = int64_t{256} << 20;
-
 StepDecisionOptions DecisionOf(const OptimConfig& optim, const TableConfig& table,
                                const SkipConfig& skip) {
   StepDecisionOptions options;
@@ -66,8 +63,10 @@ std::vector<MatrixGroup> GroupsOf(const Region& region) {
 }  // namespace
 
 Optimizer::Optimizer(Context& context, const OptimConfig& optim, const ModelConfig& model,
-                     const SkipConfig& skip, ParameterStore& store, Stack& stack)
-    : optim_(optim),
+                     const SkipConfig& skip, ParameterStore& store, Stack& stack,
+                     int64_t muon_batch_bytes)
+    : muon_batch_bytes_(muon_batch_bytes),
+      optim_(optim),
       model_(model),
       store_(store),
       stack_(stack),
@@ -153,7 +152,7 @@ void Optimizer::UpdateMuon(Context& context, RegionState& state) {
   for (const MatrixGroup& group : GroupsOf(*state.region)) {
     const int64_t each = group.piece->elements();
     const int64_t most =
-        each * std::max<int64_t>(1, kMuonBatchBytes / (each * SizeOf(store_.dtype())));
+        each * std::max<int64_t>(1, muon_batch_bytes_ / (each * SizeOf(store_.dtype())));
     std::vector<FlatRun> batch;
     int64_t room = most;
     for (FlatRun left : group.runs) {

@@ -31,8 +31,12 @@ inline constexpr int kStepReportScalars = kReportScalars + 1;
 // Owned by the trainer, beside the store and the stack that it moves. One a rank.
 class Optimizer {
  public:
+  // Momenta that are orthogonalised at once, in bytes as products read them; at least a matrix.
+  static constexpr int64_t kMuonBatchBytes = int64_t{256} << 20;
+
   Optimizer(Context& context, const OptimConfig& optim, const ModelConfig& model,
-            const SkipConfig& skip, ParameterStore& store, Stack& stack);
+            const SkipConfig& skip, ParameterStore& store, Stack& stack,
+            int64_t muon_batch_bytes = kMuonBatchBytes);
 
   // What the next decision rests on: updates made so far over all stages (the bias corrections
   // count them), losses of the last ones, oldest first, of which the newest skip.window count.
@@ -66,6 +70,7 @@ class Optimizer {
   // Assigns the worst load imbalance, f64 [1].
   void UpdateRouters(Context& context, Tensor& imbalance);
 
+  const int64_t muon_batch_bytes_;
   OptimConfig optim_;
   ModelConfig model_;
   ParameterStore& store_;

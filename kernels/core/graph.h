@@ -24,8 +24,9 @@ class Graph {
   }
 
   static bool Supported(const Stream& stream) { return stream.driver().begin_record != nullptr; }
-  // Records what `work` queues without running it. REQUIRES: Supported; `work` neither waits for
-  // the device nor makes the pool ask the driver for memory.
+  // Records what `work` queues without running it, one such call at a time in a process. REQUIRES:
+  // Supported; `work` neither waits for the device or for a thread that records, nor makes the pool
+  // ask the driver for memory.
   template <class F>
   static Graph Record(Stream& stream, F&& work) {
     Graph graph;

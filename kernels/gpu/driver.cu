@@ -211,6 +211,7 @@ void* EndRecord(void* queue) {
   Check(cudaGraphInstantiate(&record, graph, 0));
   Check(cudaGraphDestroy(graph));
   Check(cudaGraphUpload(record, Of(queue).stream));
+  Check(cudaStreamSynchronize(Of(queue).stream));
   Of(queue).recording.unlock();
   return record;
 }

@@ -93,14 +93,15 @@ class Bench:
                 if time.perf_counter() - begin > PATIENCE:
                     raise StoodStill(f"steps after {PATIENCE} s: {[s.count() for s in steps]}")
                 time.sleep(0.02)
-            rates = []
+            rates, first = [], [s.count() for s in steps]
             for _ in range(self.o.windows):
-                mark, before = time.perf_counter(), [s.count() for s in steps]
+                mark, before = time.perf_counter(), sum(s.count() for s in steps)
                 time.sleep(self.o.window)
-                done, after = time.perf_counter(), [s.count() for s in steps]
-                if program.poll() is None and any(a == b for a, b in zip(after, before)):
-                    raise StoodStill(f"steps before and after a window: {before}, {after}")
-                rates.append((sum(after) - sum(before)) * tokens / (done - mark))
+                done, after = time.perf_counter(), sum(s.count() for s in steps)
+                rates.append((after - before) * tokens / (done - mark))
+            last = [s.count() for s in steps]
+            if program.poll() is None and any(a == b for a, b in zip(first, last)):
+                raise StoodStill(f"steps before and after the windows: {first}, {last}")
             if program.poll() is not None:
                 raise SystemExit(f"{' '.join(command)}: ended in a window\n{(folder / 'out').read_text()[-1500:]}")
             return rates

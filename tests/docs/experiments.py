@@ -388,8 +388,12 @@ def came_out(sweep):
     for column in ("ablation", "placement", "model.engram.table.lr_mult"):
         found = comparison(sweep, column)
         if found:
-            far = max(found["values"][1:], key=lambda v: v["difference"])
-            said.append(f"most is lost by {column} `{far['value']}`: {give_or_take(far['difference'], far['half_width'])}")
+            least = min(found["values"][1:], key=lambda v: v["difference"])
+            most = max(found["values"][1:], key=lambda v: v["difference"])
+            # Of parts that are left out the dearest; of other values the best, if one is better than the first.
+            far = most if column == "ablation" or least["difference"] >= 0 else least
+            says = "most is lost by" if far is most and far["difference"] > 0 else "least loss by"
+            said.append(f"{says} {column} `{far['value']}`: {give_or_take(far['difference'], far['half_width'])}")
     return "; ".join(said)
 
 

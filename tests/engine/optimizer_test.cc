@@ -159,11 +159,11 @@ class PlainOptimizer {
 
 // A model on one rank of a world, with its optimizer.
 struct Rig {
-  Rig(World& world, const RunConfig& config)
+  Rig(World& world, const RunConfig& config, int64_t muon_batch_bytes = Optimizer::kMuonBatchBytes)
       : machine(world, *MakeLayout(config.parallel, world.size()), DType::kF64),
         model(*BuildModel(world, machine, config, SmallVocabulary())),
         optimizer(machine.context, config.optim, config.model, config.train.skip, model->store,
-                  *model->stack) {}
+                  *model->stack, muon_batch_bytes) {}
 
   template <class F>
   void ForEachPiece(F f) {
@@ -212,7 +212,24 @@ void ExpectEqualPieces(Rig& rig, const PlainOptimizer& plain, const std::string&
   });
 }
 
-void CompareOn(int ranks, int expert, const std::string& matrices) {
+// Padding stands between parameters, and updates run over it.
+void ExpectPaddingOfZeros(Rig& rig) {
+  for (const Region* region : rig.model->store.regions()) {
+    std::vector<bool> used(static_cast<size_t>(region->master.elements()));
+    for (const Region::Slice& slice : region->Slices(region->owned)) {
+      const int64_t count = (slice.row_end - slice.row_begin) * slice.piece->cols;
+      const auto first = used.begin() + (slice.region_begin - region->owned.begin);
+      std::fill(first, first + count, true);
+    }
+    for (size_t i = 0; i < used.size(); ++i) {
+      if (used[i]) continue;
+      EXPECT_EQ(region->master.data<double>()[i], 0.0) << i;
+    }
+  }
+}
+
+void CompareOn(int ranks, int expert, const std::string& matrices,
+               int64_t muon_batch_bytes = Optimizer::kMuonBatchBytes) {
   RunConfig config = SmallConfig();
   config.optim.matrices = matrices;
   PlainOptimizer plain(config.optim);
@@ -232,7 +249,7 @@ void CompareOn(int ranks, int expert, const std::string& matrices) {
   }
   config.parallel.expert = expert;
   ThreadWorld::Run(ranks, [&](World& world) {
-    Rig rig(world, config);
+    Rig rig(world, config, muon_batch_bytes);
     for (uint64_t step = 1; step <= 3; ++step) {
       SetGradients(rig, step);
       const test::UpdateReport report =
@@ -242,6 +259,7 @@ void CompareOn(int ranks, int expert, const std::string& matrices) {
       ExpectEqualPieces(rig, after[step - 1],
                         std::to_string(ranks) + " ranks, expert axis " + std::to_string(expert));
     }
+    ExpectPaddingOfZeros(rig);
   });
 }
 
@@ -254,6 +272,12 @@ TEST(Optimizer, FollowsThePlainFormulasOnEveryLayout) {
   CompareOn(3, 3, "muon");
   CompareOn(4, 2, "muon");
   CompareOn(4, 4, "muon");
+}
+
+// More matrices of a shape than are orthogonalised at once, also where one of them is more.
+TEST(Optimizer, FollowsThePlainFormulasInSmallBatches) {
+  for (const int64_t bytes : {1, 7'000, 20'000}) CompareOn(1, 1, "muon", bytes);
+  CompareOn(2, 2, "muon", 7'000);
 }
 
 TEST(Optimizer, AdamWMayTakeTheMatricesToo) {

@@ -11,7 +11,7 @@ less those of three, so that neither start nor end, nor others on the machine, c
 On GPUs it trains 12 configurations on 1, 2 and 4 of them under mpirun, side by side where they fit on disjoint ones; --corpus is a
 prepared corpus of at most 32,768 ids. Seconds of a step are the median of the last half of the steps. Learning rates are so small
 that the router stays the fresh one, and its bias moves as fast as it can without overshooting (at 0.02 the fullest expert stays at
-3.5 times the mean, at 0.005 it comes to 2.4 in 20 steps): within the first half experts come to be dealt nearly equally, which is
+3.5 times the mean, at 0.005 it comes to 2.4 in 20 steps): within the first half experts come to be dealt more equally, nearer to
 what a plan assumes and long runs come to. Of memory there is what the pool had in use, and what the device held by nvidia-smi. What was
 measured stays in FOLDER/measured.json, and --judge holds it against other rates without a GPU.
 

@@ -5,11 +5,12 @@
 // the name that initial values, optimizer, checkpoint and conversion use. Names are the same on
 // every layout.
 //
-// Flat regions. Parameters of one View, one UpdateKind and one Reading stand together, those that do
-// not decay first, then in order of declaration, each from a multiple of kParameterAlignment elements (the gap holds zeros and
-// belongs to the parameter before it). Within a region each member of the view's replica group owns
-// one contiguous range for the optimizer: cut at piece borders for matrices (Muon needs whole ones;
-// balanced by Newton-Schulz cost), at rows of a piece for AdamW.
+// Flat regions. Parameters of one View, one UpdateKind and one Reading stand together, those that
+// do not decay first, then in order of declaration, each from a multiple of kParameterAlignment
+// elements (the gap holds zeros and belongs to the parameter before it). Within a region each
+// member of the view's replica group owns one contiguous range for the optimizer: cut at piece
+// borders for matrices (Muon needs whole ones; balanced by Newton-Schulz cost), at rows of a piece
+// for AdamW.
 //
 // Every rank has what kernels read, whole. Accurate values behind rounded ones (masters) stand with
 // their owner alone, like the optimizer's moments (arXiv 1910.02054, section 5.1).

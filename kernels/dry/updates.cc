@@ -92,6 +92,12 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
   const bool many = x.shape().rank() == 3;
   const int64_t batch = many ? x.dim(0) : 1, rows = x.dim(many ? 1 : 0), cols = x.dim(many ? 2 : 1);
   const int64_t n = std::min(rows, cols);
+  // A step: X Xᵀ, its square, and the product with X.
+  const double step = 2.0 * Real(n * n) * (2.0 * Real(std::max(rows, cols)) + Real(n));
+  const double flops = Real(options.steps * batch) * step;
+  if (!stream.device().is_cpu() && NewtonSchulzIsSmall(x.dtype(), rows, cols)) {
+    return LedgerOf(stream).Add(Work::kOrthogonal, {1, flops, 2 * BytesOf(x)});
+  }
   // On a CPU one matrix after the other, on a GPU as many as fit the bound.
   int64_t at_once = 1;
   if (!stream.device().is_cpu()) {
@@ -103,12 +109,9 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
   const Tensor gram = Scratch(stream, x.dtype(), {at_once, n, n});
   const Tensor poly = Scratch(stream, x.dtype(), {at_once, n, n});
   const Tensor next = Scratch(stream, x.dtype(), {at_once, rows, cols});
-  // A step: X Xᵀ, its square, and the product with X.
-  const double step = 2.0 * Real(n * n) * (2.0 * Real(std::max(rows, cols)) + Real(n));
   const int64_t batches = DivideUp(batch, at_once);
-  LedgerOf(stream).Add(Work::kOrthogonal,
-                       {(3 * options.steps + 2) * batches, Real(options.steps * batch) * step,
-                        Real(options.steps) * 4.0 * BytesOf(x)});
+  LedgerOf(stream).Add(Work::kOrthogonal, {(3 * options.steps + 2) * batches, flops,
+                                           Real(options.steps) * 4.0 * BytesOf(x)});
 }
 
 void MuonApply(Stream& stream, double, double, const Tensor&, FlatRuns runs, const Tensor& o,

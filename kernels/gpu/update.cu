@@ -1,6 +1,6 @@
 // AdamW, Muon's momentum and step, and sums, each in one pass over memory (sums: two stages in
 // double, in an order that does not depend on addresses); Newton-Schulz of a batch of matrices as
-// products of cuBLASLt. What varies by step is read from the device.
+// products of cuBLASLt (small ones: newton_schulz.cu). What varies by step is read from the device.
 //
 // Elementwise kernels: a thread takes four neighbouring numbers, as vectors of 16 bytes where all
 // pointers reach a boundary at the same element. Bytes a number: AdamW reads 16 and writes 12, and
@@ -24,6 +24,7 @@
 #include "kernels/gpu/device/reduce.cuh"
 #include "kernels/gpu/device/vec.cuh"
 #include "kernels/gpu/launch.cuh"
+#include "kernels/gpu/newton_schulz.h"
 #include "kernels/ops/update.h"
 
 namespace mneme::gpu {
@@ -596,6 +597,10 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
   CHECK(rank == 2 || rank == 3);
   Tensor all = rank == 3 ? x : x.Reshape({1, x.dim(0), x.dim(1)});
   if (all.elements() == 0) return;
+  if (NewtonSchulzIsSmall(x.dtype(), all.dim(1), all.dim(2)) &&
+      NewtonSchulzShared(all.dim(1), all.dim(2)) < QueueOf(stream).shared_bytes) {
+    return NewtonSchulzSmall(stream, options, all);
+  }
   const int64_t n = std::min(all.dim(1), all.dim(2));
   const int64_t bytes = (2 * n * n + all.dim(1) * all.dim(2)) * SizeOf(x.dtype());
   const int64_t most = std::clamp(kWorkspaceBytes / bytes, int64_t{1}, kMostMatrices);

@@ -56,6 +56,17 @@ struct NewtonSchulzOptions {
 // x [rows, cols], or a batch of such matrices [B, rows, cols] → their approximate orthogonal
 // factors, in place. Transposes inside where rows > cols. 0 stays 0.
 using NewtonSchulzFn = void(Stream&, const NewtonSchulzOptions&, Tensor& x);
+// A GPU makes all steps of a small matrix in the shared memory of one block, without scratch: bytes
+// of it, with the matrix [n, m], n <= m, in rows of NewtonSchulzStride(m).
+constexpr int64_t NewtonSchulzStride(int64_t m) { return (m + 63) / 64 * 64 + 8; }
+constexpr int64_t NewtonSchulzShared(int64_t rows, int64_t cols) {
+  const int64_t n = rows < cols ? rows : cols, padded = n <= 64 ? 64 : 128;
+  return 2 * padded * (NewtonSchulzStride(rows < cols ? cols : rows) + padded + 8);
+}
+constexpr bool NewtonSchulzIsSmall(DType dtype, int64_t rows, int64_t cols) {
+  return dtype == DType::kBf16 && (rows < cols ? rows : cols) <= 128 &&
+         NewtonSchulzShared(rows, cols) <= int64_t{224} << 10;
+}
 // Of the runs: p ← p − rate · (scale · o + decay · p); `copy` as in AdamW.
 using MuonApplyFn = void(Stream&, double scale, double decay, const Tensor& step, FlatRuns runs,
                          const Tensor& o, Tensor& p, Tensor& copy);

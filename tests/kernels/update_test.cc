@@ -368,6 +368,13 @@ TEST(NewtonSchulzTest, AnswersAll) {
   if (!TestingGpu()) return;
   CheckOp(Orthogonal({2, 768, 1000}));  // strips of symmetric products
   CheckOp(Orthogonal({2, 1088, 768}));
+  // In shared memory whole: all widths of its tiles, parts of them, turned, moved by one number.
+  for (const Shape& shape : {Shape{5, 128, 256}, Shape{3, 256, 128}, Shape{2, 64, 64},
+                             Shape{2, 24, 1024}, Shape{1, 1024, 24}, Shape{2, 94, 256},
+                             Shape{2, 65, 129}, Shape{2, 128, 704}, Shape{200, 16, 40}}) {
+    CheckOp(Orthogonal(shape));
+  }
+  CheckOp(Orthogonal({2, 128, 768}));  // one that is too large for it
 }
 
 TEST(NewtonSchulzTest, ABatchIsItsMatricesOneByOne) {

@@ -4,9 +4,9 @@
 // larger matrices (update.cu), leave them in memory. A matrix that is taller than wide stands in
 // shared memory turned.
 //
-// Eight warps have a quarter of the rows and half of the columns each of a product of kN x kN: of
-// 128 x 128 that is 24 KB of fragments for 128 products a 16 of its depth, which shared memory (192
-// cycles) and tensor cores (some 240 by mma.sync) give in about the same time.
+// Four warps have a quarter each of a product of kN x kN: of 128 x 128 that is 16 KB of fragments
+// for 128 products a 16 of its depth, 128 cycles of shared memory beside some 240 of the tensor
+// cores (mma.sync).
 //
 // Floor of 128 x 256, five steps: 105 MFLOP and 131 KB moved. 1,410 of them, the experts of
 // configs/runs/sweep_small.yaml at rho 0.8: 148 GFLOP, 0.19 ms at 790 TFLOP/s, and 0.18 GB, 0.05
@@ -22,7 +22,7 @@
 namespace mneme::gpu {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kVector = 8;  // bf16 numbers of 16 bytes
 
 struct Steps {
@@ -44,7 +44,7 @@ struct Place {
 // A warp's share of a product of kN x kN.
 template <int kN>
 struct Share {
-  static constexpr int kRows = kN / 4, kColumns = kN / 2;
+  static constexpr int kRows = kN / 2, kColumns = kN / 2;
   float c[kRows / 16][kColumns / 8][4];
 
   __device__ static int Row() { return static_cast<int>(threadIdx.x) / kWarp / 2 * kRows; }
@@ -105,13 +105,23 @@ struct Share {
 };
 
 // Calls f(numbers in memory, the first in shared memory, how far apart they stand there) for what
-// this thread has of the matrix: kCount at a time, neighbours in memory.
+// this thread has of the matrix: kCount at a time, neighbours in memory. Of a turned one
+// neighbouring threads have two sectors of a row and then the next row: their places in shared
+// memory are neighbours too.
 template <int kCount, class F>
 __device__ void Each(const Place& p, bf16* tile, F&& f) {
-  const int size = p.rows * p.columns, step = p.turned() ? p.stride : 1;
-  for (int i = static_cast<int>(threadIdx.x) * kCount; i < size; i += kThreads * kCount) {
-    const int row = i / p.columns, column = i % p.columns;
-    f(p.x + i, tile + (p.turned() ? column * p.stride + row : row * p.stride + column), step);
+  const int across = p.columns / kCount, total = p.rows * across;
+  const int pair = p.turned() && across % 2 == 0 ? 2 : 1;
+  for (int i = static_cast<int>(threadIdx.x); i < total; i += kThreads) {
+    int row = i / across, column = i % across;
+    if (p.turned()) {
+      row = i / pair % p.rows;
+      column = i / pair / p.rows * pair + i % pair;
+    }
+    column *= kCount;
+    f(p.x + row * p.columns + column,
+      tile + (p.turned() ? column * p.stride + row : row * p.stride + column),
+      p.turned() ? p.stride : 1);
   }
 }
 

@@ -598,7 +598,7 @@ void NewtonSchulz(Stream& stream, const NewtonSchulzOptions& options, Tensor& x)
   Tensor all = rank == 3 ? x : x.Reshape({1, x.dim(0), x.dim(1)});
   if (all.elements() == 0) return;
   if (NewtonSchulzIsSmall(x.dtype(), all.dim(1), all.dim(2)) &&
-      NewtonSchulzShared(all.dim(1), all.dim(2)) < QueueOf(stream).shared_bytes) {
+      NewtonSchulzShared(all.dim(1), all.dim(2)) + 1024 <= QueueOf(stream).shared_bytes) {
     return NewtonSchulzSmall(stream, options, all);
   }
   const int64_t n = std::min(all.dim(1), all.dim(2));

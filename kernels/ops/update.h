@@ -64,8 +64,10 @@ constexpr int64_t NewtonSchulzShared(int64_t rows, int64_t cols) {
   return 2 * padded * (NewtonSchulzStride(rows < cols ? cols : rows) + padded + 8);
 }
 constexpr bool NewtonSchulzIsSmall(DType dtype, int64_t rows, int64_t cols) {
-  return dtype == DType::kBf16 && (rows < cols ? rows : cols) <= 128 &&
-         NewtonSchulzShared(rows, cols) <= int64_t{224} << 10;
+  const int64_t n = rows < cols ? rows : cols;
+  // Where work is heavy, two blocks a multiprocessor.
+  return dtype == DType::kBf16 && n <= 128 &&
+         NewtonSchulzShared(rows, cols) <= int64_t{n <= 64 ? 224 : 113} << 10;
 }
 // Of the runs: p ← p − rate · (scale · o + decay · p); `copy` as in AdamW.
 using MuonApplyFn = void(Stream&, double scale, double decay, const Tensor& step, FlatRuns runs,

@@ -624,15 +624,19 @@ class Bench {
       b_.Line("sum_squares", k_.sum_squares, {Bytes({g})}, [&] { k_.sum_squares(s_, g, sum); });
     }
     if (!b_.WantsAny({"newton_schulz"})) return;
-    Tensor x = b_.Normal(a_, {n_.experts, 2 * n_.width, n_.hidden});
-    const int64_t small = std::min(2 * n_.width, n_.hidden),
-                  large = std::max(2 * n_.width, n_.hidden);
     const NewtonSchulzOptions o;
-    // A = X Xᵀ, A², B X of each of five iterations, without the symmetry of the first two.
-    const double flop = D(o.steps) * D(n_.experts) *
-                        (4 * D(small) * D(small) * D(large) + 2 * D(small) * D(small) * D(small));
-    b_.Line("newton_schulz", k_.newton_schulz, {2 * Bytes({x}), flop},
-            [&] { k_.newton_schulz(s_, o, x); });
+    const auto line = [&](const std::string& name, const Shape& shape) {
+      Tensor x = b_.Normal(a_, shape);
+      const double small = D(std::min(shape[1], shape[2])), large = D(std::max(shape[1], shape[2]));
+      // A = X Xᵀ, A², B X of each of five iterations, without the symmetry of the first two.
+      const double flop =
+          D(o.steps) * D(shape[0]) * (4 * small * small * large + 2 * small * small * small);
+      b_.Line(name, k_.newton_schulz, {2 * Bytes({x}), flop}, [&] { k_.newton_schulz(s_, o, x); });
+    };
+    line("newton_schulz", {n_.experts, 2 * n_.width, n_.hidden});
+    // The experts of a cell of configs/sweeps/small_h200.yaml.
+    line("newton_schulz cell", {940, 128, 256});
+    line("newton_schulz cell, turned", {470, 256, 128});
   }
 
   void Sums() {

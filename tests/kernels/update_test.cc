@@ -368,13 +368,23 @@ TEST(NewtonSchulzTest, AnswersAll) {
   if (!TestingGpu()) return;
   CheckOp(Orthogonal({2, 768, 1000}));  // strips of symmetric products
   CheckOp(Orthogonal({2, 1088, 768}));
-  // In shared memory whole: all widths of its tiles, parts of them, turned, moved by one number.
-  for (const Shape& shape : {Shape{5, 128, 256}, Shape{3, 256, 128}, Shape{2, 64, 64},
-                             Shape{2, 24, 1024}, Shape{1, 1024, 24}, Shape{2, 94, 256},
-                             Shape{2, 65, 129}, Shape{2, 128, 704}, Shape{200, 16, 40}}) {
+  // In shared memory whole: both widths of its tiles, parts of them, turned.
+  for (const Shape& shape :
+       {Shape{5, 128, 256}, Shape{3, 256, 128}, Shape{2, 64, 64}, Shape{2, 64, 1664},
+        Shape{2, 24, 1024}, Shape{1, 1024, 24}, Shape{2, 94, 256}, Shape{2, 256, 72},
+        Shape{2, 65, 129}, Shape{200, 16, 40}}) {
     CheckOp(Orthogonal(shape));
   }
-  CheckOp(Orthogonal({2, 128, 768}));  // one that is too large for it
+  // Moved by a number, so that no vectors fit.
+  for (const Shape& shape : {Shape{5, 128, 256}, Shape{3, 256, 128}}) {
+    OpCase c = Orthogonal(shape);
+    c.gpu_alignment = 2;
+    CheckOp(c);
+  }
+  // Too large for it, and no multiples of anything.
+  for (const Shape& shape : {Shape{2, 128, 768}, Shape{2, 131, 205}, Shape{2, 205, 131}}) {
+    CheckOp(Orthogonal(shape));
+  }
 }
 
 TEST(NewtonSchulzTest, ABatchIsItsMatricesOneByOne) {

@@ -51,8 +51,9 @@ struct Share {
   __device__ static int Column() { return static_cast<int>(threadIdx.x) / kWarp % 2 * kColumns; }
 
   // left [kN, depth] times the columns [begin, end) of right: its rows [n][k], or [k][n] where
-  // kAcross. depth and end - begin are multiples of 16; columns from `end` on stay 0.
-  template <bool kAcross>
+  // kAcross. depth and end - begin are multiples of 16; columns from `end` on stay 0. kWhole: there
+  // are kN columns.
+  template <bool kAcross, bool kWhole>
   __device__ void Multiply(const bf16* left, int left_stride, const bf16* right, int right_stride,
                            int depth, int begin, int end) {
 #pragma unroll
@@ -66,7 +67,7 @@ struct Share {
       for (int i = 0; i < kRows / 16; ++i) LoadLeft(a[i], left, left_stride, Row() + 16 * i, k);
 #pragma unroll
       for (int j = 0; j < kColumns; j += 16) {
-        if (first + j >= end) break;
+        if (!kWhole && first + j >= end) break;
         uint32_t b[4];
         if constexpr (kAcross) {
           LoadRightTransposed(b, right, right_stride, first + j, k);
@@ -185,16 +186,20 @@ __global__ void __launch_bounds__(kThreads, 2) NewtonSchulzKernel(Steps steps, P
   for (int step = 0; step < steps.count; ++step) {
     Share<kN> share;
     __syncthreads();
-    share.template Multiply<false>(x, p.stride, x, p.stride, m, 0, kN);
+    share.template Multiply<false, true>(x, p.stride, x, p.stride, m, 0, kN);
     share.Write(poly, kPolyStride, 0, kN, [](float, float gram) { return gram; });
     __syncthreads();
-    share.template Multiply<false>(poly, kPolyStride, poly, kPolyStride, kN, 0, kN);
+    share.template Multiply<false, true>(poly, kPolyStride, poly, kPolyStride, kN, 0, kN);
     __syncthreads();
     share.Write(poly, kPolyStride, 0, kN,
                 [&](float gram, float square) { return steps.b * gram + steps.c * square; });
     __syncthreads();
     for (int begin = 0; begin < m; begin += kN) {
-      share.template Multiply<true>(poly, kPolyStride, x, p.stride, kN, begin, m);
+      if (begin + kN <= m) {
+        share.template Multiply<true, true>(poly, kPolyStride, x, p.stride, kN, begin, m);
+      } else {
+        share.template Multiply<true, false>(poly, kPolyStride, x, p.stride, kN, begin, m);
+      }
       __syncthreads();  // before the columns that others still read are written
       share.Write(x, p.stride, begin, m,
                   [&](float before, float sum) { return steps.a * before + sum; });

@@ -368,7 +368,11 @@ TEST(NewtonSchulzTest, AnswersAll) {
   if (!TestingGpu()) return;
   CheckOp(Orthogonal({2, 768, 1000}));  // strips of symmetric products
   CheckOp(Orthogonal({2, 1088, 768}));
-  // In shared memory whole: both widths of its tiles, parts of them, turned.
+}
+
+// Small ones, on a GPU in shared memory whole: both widths of its tiles, parts of them, turned.
+TEST(NewtonSchulzTest, AnswersAllInSharedMemory) {
+  if (!TestingGpu()) GTEST_SKIP() << "a GPU's";
   for (const Shape& shape :
        {Shape{5, 128, 256}, Shape{3, 256, 128}, Shape{2, 64, 64}, Shape{2, 64, 1664},
         Shape{2, 24, 1024}, Shape{1, 1024, 24}, Shape{2, 94, 256}, Shape{2, 256, 72},

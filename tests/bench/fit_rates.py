@@ -2,14 +2,15 @@
 """Rates for configs/devices: times of ops from a bench of whole steps, their work from `mneme plan`.
 
   OMP_NUM_THREADS=1 tests/bench/fit_rates.py build     (a folder with mneme and tests/bench/step_bench)
-  tests/bench/fit_rates.py build --gpus 4 --keep steps.json
+  tests/bench/fit_rates.py build --gpus 4 --corpus corpora/bpe --keep steps.json
   tests/bench/fit_rates.py build --from steps.json
 
 Of one CPU thread: for each kind of work F and B are fitted so that flops / F + bytes / B is near the measured CPU seconds, errors
-counted as shares of the step. Of a GPU (gpu_step_bench, a model a GPU at a time): flops / F + bytes / B + exps / E of every kind, and
-what a kernel costs beside that, are fitted at once to the parts of all steps and to the steps, errors as shares of each; a rate
-moves away from the shipped one as far as that pays. --keep writes what was measured, --from fits it again. Prints the rates as
-YAML, and what the fit says of every run.
+counted as shares of the step. Of a GPU (a model a GPU at a time): flops / F + bytes / B + exps / E of every kind, and what a kernel
+costs beside that, are fitted at once to the parts of all steps (gpu_step_bench) and to the steps, errors as shares of each; a rate
+moves away from the shipped one as far as that pays. A step is that of a run on --corpus, a prepared one of at most 32,768 ids: on
+text, at clocks that the card keeps, with what the host does between two. --keep writes what was measured, --from fits it again.
+Prints the rates as YAML, and what the fit says of every run.
 """
 
 import argparse
@@ -21,6 +22,11 @@ import pathlib
 import queue
 import re
 import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "long"))
+from plan_measured import trained  # noqa: E402
 
 KINDS = {
     "matmul": ["matmul"],
@@ -134,9 +140,10 @@ GPU_RUNS = [
     ("models/moe_27b_slice.yaml", ["train.batch_sequences=4"]),
     ("models/moe_27b_slice.yaml", ["train.batch_sequences=4", "model.mhc.streams=4", "optim.matrices=muon"]),
     ("runs/sweep_small.yaml", [*SMALL, "train.batch_sequences=4"]),
-    ("runs/sweep_small.yaml", [*SMALL, "train.batch_sequences=32"]),
+    ("runs/sweep_small.yaml", [*SMALL, "train.batch_sequences=64"]),
     ("models/dense_124m.yaml", ["train.batch_sequences=32", "train.sequence_length=1024"]),
 ]
+STEPS = 60  # of a run, of which the later half counts
 # What is fitted, and how far from the shipped rate one error of 4 % of a time may carry it (in logarithms).
 UNITS = {"flops": 0.15, "bytes": 0.35, "exps": 0.35}
 CALL_FREEDOM = 0.5
@@ -155,17 +162,19 @@ def measured_on_gpu(build, config, overrides, gpu):
     return 1e-3 * float(re.search(r"step ([\d.]+) ms", out)[1]), ops
 
 
-def measure_on_gpus(build, gpus):
+def measure_on_gpus(build, gpus, corpus, folder):
     free = queue.Queue()
-    for gpu in range(gpus):
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    for gpu in (seen.split(",") if seen else range(gpus))[:gpus]:
         free.put(gpu)
 
     def one(run):
         gpu = free.get()
         try:
             step, ops = measured_on_gpu(build, *run, gpu)
-            return {"config": run[0], "overrides": run[1], "step": step, "ops": ops}
-        except (subprocess.SubprocessError, TypeError) as error:
+            _, middle = trained(f"{build}/mneme", folder / str(gpu), corpus, (1, run[0], STEPS, run[1]), [gpu])
+            return {"config": run[0], "overrides": run[1], "step": step, "ops": ops, "run": middle("seconds")}
+        except (subprocess.SubprocessError, TypeError, RuntimeError) as error:
             print(f"# {run[0]} {' '.join(run[1])}: left out, {error}", flush=True)
             return None
         finally:
@@ -241,7 +250,7 @@ def on_gpus(build, runs, device):
         rest = run["step"] - sum(spent.values())
         if rest > 0.02 * run["step"]:
             parts.append((REST, rest, 0.5))
-        for kinds, time, weight in [*parts, (tuple(done), run["step"], STEP_WEIGHT)]:
+        for kinds, time, weight in [*parts, (tuple(done), run["run"], STEP_WEIGHT)]:
             rows.append(row(kinds))
             seconds.append(time)
             weights.append(weight)
@@ -263,6 +272,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("build")
     p.add_argument("--gpus", type=int, default=0, help="that may be used; 0: one CPU thread")
+    p.add_argument("--corpus", help="that the runs on GPUs read")
     p.add_argument("--keep", help="a file for what was measured on GPUs")
     p.add_argument("--from", dest="kept", help="such a file, in place of measuring")
     p.add_argument("--device", default="h200", help="whose rates the fit of a GPU starts from: a name or a file")
@@ -270,10 +280,17 @@ def main():
     if not a.gpus and not a.kept:
         on_cpu(a.build)
         return
-    runs = json.loads(pathlib.Path(a.kept).read_text()) if a.kept else measure_on_gpus(a.build, a.gpus)
+    if a.gpus and not a.corpus:
+        p.error("--gpus needs --corpus")
+    if a.kept:
+        runs = json.loads(pathlib.Path(a.kept).read_text())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = measure_on_gpus(a.build, a.gpus, a.corpus, pathlib.Path(folder))
     if a.keep:
         pathlib.Path(a.keep).write_text(json.dumps(runs, indent=1))
     on_gpus(a.build, runs, a.device)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -162,25 +162,32 @@ class Held:
             return max(self.most.get(gpu, 0) for gpu in gpus)
 
 
-def train_on(program, folder, a, run, gpus, held):
-    """What the run took, and what it said before."""
+def trained(program, where, corpus, run, gpus):
+    """A run of which nothing is left in `where` but what it wrote: its result, and of a metric the median of the later half."""
     ranks, config, steps, overrides = run
-    steps = max(8, round(steps * a.steps))
-    where = folder / f"run-{'-'.join(map(str, gpus))}"
     shutil.rmtree(where, ignore_errors=True)
-    held.forget(gpus)
-    begin = time.monotonic()
     mpirun = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
-    ran = subprocess.run([*mpirun, program, "train", f"configs/{config}", *COMMON, *BALANCED, *overrides, f"data.train={a.corpus}",
+    ran = subprocess.run([*mpirun, program, "train", f"configs/{config}", *COMMON, *BALANCED, *overrides, f"data.train={corpus}",
                           f"train.steps={steps}", f"run.dir={where}"], capture_output=True, text=True, timeout=120,
                          env=os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
                                            "OMPI_MCA_hwloc_base_binding_policy": "none", "NO_COLOR": "1"})
     if ran.returncode != 0:
-        return {"failed": f"exit {ran.returncode}: {(ran.stdout + ran.stderr)[-1500:]}"}
-    result = json.loads((where / "result.json").read_text())
+        raise RuntimeError(f"exit {ran.returncode}: {(ran.stdout + ran.stderr)[-1500:]}")
     lines = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
     late = lines[len(lines) // 2:]
-    middle = lambda key: statistics.median(line.get(key, 0.0) for line in late)
+    return json.loads((where / "result.json").read_text()), lambda key: statistics.median(line.get(key, 0.0) for line in late)
+
+
+def train_on(program, folder, a, run, gpus, held):
+    """What the run took, and what it said before."""
+    ranks, config, steps, overrides = run
+    run = (ranks, config, max(8, round(steps * a.steps)), overrides)
+    held.forget(gpus)
+    begin = time.monotonic()
+    try:
+        result, middle = trained(program, folder / f"run-{'-'.join(map(str, gpus))}", a.corpus, run, gpus)
+    except RuntimeError as error:
+        return {"failed": str(error)}
     return {"in_use": result["peak_memory_bytes"], "held": held.of(gpus), "seconds": middle("seconds"),
             "exposed": middle("time/exposed"), "imbalance": middle("experts/load_imbalance"),
             "said_seconds": result["predicted_step_seconds"], "said_in_use": result["predicted_memory_bytes"],
@@ -307,4 +314,5 @@ def main():
     sys.exit(0 if fine else 1)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -190,6 +190,18 @@ absl::StatusOr<int64_t> FileSize(const std::string& path) {
   return static_cast<int64_t>(info.st_size);
 }
 
+absl::StatusOr<std::vector<std::filesystem::directory_entry>> ListFolder(
+    const std::string& folder) {
+  std::error_code error;
+  std::vector<std::filesystem::directory_entry> entries;
+  for (std::filesystem::directory_iterator it(folder, error), end; !error && it != end;
+       it.increment(error)) {
+    entries.push_back(*it);
+  }
+  if (error) return FileError(folder, "read", error.value());
+  return entries;
+}
+
 absl::Status SyncPath(const std::string& path) {
   Descriptor file(path, O_RDONLY);
   if (!file.ok()) return FileError(path, "open", errno);

@@ -4,8 +4,10 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -32,6 +34,10 @@ std::string ExactText(double value);
 absl::Status WriteFileAtomically(const std::string& path, const std::string& bytes);
 absl::StatusOr<std::string> ReadFileBytes(const std::string& path);
 absl::StatusOr<int64_t> FileSize(const std::string& path);  // InvalidArgument: no regular file
+
+// A folder's entries, in no order; an error, also one in the middle, as FileError says it. (A loop
+// over a directory_iterator ends the program where the file system fails under way.)
+absl::StatusOr<std::vector<std::filesystem::directory_entry>> ListFolder(const std::string& folder);
 
 // fsync of a file or a folder: what it holds (a folder: its names) outlives a power cut.
 absl::Status SyncPath(const std::string& path);

@@ -25,12 +25,7 @@ struct Contents {
 absl::Status List(const std::string& folder, const std::string& below, const OwnPaths& own,
                   Contents& contents) {
   std::error_code error;
-  std::vector<fs::directory_entry> entries;
-  for (fs::directory_iterator it(folder + "/" + below, error), end; !error && it != end;
-       it.increment(error)) {
-    entries.push_back(*it);
-  }
-  if (error) return FileError(folder + "/" + below, "read", error.value());
+  ASSIGN_OR_RETURN(std::vector<fs::directory_entry> entries, ListFolder(folder + "/" + below));
   std::sort(entries.begin(), entries.end());
   for (const fs::directory_entry& entry : entries) {
     const std::string path = below + entry.path().filename().string();

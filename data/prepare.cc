@@ -133,7 +133,9 @@ absl::Status CheckIsCorpus(const std::string& output) {
     const std::string folder = output + side;
     std::error_code error;
     bool files = false;
-    for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const auto entries =
+        ListFolder(folder).value_or(std::vector<std::filesystem::directory_entry>());
+    for (const std::filesystem::directory_entry& entry : entries) {
       files = files || (!entry.is_directory(error) && entry.path().filename() != kStagingLock);
     }
     if (!files || HasCorpusManifest(folder)) continue;

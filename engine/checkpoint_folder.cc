@@ -46,10 +46,11 @@ void Remove(const fs::path& path) {
 
 std::vector<std::string> ListCandidates(const std::string& folder) {
   std::vector<std::pair<int64_t, std::string>> found;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    const int64_t step = StepOf(it->path().filename().string());
-    if (step >= 0) found.emplace_back(step, it->path().string());
+  const auto entries = ListFolder(folder);
+  if (!entries.ok()) return {};
+  for (const fs::directory_entry& entry : *entries) {
+    const int64_t step = StepOf(entry.path().filename().string());
+    if (step >= 0) found.emplace_back(step, entry.path().string());
   }
   std::sort(found.rbegin(), found.rend());
   std::vector<std::string> paths;
@@ -65,14 +66,14 @@ std::vector<std::string> ListCheckpoints(const std::string& folder) {
 
 void PruneCheckpoints(const std::string& folder, int64_t newest, int64_t keep_last,
                       int64_t milestone_every) {
+  const auto entries = ListFolder(folder);
+  if (!entries.ok()) return;
   std::error_code ignored;
-  std::vector<fs::path> leftovers;
-  for (fs::directory_iterator it(folder, ignored), end; !ignored && it != end;
-       it.increment(ignored)) {
-    const std::string name = it->path().filename().string();
-    if (name.starts_with(".saving-") || name.starts_with(".old-")) leftovers.push_back(it->path());
+  for (const fs::directory_entry& entry : *entries) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(".saving-") || name.starts_with(".old-"))
+      fs::remove_all(entry.path(), ignored);
   }
-  for (const fs::path& path : leftovers) fs::remove_all(path, ignored);
   if (keep_last <= 0) return;
   int64_t kept = 0;
   for (const std::string& path : ListCheckpoints(folder)) {

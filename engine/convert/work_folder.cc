@@ -113,7 +113,8 @@ absl::StatusOr<WorkFolder> WorkFolder::Open(const std::string& to, const std::st
   const absl::StatusOr<std::string> old = ReadFileBytes(path);
   const bool same = old.ok() && *old == plan;
   std::vector<fs::path> stale;  // of another plan everything, else what was being written
-  for (const auto& entry : fs::directory_iterator(work.path_, error)) {
+  ASSIGN_OR_RETURN(const auto entries, ListFolder(work.path_));
+  for (const fs::directory_entry& entry : entries) {
     const fs::path name = entry.path().filename();
     const bool half = name.extension() == ".part" || name.extension() == ".tmp";
     if (name != ".lock" && (half || !same)) stale.push_back(entry.path());
@@ -131,7 +132,8 @@ bool WorkFolder::Has(const std::string& name) const {
 absl::Status WorkFolder::Publish() {
   std::error_code error;
   std::vector<fs::path> hidden;  // lock, leftovers
-  for (const auto& entry : fs::directory_iterator(path_, error)) {
+  ASSIGN_OR_RETURN(const auto entries, ListFolder(path_));
+  for (const fs::directory_entry& entry : entries) {
     const std::string name = entry.path().filename().string();
     if (name[0] == '.' && name != kPlanName) hidden.push_back(entry.path());
   }

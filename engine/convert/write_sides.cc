@@ -147,7 +147,8 @@ absl::Status WriteCertificate(const Conversion& conversion, const WorkFolder& wo
   const ModelSource& source = conversion.source;
   std::vector<std::string> written;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(work.path(), error)) {
+  ASSIGN_OR_RETURN(const auto entries, ListFolder(work.path()));
+  for (const fs::directory_entry& entry : entries) {
     const std::string name = entry.path().filename().string();
     if (entry.is_regular_file(error) && name[0] != '.' && name != kCertificateName) {
       written.push_back(entry.path().string());

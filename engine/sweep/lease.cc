@@ -34,8 +34,9 @@ std::string LeaseState::owner() const {
 
 LeaseState ReadLease(const std::string& folder) {
   LeaseState state;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+  const auto entries = ListFolder(folder);
+  if (!entries.ok()) return state;
+  for (const std::filesystem::directory_entry& entry : *entries) {
     const std::string name = entry.path().filename().string();
     if (name.rfind("lease.", 0) != 0) continue;
     int64_t generation = 0;

@@ -326,8 +326,9 @@ absl::StatusOr<int64_t> WriteResults(const SweepConfig& sweep, const SweepGrid& 
 
 int64_t OtherCells(const SweepConfig& sweep, const SweepGrid& grid) {
   int64_t others = 0;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(sweep.folder + "/cells", error)) {
+  const auto entries = ListFolder(sweep.folder + "/cells");
+  if (!entries.ok()) return 0;  // nothing was run
+  for (const fs::directory_entry& entry : *entries) {
     const std::string key = entry.path().filename().string();
     const bool ours = std::any_of(grid.cells.begin(), grid.cells.end(),
                                   [&](const SweepCell& cell) { return cell.key == key; });

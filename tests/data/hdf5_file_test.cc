@@ -207,6 +207,21 @@ TEST(FileErrorTest, SaysWhatWhereAndWhy) {
   EXPECT_EQ(FileError("a/b", "open", EACCES).message(), "a/b: cannot open: Permission denied");
 }
 
+TEST_F(Hdf5FileTest, AFolderIsListedOrSaidWhyNot) {
+  std::filesystem::create_directory(Path("empty"));
+  std::filesystem::create_directory(Path("two"));
+  for (const char* name : {"two/a", "two/b"}) std::ofstream(Path(name)) << name;
+  const auto none = ListFolder(Path("empty")), two = ListFolder(Path("two"));
+  ASSERT_TRUE(none.ok() && two.ok());
+  EXPECT_TRUE(none->empty());
+  std::vector<std::string> names;
+  for (const auto& entry : *two) names.push_back(entry.path().filename());
+  EXPECT_THAT(names, testing::UnorderedElementsAre("a", "b"));
+  EXPECT_EQ(ListFolder(Path("none")).status().message(),
+            Path("none") + ": cannot read: No such file or directory");
+  EXPECT_EQ(ListFolder(Path("two/a")).status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(Hdf5FileTest, WhatIsNoFileIsNotRead) {
   std::filesystem::create_symlink("loop", Path("loop"));
   std::filesystem::create_symlink("/dev/null", Path("device"));

@@ -130,6 +130,9 @@ int64_t TotalSteps(const RunConfig& config) {
 }
 
 absl::Status CheckMayRun(const RunFolder& folder, const RunConfig& config) {
+  // What cannot be listed may hold checkpoints: nothing begins anew over them.
+  const absl::Status listed = ListFolder(folder.checkpoints()).status();
+  if (!listed.ok() && !absl::IsNotFound(listed)) return listed;
   RETURN_IF_ERROR(CheckNothingForeign(folder));
   const bool holds = folder.HoldsRun();
   if (config.run.resume == "must" && ListCandidates(folder.checkpoints()).empty()) {

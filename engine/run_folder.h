@@ -46,7 +46,8 @@ int64_t TotalSteps(const RunConfig& config);
 
 // Whether `config` may begin or go on in this folder, as run.resume and the folder's own
 // config.yaml have it. Errors: InvalidArgument with a line a key that may not change, or naming a
-// file that no run wrote and this one would write over. For one rank.
+// file that no run wrote and this one would write over; that of a checkpoints folder that cannot be
+// listed. For one rank.
 absl::Status CheckMayRun(const RunFolder& folder, const RunConfig& config);
 // True where the newest sound checkpoint stands at the end of the last stage and result.json says
 // so too. One that cannot be read is told by `warn`.

@@ -284,6 +284,8 @@ def main():
         p.error("--gpus needs --corpus")
     if a.kept:
         runs = json.loads(pathlib.Path(a.kept).read_text())
+        if not all("run" in run for run in runs):
+            p.error(f"{a.kept}: holds no steps of runs; measure again with --gpus and --corpus")
     else:
         with tempfile.TemporaryDirectory() as folder:
             runs = measure_on_gpus(a.build, a.gpus, a.corpus, pathlib.Path(folder))

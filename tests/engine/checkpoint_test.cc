@@ -448,6 +448,18 @@ TEST(RunFolder, TwoJobsCannotWriteOneRun) {
   EXPECT_TRUE(FolderLock::Take(temp.path()).ok());
 }
 
+// It may hold checkpoints, over which nothing is to begin anew.
+TEST(RunFolder, NothingBeginsOverCheckpointsThatCannotBeListed) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run");
+  const RunFolder folder{temp.path()};
+  EXPECT_TRUE(CheckMayRun(folder, config).ok());
+  std::filesystem::create_symlink("checkpoints", folder.checkpoints());
+  const absl::Status status = CheckMayRun(folder, config);
+  EXPECT_EQ(status.message(),
+            folder.checkpoints() + ": cannot read: Too many levels of symbolic links");
+}
+
 // A signal that arrives during step 3, on a run that would make 6.
 Outcome TrainWithSignal(const RunConfig& config, int number) {
   Outcome outcome;

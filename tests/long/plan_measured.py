@@ -163,7 +163,7 @@ class Held:
 
 
 def trained(program, where, corpus, run, gpus):
-    """A run of which nothing is left in `where` but what it wrote: its result, and of a metric the median of the later half."""
+    """Trains in the folder `where`, emptied before -> result.json, and a function: the later half's median of a metric."""
     ranks, config, steps, overrides = run
     shutil.rmtree(where, ignore_errors=True)
     mpirun = ["mpirun", "-n", str(ranks)] if ranks > 1 else []

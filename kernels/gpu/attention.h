@@ -100,7 +100,8 @@ bool AttentionMmaServes(const AttentionShape& n);
 void AttentionMma(Stream& stream, const AttentionArgs<bf16>& n);
 void AttentionGradMma(Stream& stream, const AttentionArgs<bf16>& n);
 
-// attention_sm90.cu: the paper's widths (128 + 64 and 128) and the sweeps' (64 + 32 and 64).
+// attention_sm90.cu: the paper's widths (128 + 64 and 128) and those of the sweeps (64 + 32 and 64,
+// 48 + 16 and 64).
 bool AttentionHopperServes(Stream& stream, const AttentionArgs<bf16>& n);
 void AttentionHopper(Stream& stream, const AttentionArgs<bf16>& n, bool documents);
 // attention_grad_sm90.cu: the same; makes its own deltas.

@@ -165,7 +165,8 @@ __device__ __forceinline__ void TransposedGradients(uint32_t (&ds)[N / 2],
 
 template <class W>
 __device__ void StoreKeyGrads(const GradJob& job, const Work& work, int key,
-                              const float (&dk)[W::kWidth / 2], const float (&dv)[W::kValue / 2]) {
+                              const float (&dk)[W::kColumns / 2],
+                              const float (&dv)[W::kValue / 2]) {
   const int64_t row = work.pair / job.heads;
   const int64_t head = work.pair % job.heads;
 #pragma unroll
@@ -179,7 +180,7 @@ __device__ void StoreKeyGrads(const GradJob& job, const Work& work, int key,
     float* share = job.dk_pe_head + at * W::kRope + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int b = 0; b < W::kRope / 8; ++b) {
-      const int from = (W::kNope / 8 + b) * 4 + 2 * h;
+      const int from = (W::kRopeAt / 8 + b) * 4 + 2 * h;
       *reinterpret_cast<float2*>(share + 8 * b) =
           make_float2(dk[from] * job.scale, dk[from + 1] * job.scale);
     }
@@ -202,7 +203,7 @@ __device__ void ComputeForKeys(const GradJob& job, Barriers<kQueryStages>& bars,
   for (;;) {
     const Work work = Next(bars, works, at);
     if (work.tile < 0) break;
-    float dk[W::kWidth / 2] = {};
+    float dk[W::kColumns / 2] = {};
     float dv[W::kValue / 2] = {};
     float s[kQueries<W> / 2];  // scores, then gradients of the probabilities
     Wait(bars.own_full, own_phase);
@@ -282,8 +283,8 @@ __device__ void ComputeForKeysAhead(const GradJob& job, Barriers<kQueryStages>& 
     const uint64_t v = OperandOf(own + W::kKeyBoxes * kOwnBox + group * 64 * kLine, 0, 1024);
     Wait(bars.own_full, own_phase);
     own_phase ^= 1;
-    LoadOperands<kOwnBox>(k, own + group * 64 * kLine);
-    float dk[W::kWidth / 2] = {};
+    LoadOperands<kOwnBox, W::kNope>(k, own + group * 64 * kLine);
+    float dk[W::kColumns / 2] = {};
     float dv[W::kValue / 2] = {};
     float s[kN / 2], dp[kN / 2];
     uint32_t p[kN / 4], ds[kN / 4];
@@ -305,7 +306,7 @@ __device__ void ComputeForKeysAhead(const GradJob& job, Barriers<kQueryStages>& 
       Wait(bars.full[q.stage], q.phase);
       Settle(s);
       ProductsBegin();
-      OperandProducts<kBox>(s, k, OperandOf(queries(q.stage), 0, 1024));
+      OperandProducts<kBox, W::kNope>(s, k, OperandOf(queries(q.stage), 0, 1024));
       ProductsCommit();
       ProductsWait<0>();
       Settle(s);
@@ -324,7 +325,7 @@ __device__ void ComputeForKeysAhead(const GradJob& job, Barriers<kQueryStages>& 
         q.Next();
         Wait(bars.full[q.stage], q.phase);
         ProductsBegin();
-        OperandProducts<kBox>(s, k, OperandOf(queries(q.stage), 0, 1024));
+        OperandProducts<kBox, W::kNope>(s, k, OperandOf(queries(q.stage), 0, 1024));
         ProductsCommit();
         ProductsWait<1>();
         Settle(dp);
@@ -473,8 +474,9 @@ void Run(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
 }  // namespace
 
 void AttentionGradHopper(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
-  if (n.value == 128) return Run<Widths<128, 64, 128>>(stream, n, documents);
-  Run<Widths<64, 32, 64>>(stream, n, documents);
+  if (n.nope == 128) return Run<Widths<128, 64, 128>>(stream, n, documents);
+  if (n.nope == 64) return Run<Widths<64, 32, 64>>(stream, n, documents);
+  Run<Widths<48, 16, 64>>(stream, n, documents);
 }
 
 }  // namespace mneme::gpu

@@ -112,11 +112,11 @@ __device__ void ComputeForQueries(const GradJob& job, Barriers<kKeyStages<W>>& b
     Wait(bars.own_full, own_phase);
     own_phase ^= 1;
     if constexpr (kHeld<W>) {
-      LoadOperands<kOwnBox>(q, own_q);
-      LoadOperands<kOwnBox>(dout, own_dout);
+      LoadOperands<kOwnBox, W::kNope>(q, own_q);
+      LoadOperands<kOwnBox, W::kValue>(dout, own_dout);
       Release(bars.own_empty);
     }
-    float dq[W::kWidth / 2] = {};
+    float dq[W::kColumns / 2] = {};
     float s[kN / 2], dp[kN / 2];
     uint32_t p[kN / 4], ds[kN / 4];
     int tile = last / kN;
@@ -130,7 +130,7 @@ __device__ void ComputeForQueries(const GradJob& job, Barriers<kKeyStages<W>>& b
     const auto scores = [&] {
       const uint64_t y = OperandOf(keys(kv.stage), 0, 1024);
       if constexpr (kHeld<W>) {
-        OperandProducts<kBox>(s, q, y);
+        OperandProducts<kBox, W::kNope>(s, q, y);
       } else {
         KeyProducts<W, kOwnBox, kBox>(s, OperandOf(own_q, 0, 1024), y);
       }
@@ -139,7 +139,7 @@ __device__ void ComputeForQueries(const GradJob& job, Barriers<kKeyStages<W>>& b
     const auto probability_gradients = [&] {
       const uint64_t y = OperandOf(keys(kv.stage) + W::kKeyBoxes * kBox, 0, 1024);
       if constexpr (kHeld<W>) {
-        OperandProducts<kBox>(dp, dout, y);
+        OperandProducts<kBox, W::kValue>(dp, dout, y);
       } else {
         ValueProducts<W, kOwnBox, kBox>(dp, OperandOf(own_dout, 0, 1024), y);
       }
@@ -207,8 +207,13 @@ __device__ void ComputeForQueries(const GradJob& job, Barriers<kKeyStages<W>>& b
     for (int h = 0; h < 2; ++h) {
       const int64_t token = row * job.length + query + 8 * h;
       const bool inside = query + 8 * h < job.length;
-      StoreRow<0, W::kWidth>(dq, h, job.scale,
-                             inside ? job.dq + (token * job.heads + head) * W::kWidth : nullptr);
+      bf16* to = inside ? job.dq + (token * job.heads + head) * W::kWidth : nullptr;
+      if constexpr (W::kColumns == W::kWidth) {
+        StoreRow<0, W::kWidth>(dq, h, job.scale, to);
+      } else {
+        StoreRow<0, W::kNope>(dq, h, job.scale, to);
+        StoreRow<W::kRopeAt, W::kColumns>(dq, h, job.scale, inside ? to + W::kNope : nullptr);
+      }
     }
   }
 }
@@ -245,6 +250,8 @@ void QueryGrad(Stream& stream, const AttentionArgs<bf16>& n, const GradJob& job,
 template void QueryGrad<Widths<128, 64, 128>>(Stream&, const AttentionArgs<bf16>&, const GradJob&,
                                               dim3);
 template void QueryGrad<Widths<64, 32, 64>>(Stream&, const AttentionArgs<bf16>&, const GradJob&,
+                                            dim3);
+template void QueryGrad<Widths<48, 16, 64>>(Stream&, const AttentionArgs<bf16>&, const GradJob&,
                                             dim3);
 
 }  // namespace mneme::gpu::hopper

@@ -357,13 +357,14 @@ bool AttentionHopperServes(Stream& stream, const AttentionArgs<bf16>& n) {
   const auto is = [&](int nope, int rope, int value) {
     return n.nope == nope && n.rope == rope && n.value == value;
   };
-  return QueueOf(stream).hopper() && (is(128, 64, 128) || is(64, 32, 64)) && OnSixteenBytes(n) &&
-         n.length * n.rows * n.heads < int64_t{1} << 31;
+  return QueueOf(stream).hopper() && (is(128, 64, 128) || is(64, 32, 64) || is(48, 16, 64)) &&
+         OnSixteenBytes(n) && n.length * n.rows * n.heads < int64_t{1} << 31;
 }
 
 void AttentionHopper(Stream& stream, const AttentionArgs<bf16>& n, bool documents) {
-  if (n.value == 128) return Run<Widths<128, 64, 128>>(stream, n, documents);
-  Run<Widths<64, 32, 64>>(stream, n, documents);
+  if (n.nope == 128) return Run<Widths<128, 64, 128>>(stream, n, documents);
+  if (n.nope == 64) return Run<Widths<64, 32, 64>>(stream, n, documents);
+  Run<Widths<48, 16, 64>>(stream, n, documents);
 }
 
 }  // namespace mneme::gpu

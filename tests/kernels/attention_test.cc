@@ -73,7 +73,8 @@ TEST(AttentionTest, AnswersAllAcrossBlocks) {
 TEST(AttentionTest, AnswersAllInTheWidthsOfModels) {
   for (const int64_t document : {0, 61, 200}) {
     for (const AttentionShape n : {Sizes(2, 333, 2, 128, 64, 128), Sizes(3, 260, 3, 64, 32, 64),
-                                   Sizes(1, 517, 1, 128, 64, 128), Sizes(1, 391, 2, 48, 16, 80),
+                                   Sizes(1, 517, 1, 128, 64, 128), Sizes(3, 260, 3, 48, 16, 64),
+                                   Sizes(1, 517, 2, 48, 16, 64), Sizes(1, 391, 2, 48, 16, 80),
                                    Sizes(1, 200, 2, 192, 64, 256), Sizes(1, 131, 1, 200, 100, 300),
                                    Sizes(2, 100, 2, 20, 12, 30)}) {
       CheckOpOnGpu(Case(n, document, 1.0 / std::sqrt(static_cast<double>(n.nope + n.rope))));
@@ -83,8 +84,9 @@ TEST(AttentionTest, AnswersAllInTheWidthsOfModels) {
 
 // The host knows that there are no documents: other versions may run.
 TEST(AttentionTest, AnswersAllWithoutDocuments) {
-  for (AttentionShape n : {Sizes(2, 333, 2, 128, 64, 128), Sizes(1, 300, 3, 64, 32, 64),
-                           Sizes(2, 391, 2, 48, 16, 80), Sizes(1, 40, 2, 48, 16, 80)}) {
+  for (AttentionShape n :
+       {Sizes(2, 333, 2, 128, 64, 128), Sizes(1, 300, 3, 64, 32, 64), Sizes(1, 300, 3, 48, 16, 64),
+        Sizes(2, 391, 2, 48, 16, 80), Sizes(1, 40, 2, 48, 16, 80)}) {
     n.documents = false;
     CheckOpOnGpu(Case(n, 0, 1.0 / std::sqrt(static_cast<double>(n.nope + n.rope))));
   }

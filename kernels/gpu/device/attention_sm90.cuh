@@ -15,7 +15,9 @@ inline constexpr int kThreads = 128 * (1 + kConsumers);
 inline constexpr int kReaders = 4 * kConsumers;  // warps that free a stage
 inline constexpr float kLog2E = 1.4426950408889634f;
 
-// Widths of the op, in boxes of 64 columns; the rotary part has boxes of its own.
+// Widths of the op, in boxes of 64 columns; the rotary part has boxes of its own, so that the last
+// box before may end in columns that belong to nothing here: no score is made of them, and sums of
+// queries or keys by column leave those out when they are stored.
 template <int kNope_, int kRope_, int kValue_>
 struct Widths {
   static constexpr int kNope = kNope_;    // of a query or key, without positions
@@ -26,7 +28,9 @@ struct Widths {
   static constexpr int kKeyBoxes = kNopeBoxes + (kRope + 63) / 64;
   static constexpr int kValueBoxes = kValue / 64;
   static constexpr int kBoxes = kKeyBoxes + kValueBoxes;
-  static_assert(kNope % 64 == 0 && kRope % 16 == 0 && kValue % 64 == 0);
+  static constexpr int kRopeAt = 64 * kNopeBoxes;   // where the rotary columns begin
+  static constexpr int kColumns = kRopeAt + kRope;  // of the boxes of a query or key
+  static_assert(kNope % 16 == 0 && kRope % 16 == 0 && kValue % 64 == 0);
   // Products of 16 columns that a box of keys takes part in.
   static constexpr int Steps(int box) {
     const int left = box < kNopeBoxes ? kNope - 64 * box : kRope - 64 * (box - kNopeBoxes);
@@ -122,24 +126,32 @@ __device__ __forceinline__ void ValueProducts(float (&s)[N], uint64_t x, uint64_
     }
   }
 }
+// Where the step-th 16 columns of a row lie, counted in sixteens of its boxes: the first kFirst
+// columns have boxes of their own.
+template <int kFirst>
+__device__ constexpr int PlaceOf(int step) {
+  return step < kFirst / 16 ? step : step - kFirst / 16 + (kFirst + 63) / 64 * 4;
+}
 // A warpgroup's 64 rows of some boxes, as left operands in registers: kSteps pieces of 16 columns.
-template <int kBoxBytes, int kSteps>
+template <int kBoxBytes, int kFirst, int kSteps>
 __device__ __forceinline__ void LoadOperands(uint32_t (&x)[kSteps][4], uint32_t boxes) {
   const int lane = threadIdx.x % 32;
   const int row = threadIdx.x % 128 / 32 * 16 + lane % 16;
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) {
-    const int unit = (i % 4 * 2 + lane / 16) ^ (row % 8);
-    LoadMatrices(boxes + i / 4 * kBoxBytes + row * kLine + unit * 16, x[i]);
+    const int place = PlaceOf<kFirst>(i);
+    const int unit = (place % 4 * 2 + lane / 16) ^ (row % 8);
+    LoadMatrices(boxes + place / 4 * kBoxBytes + row * kLine + unit * 16, x[i]);
   }
 }
 // s = x · yᵀ with x in registers.
-template <int kYBox, int kSteps, int N>
+template <int kYBox, int kFirst, int kSteps, int N>
 __device__ __forceinline__ void OperandProducts(float (&s)[N], const uint32_t (&x)[kSteps][4],
                                                 uint64_t y) {
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) {
-    ProductOf(s, x[i], y + ((i / 4 * kYBox + 32 * (i % 4)) >> 4), i > 0);
+    const int place = PlaceOf<kFirst>(i);
+    ProductOf(s, x[i], y + ((place / 4 * kYBox + 32 * (place % 4)) >> 4), i > 0);
   }
 }
 // o += p · y over the rows of a tile of y: P registers of p are 8 P / 4 rows.
@@ -189,11 +201,12 @@ __device__ __forceinline__ void TransposeQuad(uint32_t (&x)[4]) {
 }
 
 // Columns [kFrom, kTo) of a result's row (`half`: the thread's upper or lower), times `factor`, 16
-// bytes a thread; null: nowhere, but all lanes of a quad must call.
+// bytes a thread, of the last 16 columns beyond a multiple of 32 twice 4; null: nowhere, but all
+// lanes of a quad must call.
 template <int kFrom, int kTo, int N>
 __device__ __forceinline__ void StoreRow(const float (&o)[N], int half, float factor,
                                          __nv_bfloat16* row) {
-  static_assert(kFrom % 32 == 0 && kTo % 32 == 0 && kTo <= 2 * N);
+  static_assert(kFrom % 32 == 0 && kTo % 16 == 0 && kTo <= 2 * N);
 #pragma unroll
   for (int g = kFrom / 32; g < kTo / 32; ++g) {
     uint32_t x[4];
@@ -206,6 +219,14 @@ __device__ __forceinline__ void StoreRow(const float (&o)[N], int half, float fa
     if (row != nullptr) {
       *reinterpret_cast<uint4*>(row + 32 * g - kFrom + threadIdx.x % 4 * 8) =
           make_uint4(x[0], x[1], x[2], x[3]);
+    }
+  }
+  if constexpr (kTo % 32 != 0) {
+    if (row == nullptr) return;
+#pragma unroll
+    for (int b = kTo / 8 - 2; b < kTo / 8; ++b) {
+      *reinterpret_cast<uint32_t*>(row + 8 * b - kFrom + threadIdx.x % 4 * 2) =
+          PackPair(o[4 * b + 2 * half] * factor, o[4 * b + 2 * half + 1] * factor);
     }
   }
 }

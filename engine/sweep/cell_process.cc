@@ -52,7 +52,9 @@ int LocalSize() {
 }
 
 absl::StatusOr<int> OpenToAppend(const std::string& path) {
-  const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  // What is no file (a pipe that nobody reads) is an error at once and not waited for.
+  const int descriptor =
+      open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0644);
   if (descriptor < 0) return FileError(path, "open", errno);
   return descriptor;
 }

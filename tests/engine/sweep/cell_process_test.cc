@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,6 +46,8 @@ TEST_F(CellProcesses, TellsHowItEndedAndKeepsItsWords) {
   EXPECT_EQ(Run("true").code, 0);
   EXPECT_FALSE(CellProcess::Start("true", "/no/such/folder/log", Path("log")).ok());
   EXPECT_FALSE(CellProcess::Start("true", Path("log"), "/no/such/folder/log").ok());
+  ASSERT_EQ(mkfifo(Path("pipe").c_str(), 0600), 0);
+  EXPECT_FALSE(CellProcess::Start("true", Path("log"), Path("pipe")).ok());
 }
 
 TEST_F(CellProcesses, KeepsItsResultsApartFromItsLog) {

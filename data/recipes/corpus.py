@@ -7,7 +7,7 @@
   corpus.py --list                                               the packages, with sizes and licences
   corpus.py --lock                                               takes versions and sums of today into packages.tsv
 
-Needs Debian 12 (apt-get, dpkg-deb; for class P poppler-utils) and Python 3.11 with `pip install tokenizers numpy`.
+Needs Debian 12 (apt-get, dpkg-deb; for class P poppler-utils and poppler-data) and Python 3.11 with `pip install tokenizers numpy`.
 Typed again it repeats nothing that is whole; the same packages and options give the same bytes. See docs/corpus.md.
 """
 import argparse
@@ -301,13 +301,22 @@ def check_output(output):
                           "another folder, or move that elsewhere")
 
 
+# pdftotext, and the tables without which it leaves Chinese out of some files.
+PDF_TOOLS = ("poppler-utils", "poppler-data")
+
+
+def installed(name):
+    """Version of a Debian package, or none."""
+    state, _, version = pk.run("dpkg-query", "-W", "-f=${db:Status-Status} ${Version}", name).stdout.partition(" ")
+    return version if state == "installed" else "none"
+
+
 def tool_versions(own):
     import numpy  # pylint: disable=import-outside-toplevel
     import tokenizers  # pylint: disable=import-outside-toplevel
     versions = {"python": platform.python_version(), "numpy": numpy.__version__, "tokenizers": tokenizers.__version__}
     if not own:
-        shown = pk.run("dpkg-query", "-W", "-f=${Version}", "poppler-utils").stdout
-        versions["poppler-utils"] = shown or "none"
+        versions |= {name: installed(name) for name in PDF_TOOLS}
     return versions
 
 
@@ -333,6 +342,11 @@ def build(a):
     check_output(output)
 
     chosen = [] if a.text else choose(pk.read_table(), a.classes, a.without)
+    missing = [name for name in PDF_TOOLS if versions.get(name) == "none"]
+    unread = sorted({p.group for p in chosen if p.reader == "pdf"})
+    if missing and unread:
+        raise RecipeError(f"class {', '.join(unread)}: PDFs are read with {' and '.join(missing)}: apt-get install {' '.join(missing)}, or "
+                          "leave the class out (--classes)")
     locks = [pk.locked(folder) for folder in ([output] if a.text else [output, work])]
     if a.text:
         sides = own_sides(a.text, a.text_field, a.held_out)

@@ -388,10 +388,15 @@ class CommandLine(Place):
         self.assertIn("K/none is no line of packages.tsv", got.stderr)
         got = self.run_recipe("--output", self.folder / "out", "--ids-only", "--classes", "KX")
         self.assertIn("no package is of class X", got.stderr)
+        query = self.folder / "programs" / "dpkg-query"
+        query.write_text('#!/bin/sh\ncase $3 in poppler-data) printf "config-files 0.4"; exit;; esac\nprintf "installed 22.12"\n')
+        query.chmod(0o755)
+        got = self.run_recipe("--output", self.folder / "out", "--ids-only", "--classes", "KP")
+        self.assertIn("class P: PDFs are read with poppler-data: apt-get install poppler-data, or", got.stderr)
         self.assertFalse((self.folder / "out").exists())
         (self.folder / "out").mkdir()
         (self.folder / "out" / "thesis.txt").touch()
-        got = self.run_recipe("--output", self.folder / "out", "--ids-only")
+        got = self.run_recipe("--output", self.folder / "out", "--ids-only", "--classes", "K")
         self.assertIn("holds something else already: thesis.txt", got.stderr)
         self.assertEqual(self.calls(), 0)
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 
 SWEEPS = ("small_h200", "medium_h200", "one_pass_h200", "learning_rate_h200", "high_rate_h200", "table_rate_h200",
-          "memory_scaling_h200", "ablations_h200", "placement_h200")
+          "memory_scaling_h200", "memory_once_h200", "ablations_h200", "placement_h200")
 # arXiv 2601.07372, read off the plots of figures 3 and 5 to about 0.0005 nats; lines through them are our own fits.
 PAPER_SLOPE, PAPER_EXPONENT = -0.0284, 0.0070
 PAPER_ABLATIONS = {"single_fusion": 0.0065, "no_compression": 0.0057, "no_gate": 0.0046, "four_grams": 0.0017,
@@ -66,7 +66,13 @@ def count(number, noun):
 
 
 def mean(values):
+    values = list(values)
     return sum(values) / len(values)
+
+
+def by_heart(cells):
+    """Held-out loss less that of the last twentieth of training: what was learned of the text alone."""
+    return mean(c["validation_loss"] - c["train_loss"] for c in cells)
 
 
 def table(head, rows):
@@ -261,11 +267,14 @@ def curve(sweep):
 def one_pass(sweep, small):
     out = curve_parts(sweep)
     if sweep.allocation() and small.allocation():
-        repeated = {round(g["rho"], 2): g["nats"] for g in small.allocation()["gains"]}
-        rows = [[f"{g['rho']:.2f}", nats(g["nats"], True), nats(repeated.get(round(g["rho"], 2)), True)]
-                for g in sweep.allocation()["gains"]]
-        out.append(table(["rho", f"gain in {sweep.cells[0]['epochs']:.2f} passes",
-                          f"gain in {small.cells[0]['epochs']:.2f} passes, as above"], rows))
+        gains = [{round(g["rho"], 2): g["nats"] for g in s.allocation()["gains"]} for s in (sweep, small)]
+        cells = [by_rho(s.cells) for s in (sweep, small)]
+        rows = [[short(asked), *(nats(found.get(round(asked, 2)), True) for found in gains),
+                 *(nats(by_heart(found[asked].values()) if asked in found else None) for found in cells)] for asked in cells[0]]
+        passes = [f"{s.cells[0]['epochs']:.2f} passes" for s in (sweep, small)]
+        out.append("Held-out loss less that of training, its last twentieth, says what was learned of that text alone.\n")
+        out.append(table(["rho", f"gain in {passes[0]}", f"gain in {passes[1]}, as above",
+                          *(f"held out less training, {p}" for p in passes)], rows))
     return out + [sets_table(sweep)]
 
 
@@ -309,9 +318,10 @@ def memory(sweep):
     sizes, rows = sorted({c["table_rows"] for c in sweep.cells}), []
     for size in sizes:
         cells = [c for c in sweep.cells if c["table_rows"] == size]
-        losses = [c["validation_loss"] for c in cells]
-        rows.append([f"{size:,.0f}", f"{cells[0]['parameters_tables'] / 1e6:.1f} M", str(len(cells)), nats(mean(losses))])
-    out.append(table(["rows of a sub-table", "parameters of tables", "seeds", "mean loss"], rows))
+        rows.append([f"{size:,.0f}", f"{cells[0]['parameters_tables'] / 1e6:.1f} M", str(len(cells)),
+                     nats(mean(c["validation_loss"] for c in cells)), nats(mean(c["train_loss"] for c in cells)), nats(by_heart(cells))])
+    out.append(table(["rows of a sub-table", "parameters of tables", "seeds", "mean loss", "of training, its last twentieth", "the difference"],
+                     rows))
     for scaling in sweep.fit["memory_scaling"][:1]:
         line, power, floor = scaling["log_linear"], scaling["power_law"], scaling["power_law_with_floor"]
         beside = [["nats a tenfold of rows", f"{line['slope']:.4f} {interval(line['interval'], 4)}", f"{PAPER_SLOPE:.4f}"],
@@ -428,6 +438,7 @@ def sections(root, program):
             "medium": curve(sweeps["medium_h200"]), "one_pass": one_pass(sweeps["one_pass_h200"], sweeps["small_h200"]),
             "rates": rates(sweeps["learning_rate_h200"]), "high_rate": rates(sweeps["high_rate_h200"]),
             "table_rate": table_rate(sweeps["table_rate_h200"]), "memory": memory(sweeps["memory_scaling_h200"]),
+            "memory_once": memory(sweeps["memory_once_h200"]),
             "ablations": ablations(sweeps["ablations_h200"]), "placement": placement(sweeps["placement_h200"])}
 
 

@@ -103,7 +103,7 @@ def made_up(cell):
     loss += 0.002 * abs(int(axes.get("placement", "[1]").strip("[]")) - 2)
     loss -= 0.02 * math.log2(5.0 / float(axes.get("model.engram.table.lr_mult", 5)))
     loss += 0.01 * abs(math.log(float(axes.get("optim.lr", 1.5e-3)) / 1.5e-3))
-    record.update({"validation_loss": loss, "loss.held_out": loss, "loss.held_out_K": loss + 0.1, "budget": cell["budget"]})
+    record.update({"validation_loss": loss, "train_loss": loss - 0.25, "loss.held_out": loss, "loss.held_out_K": loss + 0.1, "budget": cell["budget"]})
     for name in ("rho", "optim.lr", "model.engram.table.lr_mult"):
         if name in axes:
             record["asked_rho" if name == "rho" else name] = float(axes[name])
@@ -148,7 +148,7 @@ def main():
         check("| not run |" in section(place.write(), "small"), "a hole in the table is not told")
 
         for name in ("small_h200", "medium_h200", "one_pass_h200", "learning_rate_h200", "high_rate_h200", "table_rate_h200",
-                     "memory_scaling_h200", "ablations_h200", "placement_h200"):
+                     "memory_scaling_h200", "memory_once_h200", "ablations_h200", "placement_h200"):
             place.pack(name)
         (place.bundles / "machines.json").write_text(json.dumps(
             {json.loads(line)["key"]: "one GPU of this test" for line in open(place.bundles / "small_h200/results.jsonl")}))
@@ -169,6 +169,8 @@ def main():
         check("most is lost by ablation `single_fusion`: +0.0" in section(page, "overview"), "what came of the ablations")
         check(abs(halved + 0.02) < 0.002, f"the planted loss by the tables' rate is not told: {halved}")
         check("gain in 2.00 passes, as above" in section(page, "one_pass"), "one pass")
+        check(re.search(r"\| 0\.8 \| .* \| 0\.2500 \| 0\.2500 \|", section(page, "one_pass")), "what was learned by heart")
+        check(section(page, "memory_once").count("| 0.2500 |") == 6, "of each size what was learned by heart")
 
         # Faults: a digit of each section, a digit of a bundle, a section's mark, an unknown bundle.
         made = experiments.sections(place.root, place.program)

@@ -22,11 +22,19 @@ namespace {
 using testing::HasSubstr;
 
 TEST(SweepPresets, MakeTheirGrids) {
-  const std::vector<std::pair<std::string, size_t>> presets = {
-      {"demo", 10},           {"small_h200", 21},         {"medium_h200", 10},
-      {"one_pass_h200", 4},   {"learning_rate_h200", 12}, {"memory_scaling_h200", 12},
-      {"high_rate_h200", 16}, {"table_rate_h200", 6},     {"ablations_h200", 12},
-      {"placement_h200", 12}, {"paper_2e20", 10},         {"paper_6e20", 10}};
+  const std::vector<std::pair<std::string, size_t>> presets = {{"demo", 10},
+                                                               {"small_h200", 21},
+                                                               {"medium_h200", 10},
+                                                               {"one_pass_h200", 4},
+                                                               {"learning_rate_h200", 12},
+                                                               {"memory_scaling_h200", 12},
+                                                               {"memory_once_h200", 12},
+                                                               {"high_rate_h200", 16},
+                                                               {"table_rate_h200", 6},
+                                                               {"ablations_h200", 12},
+                                                               {"placement_h200", 12},
+                                                               {"paper_2e20", 10},
+                                                               {"paper_6e20", 10}};
   for (const auto& [name, cells] : presets) {
     const auto sweep = LoadSweep(MNEME_SOURCE_DIR "/configs/sweeps/" + name + ".yaml", {});
     ASSERT_TRUE(sweep.ok()) << sweep.status();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/footprint.h"
+#include "kernels/core/check.h"
 #include "kernels/core/driver.h"
 #include "kernels/limits.h"
 #include "parallel/nccl_comm.h"
@@ -38,12 +39,7 @@ absl::StatusOr<Device> Mine(const RunConfig& config, int local_rank) {
     if (insists) return NoGpu(config, why);
     return Device{};
   }
-  if (count > 1 && local_rank >= count) {
-    return absl::FailedPreconditionError(
-        "device: rank " + std::to_string(local_rank) + " of this host has no GPU: it has " +
-        std::to_string(count) + "; start at most that many ranks a host");
-  }
-  const int index = count == 1 ? 0 : local_rank;
+  ASSIGN_OR_RETURN(const int index, GpuOfRank(local_rank, count));
   const std::string unsupported = driver->unsupported(index);
   if (!unsupported.empty()) {
     if (insists) return NoGpu(config, unsupported);
@@ -52,8 +48,16 @@ absl::StatusOr<Device> Mine(const RunConfig& config, int local_rank) {
   return Device{Device::Kind::kGpu, index};
 }
 
-// Refuses what cannot work: ranks that differ, ranks that share. `places` is "" for a CPU, else
-// "host pci-id", one a rank.
+}  // namespace
+
+absl::StatusOr<int> GpuOfRank(int local_rank, int visible) {
+  if (visible == 1) return 0;
+  if (local_rank < visible) return local_rank;
+  return absl::FailedPreconditionError(
+      "device: rank " + std::to_string(local_rank) + " of this host has no GPU: it has " +
+      std::to_string(visible) + "; start at most that many ranks a host");
+}
+
 absl::Status CheckPlaces(const RunConfig& config, const std::vector<std::string>& places) {
   std::map<std::string, size_t> first;
   for (size_t r = 0; r < places.size(); ++r) {
@@ -81,8 +85,6 @@ absl::Status CheckPlaces(const RunConfig& config, const std::vector<std::string>
   }
   return absl::OkStatus();
 }
-
-}  // namespace
 
 std::vector<Unmet> WhatIsUnmet(const RunConfig& config, const Device& device) {
   std::vector<Unmet> unmet;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "configs/run.h"
 #include "kernels/core/device.h"
@@ -19,6 +20,14 @@ namespace mneme {
 // parallel.share_device, more than one rank in a program without NCCL, what is unmet.
 // Collective; the same status on every rank.
 absl::StatusOr<Device> ChooseDevice(World& world, const RunConfig& config);
+
+// The number of a rank's GPU among the `visible` ones: its own on its host, or the only one. Error:
+// fewer than ranks.
+absl::StatusOr<int> GpuOfRank(int local_rank, int visible);
+
+// Refuses what cannot work, by the places of all ranks ("" for a CPU, else "host pci-id"): some on
+// GPUs and some not, two on one GPU unless parallel.share_device, several GPUs without NCCL.
+absl::Status CheckPlaces(const RunConfig& config, const std::vector<std::string>& places);
 
 // Something that a configuration asks for and the ops of a device do not do.
 struct Unmet {

@@ -7,7 +7,7 @@
 #   BUILD=folder SANITIZE=address,undefined launch/build.sh --tests    a sanitizer build in its own folder, CPU only
 #
 # The GPU half is built where nvcc and a GPU are found; MNEME_GPU=1 builds it on a machine without a GPU, MNEME_GPU=0
-# leaves it out. MNEME_CUDA_ARCHITECTURES=75-real, for instance, builds it for an older GPU.
+# leaves it out. MNEME_CUDA_ARCHITECTURES=86-real, for instance, builds it for one kind of GPU alone; the least is 80.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/cores.sh

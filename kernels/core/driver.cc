@@ -86,6 +86,17 @@ const Driver& CpuDriver() {
   return kDriver;
 }
 
+std::string NoCodeFor(const GpuInfo& info) {
+  constexpr int kLeast = 8;  // mma.sync of bf16, cp.async
+  const std::string major = std::to_string(info.major);
+  const std::string minor = std::to_string(info.minor);
+  const std::string what = info.name + " has compute capability " + major + "." + minor;
+  if (info.major < kLeast) return what + ", and the kernels need 8.0 or newer";
+  return what +
+         ", and this program was built for others: rebuild with MNEME_CUDA_ARCHITECTURES=" + major +
+         minor + " ./launch/build.sh";
+}
+
 const Driver& DriverOf(const Device& device) {
   if (device.dry) return DryDriver();
   if (device.is_cpu()) return CpuDriver();

@@ -65,9 +65,13 @@ struct Driver {
   // GPUs that this process sees; where there is none, `why` says so in the driver's words.
   int (*count)(std::string* why);
   GpuInfo (*info)(int device);  // null on a CPU, and so is unsupported
-  // Empty, or why this program has no code for the device, and the command that rebuilds for it.
+  // Empty, or NoCodeFor the device.
   std::string (*unsupported)(int device);
 };
+
+// Of a GPU that this program has no code for: why, and the command that rebuilds for it, or that it
+// is too old for any.
+std::string NoCodeFor(const GpuInfo& info);
 
 const Driver& CpuDriver();
 const Driver* GpuDriver();  // nullptr in a build without CUDA

@@ -252,7 +252,8 @@ GpuInfo Info(int device) {
   return info;
 }
 
-// Generic kernels carry PTX for compute_80: anything newer runs it, anything older has no image.
+// Generic kernels carry PTX for compute_80, the least that they are written for; a build for one
+// kind of GPU alone has no image for others.
 std::string Unsupported(int device) {
   Check(cudaSetDevice(device));
   cudaFuncAttributes attributes = {};
@@ -261,11 +262,7 @@ std::string Unsupported(int device) {
   if (error == cudaSuccess) return "";
   cudaGetLastError();
   const GpuInfo info = Info(device);
-  const std::string capability = std::to_string(info.major) + "." + std::to_string(info.minor);
-  return info.name + " has compute capability " + capability +
-         " and this program no code for it (it has code for 8.0 and newer): rebuild with "
-         "MNEME_CUDA_ARCHITECTURES=" +
-         std::to_string(info.major) + std::to_string(info.minor) + " ./launch/build.sh";
+  return NoCodeFor(info);
 }
 
 constexpr Driver kDriver = {

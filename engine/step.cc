@@ -296,6 +296,11 @@ StepReport Stepper::Step(RunPosition& position) {
   if (world_.size() > 1)
     report.more.emplace_back("time/exposed", at_once ? waited : context_.stream.side().waited());
   AddTimes(report);
+  if (!at_once) {
+    report.more.emplace_back("gpu/recorded", recorded_.defined() ? 1.0 : 0.0);
+    report.more.emplace_back("gpu/driver_allocations",
+                             static_cast<double>(context_.stream.allocator().driver_allocations()));
+  }
   return report;
 }
 

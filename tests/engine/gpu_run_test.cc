@@ -80,6 +80,32 @@ TEST_F(GpuRun, TwoRunsGiveTheSameBits) {
   }
 }
 
+// Nothing is asked of the driver after the second step, and steps come to be one graph; parts of a
+// step cannot be timed in one.
+TEST_F(GpuRun, StepsAreRecordedAndAskTheDriverForNothing) {
+  for (const bool timed : {false, true}) {
+    const Outcome outcome = TrainThreads(
+        1,
+        Config(timed ? "timed" : "recorded", "gpu", "bf16",
+               {"train.steps=10", std::string("train.time_parts=") + (timed ? "true" : "false")}));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
+    ASSERT_EQ(outcome.steps.size(), 10u);
+    std::vector<double> asked, recorded;
+    for (const StepReport& step : outcome.steps) {
+      for (const auto& [name, value] : step.more) {
+        if (name == "gpu/driver_allocations") asked.push_back(value);
+        if (name == "gpu/recorded") recorded.push_back(value);
+      }
+    }
+    ASSERT_EQ(asked.size(), 10u);
+    ASSERT_EQ(recorded.size(), 10u);
+    EXPECT_GT(asked[0], 0);
+    for (size_t step = 2; step < asked.size(); ++step) EXPECT_EQ(asked[step], asked[1]) << step + 1;
+    EXPECT_EQ(recorded[0], 0);
+    EXPECT_EQ(recorded[9], timed ? 0 : 1);
+  }
+}
+
 TEST_F(GpuRun, TwelveAndEightAreTwenty) {
   for (const char* precision : {"f32", "bf16"}) {
     const std::string name = precision;

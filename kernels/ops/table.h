@@ -21,8 +21,9 @@ namespace mneme {
 // bit.
 using NormalRowsFn = void(Stream&, RandomKey key, uint64_t first, double std, Tensor& values);
 
-// rows i64 [T, K] as NgramRows makes them, and out[t, k] = table[rows[t, k]], converted. table
-// [R, W], out [T K, W].
+// rows i64 [T, K] as NgramRows makes them, and out[t, k] = table[rows[t, k]], converted: all orders
+// and heads of a layer at once. table [R, W], out [T K, W]. (One launch for all layers would keep
+// the rows of the last from the start of a step on, to save a launch of some microseconds a layer.)
 using NgramGatherFn = void(Stream&, const NgramHash&, const Tensor& tokens, const Tensor& canonical,
                            int64_t length, const Tensor& doc_start, const Tensor& table,
                            Tensor& rows, Tensor& out);

@@ -7,6 +7,9 @@
 // it, and the share of its floor, which is the larger of the two at the machine's rates. Bytes are
 // those of the tensors that the op must read and write once; flop those of its products.
 //
+// Not here: ops of a few numbers a layer or step (bias_update, load_imbalance, step_decision, sum,
+// count_marks), normal_rows, which is for the start, and what goes between GPUs: exchange_bench.
+//
 // To add an op: a line in the group that has its tensors. `work` is {bytes, flop}.
 #include <algorithm>
 #include <cmath>
@@ -83,6 +86,7 @@ class Bench {
     Linears();
     Norms();
     Rotation();
+    Latents();
     Attentions();
     Gated();
     Routing();
@@ -151,6 +155,21 @@ class Bench {
     const double turned = D(q.bytes()) * D(n_.rope) / D(n_.nope + n_.rope);
     b_.Line("rope", k_.rope, {2 * turned + Bytes({table, positions})},
             [&] { k_.rope(s_, q, n_.nope, table, positions, false); });
+  }
+
+  void Latents() {
+    if (!b_.WantsAny({"latent", "latent_grad"})) return;
+    const int64_t t = n_.tokens(), l = n_.kv_lora, r = n_.rope;
+    Tensor x = b_.Normal(a_, {t, l + r}), dx = b_.Empty(a_, x.shape());
+    Tensor normed = b_.Normal(a_, {t, l}), rotary = b_.Normal(a_, {t, r});
+    Tensor w = b_.Normal(kR, {1, l}), dw = b_.Zeros(kR, w.shape()), rstd = b_.Empty(kR, {t});
+    const Tensor table = b_.Normal(kR, {n_.length, r / 2, 2}, 0.5);
+    const Tensor positions = b_.Ids(DType::kI32, {t}, n_.length);
+    k_.fill(s_, 1, rstd);
+    b_.Line("latent", k_.latent, {Bytes({x, w, table, positions, normed, rotary, rstd})},
+            [&] { k_.latent(s_, x, w, 1e-6, table, positions, normed, rotary, rstd); });
+    b_.Line("latent_grad", k_.latent_grad, {Bytes({normed, rotary, x, rstd, table, positions, dx})},
+            [&] { k_.latent_grad(s_, normed, rotary, x, w, rstd, table, positions, dx, dw); });
   }
 
   // One document a row, then several.
@@ -561,6 +580,8 @@ class Bench {
       b_.Line("table gather ids", k_.gather_rows, {Bytes({ids, e}) + 4.0 * w * D(distinct)},
               [&] { k_.gather_rows(s_, p, ids, e); });
     }
+    b_.Line("table marks", k_.mark_rows, {Bytes({ids}) + 4 * D(distinct)},
+            [&] { k_.mark_rows(s_, ids, marks); });
     Tensor squares = b_.Zeros(DType::kF64, {1}), none;
     const double moved = 24.0 * w, touched = D(distinct) * moved;
     RowGroups groups;
@@ -640,11 +661,14 @@ class Bench {
   }
 
   void Sums() {
-    if (!b_.WantsAny({"add", "cast"})) return;
+    if (!b_.WantsAny({"add", "cast", "copy", "scale"})) return;
     Tensor x = b_.Normal(a_, {n_.tokens(), n_.hidden}), y = b_.Normal(a_, x.shape());
-    Tensor wide = b_.Normal(kR, x.shape());
+    Tensor wide = b_.Normal(kR, x.shape()), one = b_.Empty(kR, {1});
+    k_.fill(s_, 1, one);
     b_.Line("add", k_.add, {Bytes({x, y, y})}, [&] { k_.add(s_, x, y); });
     b_.Line("cast", k_.cast, {Bytes({x, wide})}, [&] { k_.cast(s_, wide, x); });
+    b_.Line("copy", k_.copy, {Bytes({x, y})}, [&] { k_.copy(s_, x, y); });
+    b_.Line("scale", k_.scale, {Bytes({wide, wide})}, [&] { k_.scale(s_, one, wide); });
   }
 
   static constexpr DType kR = DType::kF32;  // what stays accurate (docs/numerics.md)

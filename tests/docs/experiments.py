@@ -404,7 +404,7 @@ def came_out(sweep):
             far = most if column == "ablation" or least["difference"] >= 0 else least
             says = "most is lost by" if far is most and far["difference"] > 0 else "least loss by"
             said.append(f"{says} {column} `{far['value']}`: {give_or_take(far['difference'], far['half_width'])}")
-    return "; ".join(said)
+    return "; ".join(said) or "too few cells to say"
 
 
 def overview(sweeps):

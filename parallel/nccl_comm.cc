@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "kernels/core/check.h"
 #include "kernels/core/native_queue.h"
+#include "parallel/fault_check.h"
 #include "parallel/parts.h"
 
 namespace mneme {
@@ -60,8 +62,11 @@ class NcclComm : public Comm {
     CheckCuda(cudaSetDevice(device.index), Collective::kSplit);
     const ncclUniqueId id = ShareId();
     CheckCall(ncclCommInitRank(&comm_, size(), id, rank()), Collective::kSplit);
+    // The host may wait for a call that an error of another GPU or a cable will never end.
+    found_since_.emplace([this] { CheckSince(std::nullopt); });
   }
   ~NcclComm() override {
+    found_since_.reset();
     CheckCuda(cudaSetDevice(device_.index), Collective::kFinish);
     CheckCall(ncclCommDestroy(comm_), Collective::kFinish);
   }
@@ -271,6 +276,10 @@ class NcclComm : public Comm {
   // Of what was launched now, and of earlier calls that went wrong since.
   void CheckQueued(ncclResult_t result, Collective collective) const {
     CheckCall(result, collective);
+    CheckSince(collective);
+  }
+  // Any thread.
+  void CheckSince(std::optional<Collective> collective) const {
     ncclResult_t since = ncclSuccess;
     CheckCall(ncclCommGetAsyncError(comm_, &since), collective);
     CheckCall(since, collective);
@@ -281,7 +290,7 @@ class NcclComm : public Comm {
     return static_cast<cudaStream_t>(NativeQueue(stream));
   }
 
-  void CheckCall(ncclResult_t result, Collective collective) const {
+  void CheckCall(ncclResult_t result, std::optional<Collective> collective) const {
     if (result == ncclSuccess) return;
     const char* detail = ncclGetLastError(comm_);
     Fail("NCCL", ncclGetErrorString(result), detail == nullptr ? "" : detail, collective);
@@ -290,19 +299,22 @@ class NcclComm : public Comm {
     if (error != cudaSuccess)
       Fail("CUDA", cudaGetErrorName(error), cudaGetErrorString(error), collective);
   }
+  // collective: none where the error was found while the host waits; Fatal says for what.
   [[noreturn]] void Fail(const char* library, const char* what, std::string detail,
-                         Collective collective) const {
+                         std::optional<Collective> collective) const {
     std::replace(detail.begin(), detail.end(), '\n', ' ');
     Fatal(__FILE__, __LINE__,
-          std::string(library) + " in " + Name(collective) + " of axis " + Name(transport_.axis()) +
-              ", member " + std::to_string(rank()) + " of " + std::to_string(size()) + " on " +
-              device_.Name() + ": " + what + (detail.empty() ? "" : ": " + detail));
+          library + (collective ? std::string(" in ") + Name(*collective) : "") + " of axis " +
+              Name(transport_.axis()) + ", member " + std::to_string(rank()) + " of " +
+              std::to_string(size()) + " on " + device_.Name() + ": " + what +
+              (detail.empty() ? "" : ": " + detail));
   }
 
   const Device device_;
   Transport& transport_;        // host_'s own
   std::unique_ptr<Comm> host_;  // the same members
   ncclComm_t comm_ = nullptr;
+  std::optional<FaultCheck> found_since_;
   int64_t bytes_sent_ = 0;
 };
 

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/core/end.h"
+#include "parallel/fault_check.h"
 #include "parallel/pulse_board.h"
 #include "parallel/pulse_courier.h"
 #include "parallel/watch.h"
@@ -137,6 +138,7 @@ class ThreadWatchdog : public Watchdog {
     Clock::time_point before = Clock::now();
     while (!Stopping()) {
       const std::vector<int> gone = neighbours_.Wait(Tick());
+      FaultCheck::RunAll();
       ++board_->slots()[static_cast<size_t>(rank_)].fields[kBeats];
       const Clock::time_point now = Clock::now();
       const Watch::Verdict verdict = watch_.Look(Seconds(now - before).count(), gone);

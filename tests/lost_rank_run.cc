@@ -1,8 +1,10 @@
 // lost_rank_run CONFIG KIND RANK PHASE STEP [key=value]...: `mneme train CONFIG`, but one rank is
-// killed, stopped or fails (KIND: kill, stop, fatal, cuda) in the midst of a step or of saving it
-// (PHASE: training, saving); lost_rank_test.sh looks at what comes of it.
+// killed, stopped or fails (KIND: kill, stop, fatal, cuda; found: by a library while the rank does
+// something else) in the midst of a step or of saving it (PHASE: training, saving);
+// lost_rank_test.sh looks at what comes of it.
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -17,6 +19,7 @@
 #include "kernels/core/check.h"
 #include "kernels/core/tensor.h"
 #include "kernels/kernels.h"
+#include "parallel/fault_check.h"
 #include "parallel/world.h"
 
 namespace mneme {
@@ -50,6 +53,9 @@ class StrayWrite {
   Tensor ids_, row_, table_;
 };
 
+// What a library would have found by itself.
+std::atomic<bool> found{false};
+
 // Waits for the moment, says when it came, and does it.
 void Disturb(World& world, const std::string& kind, const std::string& phase, int64_t step) {
   std::optional<StrayWrite> stray;
@@ -65,6 +71,7 @@ void Disturb(World& world, const std::string& kind, const std::string& phase, in
   if (kind == "kill") kill(getpid(), SIGKILL);
   if (kind == "stop") kill(getpid(), SIGSTOP);
   if (kind == "fatal") Fatal("a_driver.cc", 1, "forced error");
+  if (kind == "found") found = true;
   if (kind == "cuda") (*stray)();
 }
 
@@ -82,6 +89,9 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", std::string(config.status().message()).c_str());
     return 2;
   }
+  const FaultCheck check([] {
+    if (found) Fatal("a_library.cc", 1, "found by itself");
+  });
   if ((*world)->rank() == std::atoi(argv[3])) {
     std::thread(Disturb, std::ref(**world), std::string(argv[2]), std::string(argv[4]),
                 std::atoll(argv[5]))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # lost_rank_test.sh MNEME LOST_RANK_RUN [some|all] [cpu|gpu] [RANKS] [nccl|peer]: ranks (4) under mpirun; one of them is killed (-9),
-# stopped (SIGSTOP) or fails (on a GPU by an address that is none), in training or in saving. The job ends within
+# stopped (SIGSTOP) or fails (on a GPU by an address that is none; by what a library finds), in training or in saving. The job ends within
 # train.collective_timeout and some, with one line that names the rank, the host, the collective, its axis and the step,
 # and the documented exit code; nothing is left running, and on GPUs no memory taken; the same command goes on, and in the
 # end the run has the bits of one that nothing disturbed. `all`: each rank in turn in every way; on GPUs one run a rank,
@@ -33,7 +33,7 @@ chains=()
 if [[ $which == all ]]; then
   for rank in $(seq 0 $((ranks - 1))); do
     chain=
-    for kind in kill stop $failure; do
+    for kind in kill stop $failure found; do
       for phase in training saving; do chain+="$kind $rank $phase;"; done
     done
     chains+=("$chain")
@@ -41,7 +41,7 @@ if [[ $which == all ]]; then
   if [[ $device == cpu ]]; then chains=("$(printf %s "${chains[@]}")"); fi
 else
   last=$((ranks - 1))
-  chains=("kill 0 training;kill $last saving;stop $((last / 2 + 1)) training;stop 0 saving;stop 1 training;$failure $last training;$failure $((last / 2 + 1)) saving;")
+  chains=("kill 0 training;kill $last saving;stop $((last / 2 + 1)) training;stop 0 saving;stop 1 training;$failure $last training;$failure $((last / 2 + 1)) saving;found 1 training;")
 fi
 faults=$(grep -o ';' <<< "${chains[0]}" | wc -l)
 steps=$((2 * faults + 2))
@@ -97,6 +97,7 @@ lose() {  # KIND RANK PHASE STEP
     kill) code=137; line="^mneme: $who, process [0-9]*, died [a-z]* [a-z_]* $place $4 ($3); ending the job" ;;
     stop) code=5; line="^mneme: $who has not [a-z]* [a-z_]* of axis [a-z ()]* at step $4 for .* s: stopped" ;;
     fatal) code=1; line="^mneme: a_driver.cc:1: forced error; rank $2 of $ranks (host [^)]*) [a-z]* [a-z_]* $place $4 ($3)" ;;
+    found) code=1; line="^mneme: a_library.cc:1: found by itself; rank $2 of $ranks (host [^)]*) [a-z]* [a-z_]* $place $4 ($3)" ;;
     cuda) code=1; line="^mneme: .*CUDA.*: cudaError[A-Za-z]*: .*; rank $2 of $ranks (host [^)]*) [a-z]* [a-z_]* $place $4 ($3)" ;;
   esac
   [[ $rc == "$code" ]] || fail "$one: exit code $rc, not $code"

@@ -6,11 +6,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <mutex>
 #include <thread>
 
+#include "parallel/fault_check.h"
 #include "tests/parallel/ranks.h"
 
 namespace mneme {
@@ -108,6 +110,23 @@ TEST(Watchdog, ATimeoutOfZeroWaitsForever) {
   OnWorlds([](World& world) {
     if (world.size() != 2) return;
     EXPECT_TRUE(Absence(world, {}, 0.2, 0.0).empty());
+  });
+}
+
+TEST(Watchdog, AsksWhatLibrariesFoundWhileItsRankWaits) {
+  OnWorlds([](World& world) {
+    if (world.size() != 2 && world.size() != 3) return;
+    WatchdogOptions options;
+    options.timeout = 4.0;
+    std::atomic<int> asked{0};
+    {
+      const FaultCheck check([&] { ++asked; });
+      EXPECT_TRUE(Absence(world, options, 0.6, 0.1).empty());
+      EXPECT_GT(asked, 1);
+    }
+    const int last = asked;
+    EXPECT_TRUE(Absence(world, options, 0.4, 0.1).empty());
+    EXPECT_EQ(asked, last) << "asked after its end";
   });
 }
 

@@ -1,7 +1,8 @@
 // lost_rank_run CONFIG KIND RANK PHASE STEP [key=value]...: `mneme train CONFIG`, but one rank is
-// killed, stopped or fails (KIND: kill, stop, fatal, cuda; found: by a library while the rank does
-// something else) in the midst of a step or of saving it (PHASE: training, saving);
+// killed, stopped or fails (KIND: kill, stop, fatal, cuda; found: by a library while the rank
+// waits) in the midst of a step or of saving it (PHASE: training, saving);
 // lost_rank_test.sh looks at what comes of it.
+#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -53,8 +54,12 @@ class StrayWrite {
   Tensor ids_, row_, table_;
 };
 
-// What a library would have found by itself.
+// What a library would have found by itself, while the rank's own thread waits for ever.
 std::atomic<bool> found{false};
+pthread_t own_thread;
+void WaitForEver(int) {
+  while (true) pause();
+}
 
 // Waits for the moment, says when it came, and does it.
 void Disturb(World& world, const std::string& kind, const std::string& phase, int64_t step) {
@@ -71,7 +76,10 @@ void Disturb(World& world, const std::string& kind, const std::string& phase, in
   if (kind == "kill") kill(getpid(), SIGKILL);
   if (kind == "stop") kill(getpid(), SIGSTOP);
   if (kind == "fatal") Fatal("a_driver.cc", 1, "forced error");
-  if (kind == "found") found = true;
+  if (kind == "found") {
+    pthread_kill(own_thread, SIGURG);
+    found = true;
+  }
   if (kind == "cuda") (*stray)();
 }
 
@@ -89,6 +97,8 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", std::string(config.status().message()).c_str());
     return 2;
   }
+  own_thread = pthread_self();
+  signal(SIGURG, WaitForEver);
   const FaultCheck check([] {
     if (found) Fatal("a_library.cc", 1, "found by itself");
   });

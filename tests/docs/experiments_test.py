@@ -44,7 +44,7 @@ class Place:
         for name in re.findall(r"corpora/small/(\w+)", (root / "configs/runs/sweep_small.yaml").read_text()):
             if not (made / name).exists():
                 (made / name).symlink_to(made / "held_out")
-        for name in re.findall(r"corpora/large/(\w+)", (root / "configs/sweeps/one_pass_h200.yaml").read_text()):
+        for name in re.findall(r"corpora/large/(\w+)", (root / "configs/runs/sweep_once.yaml").read_text()):
             if not (made / name).exists():
                 (made / name).symlink_to(made / "held_out")
         (folder / "corpora/large").symlink_to(made)
@@ -160,7 +160,7 @@ def main():
         check("one GPU of this test" in small and "loss_vs_rho.svg" in small and "`held_out_K`" in small, f"machine, figure, sets: {small}")
         slope = float(re.search(r"tenfold of rows \| (-[\d.]+)", section(page, "memory"))[1])
         check(abs(slope - SLOPE) < 0.002, f"the planted slope is not told: {slope}")
-        check("| `single_fusion` | 2 | +0.00" in section(page, "ablations") and "Least loss: block 2" in section(page, "placement"),
+        check("| `single_fusion` | 4 | +0.00" in section(page, "ablations") and "Least loss: block 2" in section(page, "placement"),
               "ablations and placement")
         check("| 0.003 |" in section(page, "rates") and re.search(r"\*\*rho 0\.(6[5-9]|7[0-5])", section(page, "rates")), "rates")
         check(re.search(r"\| 0\.006 \| 2\.8\d+ \| .*\+0\.00", section(page, "high_rate")), f"faster: {section(page, 'high_rate')}")

@@ -31,8 +31,8 @@ TEST(SweepPresets, MakeTheirGrids) {
                                                                {"memory_once_h200", 12},
                                                                {"high_rate_h200", 16},
                                                                {"table_rate_h200", 6},
-                                                               {"ablations_h200", 12},
-                                                               {"placement_h200", 12},
+                                                               {"ablations_h200", 24},
+                                                               {"placement_h200", 24},
                                                                {"paper_2e20", 10},
                                                                {"paper_6e20", 10}};
   for (const auto& [name, cells] : presets) {

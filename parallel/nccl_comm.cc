@@ -62,8 +62,13 @@ class NcclComm : public Comm {
     CheckCuda(cudaSetDevice(device.index), Collective::kSplit);
     const ncclUniqueId id = ShareId();
     CheckCall(ncclCommInitRank(&comm_, size(), id, rank()), Collective::kSplit);
-    // The host may wait for a call that an error of another GPU or a cable will never end.
-    found_since_.emplace([this] { CheckSince(std::nullopt); });
+    // The host may wait for a call that an error of its GPU or a cable will never end. That another
+    // process is gone is told by who lost it.
+    found_since_.emplace([this] {
+      ncclResult_t since = ncclSuccess;
+      CheckCall(ncclCommGetAsyncError(comm_, &since), std::nullopt);
+      if (since != ncclInProgress && since != ncclRemoteError) CheckCall(since, std::nullopt);
+    });
   }
   ~NcclComm() override {
     found_since_.reset();
@@ -276,10 +281,6 @@ class NcclComm : public Comm {
   // Of what was launched now, and of earlier calls that went wrong since.
   void CheckQueued(ncclResult_t result, Collective collective) const {
     CheckCall(result, collective);
-    CheckSince(collective);
-  }
-  // Any thread.
-  void CheckSince(std::optional<Collective> collective) const {
     ncclResult_t since = ncclSuccess;
     CheckCall(ncclCommGetAsyncError(comm_, &since), collective);
     CheckCall(since, collective);

@@ -138,13 +138,13 @@ class ThreadWatchdog : public Watchdog {
     Clock::time_point before = Clock::now();
     while (!Stopping()) {
       const std::vector<int> gone = neighbours_.Wait(Tick());
-      FaultCheck::RunAll();
       ++board_->slots()[static_cast<size_t>(rank_)].fields[kBeats];
       const Clock::time_point now = Clock::now();
       const Watch::Verdict verdict = watch_.Look(Seconds(now - before).count(), gone);
       before = now;
       acts_ = IsCourier();
       if (verdict != Watch::Verdict::kFine) return End(verdict);
+      FaultCheck::RunAll();  // after it: who is lost has the first word
     }
   }
 

@@ -21,11 +21,11 @@ struct WatchdogOptions {
   std::function<void(const std::string& line)> on_end;
 };
 
-// A thread beside the rank's own. It beats, watches the pulses of all ranks (watch.h), and wakes at
-// once when a process of its host ends. It asks nothing of MPI but to end the job, so it works
-// while the rank waits in MPI or for a GPU. One rank of all speaks. What then ends the others is
-// the launcher (MPI_Abort: SIGKILL in the end, which a stopped process obeys); this process ends
-// itself after kLeaveSeconds whatever the launcher does.
+// A thread beside the rank's own. It beats, watches the pulses of all ranks (watch.h), has what
+// libraries found asked (fault_check.h), and wakes at once when a process of its host ends. It asks
+// nothing of MPI but to end the job, so it works while the rank waits in MPI or for a GPU. One rank
+// of all speaks. What then ends the others is the launcher (MPI_Abort: SIGKILL in the end, which a
+// stopped process obeys); this process ends itself after kLeaveSeconds whatever the launcher does.
 class Watchdog {
  public:
   static constexpr double kLeaveSeconds = 10.0;

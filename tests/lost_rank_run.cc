@@ -66,7 +66,10 @@ void Disturb(World& world, const std::string& kind, const std::string& phase, in
   std::optional<StrayWrite> stray;
   if (kind == "cuda") stray.emplace(world.rank());
   const auto wanted = static_cast<int64_t>(phase == "saving" ? Phase::kSaving : Phase::kTraining);
-  for (PulseNote note{}; note[kPhase] != wanted || note[kStep] != step;) {
+  // Frozen where it waits, the rank's own thread holds no lock that the words of the end need.
+  const bool waiting = kind == "found";
+  for (PulseNote note{};
+       note[kPhase] != wanted || note[kStep] != step || (waiting && note[kWaits] == 0);) {
     std::this_thread::yield();
     note = world.pulse().note();
   }

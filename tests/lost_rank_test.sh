@@ -34,7 +34,9 @@ if [[ $which == all ]]; then
   for rank in $(seq 0 $((ranks - 1))); do
     chain=
     for kind in kill stop $failure found; do
-      for phase in training saving; do chain+="$kind $rank $phase;"; done
+      for phase in training saving; do
+        [[ $kind == found && $phase == saving ]] || chain+="$kind $rank $phase;"  # a save may have no wait
+      done
     done
     chains+=("$chain")
   done

@@ -50,7 +50,10 @@ def rules():
 
 def extract(package, archive, target, code):
     """Writes the package's texts, a JSON string a line below a line that says what they were made from."""
-    key = hashlib.sha256(json.dumps([package.group, package.sha256, package.reader, package.paths, code]).encode()).hexdigest()
+    made_from = [package.group, package.sha256, package.reader, package.paths, code]
+    if package.reader == "pdf":
+        made_from += [installed(name) for name in PDF_TOOLS]
+    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     if target.exists():
         with open(target, encoding="utf-8") as f:
             if f.readline().strip() == key:

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -52,11 +53,14 @@ int LocalSize() {
 }
 
 absl::StatusOr<int> OpenToAppend(const std::string& path) {
-  // What is no file (a pipe that nobody reads) is an error at once and not waited for.
+  // A pipe in its place is an error, and no reader is waited for.
   const int descriptor =
       open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0644);
   if (descriptor < 0) return FileError(path, "open", errno);
-  return descriptor;
+  struct stat kind = {};
+  if (fstat(descriptor, &kind) == 0 && S_ISREG(kind.st_mode)) return descriptor;
+  close(descriptor);
+  return absl::FailedPreconditionError(path + ": is no file; move it away");
 }
 
 // In a child, between fork and exec: system calls only.

@@ -339,6 +339,20 @@ class Whole(Place):
         self.assertLess(len(path.read_bytes()), len(before) / 5)
 
 
+    def test_other_tools_read_pdfs_again(self):
+        package = self.package("papers", {"usr/a.pdf": "%PDF"}, group="P", reader="pdf")
+        prose = self.folder / "prose"
+        prose.write_text(" ".join(f"{words(12, i)}." for i in range(30)) + "\n")
+        for name, script in (("pdftotext", f'echo read >>{self.folder}/reads\ncat {prose}\n'),
+                             ("dpkg-query", f'echo "installed $(cat {self.folder}/version)"\n')):
+            (self.folder / "programs" / name).write_text("#!/bin/sh\n" + script)
+            (self.folder / "programs" / name).chmod(0o755)
+        for version, reads in (("1", 1), ("1", 1), ("2", 2)):
+            (self.folder / "version").write_text(version)
+            corpus.extract(package, next(self.registry.glob("papers*")), self.folder / "papers.jsonl", "rules")
+            self.assertEqual(len((self.folder / "reads").read_text().splitlines()), reads)
+
+
 class OwnText(Place):
     def write(self, name, text):
         path = self.folder / name

@@ -272,7 +272,7 @@ def one_pass(sweep, small):
         rows = [[short(asked), *(nats(found.get(round(asked, 2)), True) for found in gains),
                  *(nats(by_heart(found[asked].values()) if asked in found else None) for found in cells)] for asked in cells[0]]
         passes = [f"{s.cells[0]['epochs']:.2f} passes" for s in (sweep, small)]
-        out.append("Held-out loss less that of training, its last twentieth, says what was learned of that text alone.\n")
+        out.append("Held-out loss less training loss, the mean of its last 5 % of steps, shows how much was learned of the training text alone.\n")
         out.append(table(["rho", f"gain in {passes[0]}", f"gain in {passes[1]}, as above",
                           *(f"held out less training, {p}" for p in passes)], rows))
     return out + [sets_table(sweep)]

@@ -1,5 +1,6 @@
 #include "engine/sweep/cell_process.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -48,6 +49,9 @@ TEST_F(CellProcesses, TellsHowItEndedAndKeepsItsWords) {
   EXPECT_FALSE(CellProcess::Start("true", Path("log"), "/no/such/folder/log").ok());
   ASSERT_EQ(mkfifo(Path("pipe").c_str(), 0600), 0);
   EXPECT_FALSE(CellProcess::Start("true", Path("log"), Path("pipe")).ok());
+  const int reader = open(Path("pipe").c_str(), O_RDONLY | O_NONBLOCK);
+  EXPECT_FALSE(CellProcess::Start("true", Path("log"), Path("pipe")).ok());
+  close(reader);
 }
 
 TEST_F(CellProcesses, KeepsItsResultsApartFromItsLog) {

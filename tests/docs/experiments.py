@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 
-SWEEPS = ("small_h200", "medium_h200", "one_pass_h200", "learning_rate_h200", "high_rate_h200", "table_rate_h200",
+SWEEPS = ("small_h200", "medium_h200", "one_pass_h200", "short_h200", "learning_rate_h200", "high_rate_h200", "table_rate_h200",
           "memory_scaling_h200", "memory_once_h200", "ablations_h200", "placement_h200")
 # arXiv 2601.07372, read off the plots of figures 3 and 5 to about 0.0005 nats; lines through them are our own fits.
 PAPER_SLOPE, PAPER_EXPONENT = -0.0284, 0.0070
@@ -436,6 +436,7 @@ def sections(root, program):
         raise Fault(f"{folder}: bundles that the page does not tell of: {words(strangers)}")
     return {"overview": overview(sweeps), "scale": scale(sweeps), "small": [*curve(sweeps["small_h200"]), paper_curve()],
             "medium": curve(sweeps["medium_h200"]), "one_pass": one_pass(sweeps["one_pass_h200"], sweeps["small_h200"]),
+            "short": curve(sweeps["short_h200"]),
             "rates": rates(sweeps["learning_rate_h200"]), "high_rate": rates(sweeps["high_rate_h200"]),
             "table_rate": table_rate(sweeps["table_rate_h200"]), "memory": memory(sweeps["memory_scaling_h200"]),
             "memory_once": memory(sweeps["memory_once_h200"]),

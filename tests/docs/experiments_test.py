@@ -147,7 +147,7 @@ def main():
         place.pack("small_h200", keep=lambda cell: cell["seed"] < 2 or cell["axes"]["rho"] == "1.0")
         check("| not run |" in section(place.write(), "small"), "a hole in the table is not told")
 
-        for name in ("small_h200", "medium_h200", "one_pass_h200", "learning_rate_h200", "high_rate_h200", "table_rate_h200",
+        for name in ("small_h200", "medium_h200", "one_pass_h200", "short_h200", "learning_rate_h200", "high_rate_h200", "table_rate_h200",
                      "memory_scaling_h200", "memory_once_h200", "ablations_h200", "placement_h200"):
             place.pack(name)
         (place.bundles / "machines.json").write_text(json.dumps(

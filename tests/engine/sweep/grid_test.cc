@@ -26,6 +26,7 @@ TEST(SweepPresets, MakeTheirGrids) {
                                                                {"small_h200", 21},
                                                                {"medium_h200", 10},
                                                                {"one_pass_h200", 4},
+                                                               {"short_h200", 4},
                                                                {"learning_rate_h200", 12},
                                                                {"memory_scaling_h200", 12},
                                                                {"memory_once_h200", 12},

@@ -70,8 +70,10 @@ int Run(int argc, char** argv) {
   MendMatrixLibrary(argv);
   const Arguments arguments = ParseArguments(argc, argv);
   if (arguments.verb.empty()) {
-    std::FILE* out = arguments.exit_code == 0 ? stdout : stderr;
-    if (IsFirstOfLaunch()) std::fprintf(out, "%s\n", arguments.answer.c_str());
+    // The first rank answers. Another that ended with its code might have the launcher kill the
+    // first before it has spoken.
+    if (!IsFirstOfLaunch()) return 0;
+    std::fprintf(arguments.exit_code == 0 ? stdout : stderr, "%s\n", arguments.answer.c_str());
     return arguments.exit_code;
   }
   if (!NeedsWorld(arguments.verb)) return End(RunAlone(arguments), true);

@@ -48,6 +48,16 @@ def rules():
     return hashlib.sha256(b"".join((HERE / name).read_bytes() for name in ("documents.py", "readers.py"))).hexdigest()
 
 
+# pdftotext, and the tables without which it leaves Chinese out of some files.
+PDF_TOOLS = ("poppler-utils", "poppler-data")
+
+
+def installed(name):
+    """Version of a Debian package, or none."""
+    state, _, version = pk.run("dpkg-query", "-W", "-f=${db:Status-Status} ${Version}", name).stdout.partition(" ")
+    return version if state == "installed" else "none"
+
+
 def extract(package, archive, target, code):
     """Writes the package's texts, a JSON string a line below a line that says what they were made from."""
     made_from = [package.group, package.sha256, package.reader, package.paths, code]
@@ -302,16 +312,6 @@ def check_output(output):
     if foreign:
         raise RecipeError(f"{output}: holds something else already: {', '.join(sorted(foreign)[:4])}; nothing was changed. Name "
                           "another folder, or move that elsewhere")
-
-
-# pdftotext, and the tables without which it leaves Chinese out of some files.
-PDF_TOOLS = ("poppler-utils", "poppler-data")
-
-
-def installed(name):
-    """Version of a Debian package, or none."""
-    state, _, version = pk.run("dpkg-query", "-W", "-f=${db:Status-Status} ${Version}", name).stdout.partition(" ")
-    return version if state == "installed" else "none"
 
 
 def tool_versions(own):

@@ -12,7 +12,7 @@ struct ParallelConfig {
   int64_t expert = 1;
   int64_t memory = 1;
   double expert_room = 1.5;
-  std::string transport = "nccl";
+  std::string transport = "peer";
   bool overlap = true;
   bool share_device = false;
 
@@ -28,11 +28,10 @@ struct ParallelConfig {
       "multiple of an equal share (at least 1); more are computed in pieces, and once more on the "
       "way back");
     v("transport", transport,
-      "how tokens and rows of tables get from GPU to GPU: nccl; peer: each GPU writes them "
-      "straight "
-      "into the memory of the others, where the ranks of an axis are on one host, and NCCL where "
-      "not; the same numbers",
-      {"nccl", "peer"});
+      "how tokens and rows of tables get from GPU to GPU. peer: each GPU writes them straight into "
+      "the memory of the others, where the ranks of an axis are on one host, and over NCCL where "
+      "not; nccl: over NCCL everywhere; the same numbers",
+      {"peer", "nccl"});
     v("overlap", overlap,
       "exchange with other ranks while this one computes; false waits for each exchange where it "
       "starts: the same numbers, for comparison");

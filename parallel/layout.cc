@@ -81,8 +81,9 @@ absl::StatusOr<Layout> MakeLayout(const ParallelConfig& config, int world) {
   const auto degree = [world](int64_t wanted) {
     return wanted == 0 ? world : static_cast<int>(wanted);
   };
-  return Layout{world, degree(config.expert), degree(config.memory), config.expert_room,
-                config.transport == "peer"};
+  Layout layout{world, degree(config.expert), degree(config.memory), config.expert_room};
+  layout.peer = config.transport == "peer" && (layout.expert > 1 || layout.memory > 1);
+  return layout;
 }
 
 absl::StatusOr<BatchPlan> PlanBatch(int64_t sequences, int64_t micro_wanted, int world) {

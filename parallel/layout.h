@@ -37,7 +37,7 @@ struct Layout {
   int memory = 1;  // size of the memory axis
   // Pairs of (token, expert) that a rank computes at once, as a multiple of an equal share.
   double expert_room = ParallelConfig().expert_room;
-  // GPUs of one host write into each other's memory (peer_comm.h).
+  // GPUs of one host write into each other's memory (peer_comm.h). False where no axis exchanges.
   bool peer = false;
 
   // Neighbouring ranks share a replica.

@@ -244,10 +244,10 @@ TEST_F(GpuParity, TransportChangesNoBit) {
       const std::string name = std::to_string(axis) + recompute;
       const std::vector<std::string> keys = {"train.precision=bf16", Axis(axis), MemoryAxis(axis),
                                              std::string("train.recompute=[") + recompute + "]"};
-      std::vector<std::string> straight = keys;
-      straight.push_back("parallel.transport=peer");
-      const auto carried = Together("carried_" + name, keys);
-      EXPECT_EQ(Together("straight_" + name, straight), carried) << name;
+      std::vector<std::string> over_nccl = keys;
+      over_nccl.push_back("parallel.transport=nccl");
+      const auto carried = Together("carried_" + name, over_nccl);
+      EXPECT_EQ(Together("straight_" + name, keys), carried) << name;
       EXPECT_EQ(State("straight_" + name), State("carried_" + name)) << name;
     }
   }

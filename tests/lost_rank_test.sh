@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# lost_rank_test.sh MNEME LOST_RANK_RUN [some|all] [cpu|gpu] [RANKS] [nccl|peer]: ranks (4) under mpirun; one of them is killed (-9),
+# lost_rank_test.sh MNEME LOST_RANK_RUN [some|all] [cpu|gpu] [RANKS] [peer|nccl]: ranks (4) under mpirun; one of them is killed (-9),
 # stopped (SIGSTOP) or fails (on a GPU by an address that is none; by what a library finds), in training or in saving. The job ends within
 # train.collective_timeout and some, with one line that names the rank, the host, the collective, its axis and the step,
 # and the documented exit code; nothing is left running, and on GPUs no memory taken; the same command goes on, and in the
 # end the run has the bits of one that nothing disturbed. `all`: each rank in turn in every way; on GPUs one run a rank,
 # side by side. Without a GPU, or with fewer than ranks, `gpu` ends with 77, or ranks share.
 set -euo pipefail
-program=$(readlink -f "$1"); runner=$(readlink -f "$2"); which=${3:-some}; device=${4:-cpu}; ranks=${5:-4}; transport=${6:-nccl}
+program=$(readlink -f "$1"); runner=$(readlink -f "$2"); which=${3:-some}; device=${4:-cpu}; ranks=${5:-4}; transport=${6:-peer}
 . "$(dirname "$(readlink -f "$0")")/reap.sh"
 export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 \
   OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
@@ -26,7 +26,7 @@ work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 # Short, and only where a rank is lost: on a busy machine a healthy one may wait as long for its turn.
-timeout=4
+timeout=4; [[ $device == cpu ]] || timeout=8  # NCCL connects 16 ranks, side by side, in seconds
 failure=fatal; [[ $device == cpu ]] || failure=cuda
 # chains: runs that go on from fault to fault, all of as many.
 chains=()

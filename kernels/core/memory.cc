@@ -10,7 +10,10 @@
 namespace mneme {
 namespace {
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kSmall = int64_t{64} << 10;  // up to there blocks are kept by size
+constexpr int64_t kSmall = int64_t{64} << 10;  // up to there blocks come from slabs (GPU), not from
+                                               // the stretch
+constexpr int64_t kSlab = int64_t{2} << 20;
+constexpr int64_t kSlabAlignment = 256;
 constexpr int64_t kReservedAlignment = 512;
 constexpr int64_t kMostWasted = int64_t{32} << 20;  // of a block
 
@@ -33,6 +36,7 @@ Allocator::~Allocator() {
   for (auto& [size, blocks] : free_) {
     for (void* block : blocks) driver_.release(block);
   }
+  for (const Slab& slab : slabs_) driver_.release(slab.begin);
   if (stretch_ != nullptr) driver_.release(stretch_);
 }
 
@@ -105,8 +109,55 @@ bool Allocator::GiveReserved(void* block, int64_t bytes, MemoryTag tag) {
   return true;
 }
 
+void* Allocator::TakeFromSlabs(int64_t bytes, MemoryTag tag) {
+  const int64_t size = RoundUp(std::max<int64_t>(bytes, 1), kSlabAlignment);
+  for (Slab& slab : slabs_) {
+    const int64_t place = slab.ranges.Take(size);
+    if (place < 0) continue;
+    AccountLocked(size, tag);
+    return slab.begin + place;
+  }
+  return nullptr;
+}
+
+void Allocator::GiveToSlabs(void* block, int64_t bytes, MemoryTag tag) {
+  const int64_t size = RoundUp(std::max<int64_t>(bytes, 1), kSlabAlignment);
+  const auto* at = static_cast<const char*>(block);
+  const auto slab = std::find_if(slabs_.begin(), slabs_.end(), [at](const Slab& s) {
+    return at >= s.begin && at < s.begin + kSlab;
+  });
+  CHECK(slab != slabs_.end());
+  slab->ranges.Give(at - slab->begin, size);
+  AccountLocked(-size, tag);
+}
+
+void* Allocator::AllocateSmall(int64_t bytes, MemoryTag tag) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    void* block = TakeFromSlabs(bytes, tag);
+    if (block != nullptr) return block;
+  }
+  auto* begin = static_cast<char*>(driver_.allocate(device_.index, kSlab));
+  if (begin == nullptr) OutOfMemory(kSlab, tag);
+  std::lock_guard<std::mutex> lock(mutex_);
+  ++driver_allocations_;
+  driver_bytes_ += kSlab;
+  slabs_.push_back({begin, Ranges(kSlab)});
+  return TakeFromSlabs(bytes, tag);
+}
+
+void Allocator::OutOfMemory(int64_t bytes, MemoryTag tag) const {
+  Fatal(__FILE__, __LINE__,
+        "out of memory on " + device_.Name() + ": " + std::to_string(bytes) + " bytes for " +
+            Name(tag) +
+            "; lower train.micro_batch, name parts in train.recompute, or raise parallel.expert "
+            "or parallel.memory\n" +
+            Report());
+}
+
 void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
   CHECK_GE(bytes, 0);
+  if (HasSlabs() && bytes <= kSmall) return AllocateSmall(bytes, tag);
   const int64_t size = BlockSize(bytes);
   void* block = nullptr;
   {
@@ -126,14 +177,7 @@ void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
     driver_bytes_ += size;
   }
   block = driver_.allocate(device_.index, size);
-  if (block == nullptr) {
-    Fatal(__FILE__, __LINE__,
-          "out of memory on " + device_.Name() + ": " + std::to_string(size) + " bytes for " +
-              Name(tag) +
-              "; lower train.micro_batch, name parts in train.recompute, or raise parallel.expert "
-              "or parallel.memory\n" +
-              Report());
-  }
+  if (block == nullptr) OutOfMemory(size, tag);
   return block;
 }
 
@@ -171,6 +215,7 @@ void Allocator::JoinSide(int64_t number) {
 
 void Allocator::GiveBackLocked(const Freed& freed) {
   const auto [block, bytes, tag, job] = freed;
+  if (HasSlabs() && bytes <= kSmall) return GiveToSlabs(block, bytes, tag);
   if (ranges_ != nullptr && bytes > kSmall && GiveReserved(block, bytes, tag)) return;
   const int64_t size = BlockSize(bytes);
   AccountLocked(-size, tag);

@@ -39,7 +39,9 @@ struct MemoryUse {
 // A pool of blocks of one device. Freed blocks are kept by size and handed out again, so that after
 // the second step no request reaches the driver; the same sequence of requests gets the same
 // addresses. What comes and goes on a GPU in large blocks of many sizes is better taken from one
-// stretch (Reserve), where freed neighbours join. Blocks are 64-byte aligned (256 on a GPU). On a
+// stretch (Reserve), where freed neighbours join. There small blocks (64 KiB and less) share slabs
+// of 2 MiB: their sizes may differ from step to step, as lists of rows that are new do, and each of
+// a new size would be the driver's. Blocks are 64-byte aligned (256 on a GPU). On a
 // GPU a freed block may be handed out while queued work uses it: users of a pool share a stream,
 // and what its side uses rests until it is joined (kernels/core/side.h). Thread-safe (a tensor may
 // die on another thread). Out of memory prints Report() and exits 1.
@@ -91,7 +93,19 @@ class Allocator {
     int64_t job;  // of the side, that is joined before; 0: none
   };
 
+  struct Slab {
+    char* begin;
+    Ranges ranges;
+  };
+
   static int64_t BlockSize(int64_t bytes);
+  // Not on CPUs, where tools that look for access out of bounds see blocks of malloc.
+  bool HasSlabs() const { return !device_.is_cpu(); }
+  // Null where no slab has room. Under the lock, as is the next.
+  void* TakeFromSlabs(int64_t bytes, MemoryTag tag);
+  void GiveToSlabs(void* block, int64_t bytes, MemoryTag tag);
+  void* AllocateSmall(int64_t bytes, MemoryTag tag);
+  [[noreturn]] void OutOfMemory(int64_t bytes, MemoryTag tag) const;
   void* TakeReserved(int64_t bytes, MemoryTag tag);
   bool GiveReserved(void* block, int64_t bytes, MemoryTag tag);
   void GiveBackLocked(const Freed& freed);
@@ -103,8 +117,9 @@ class Allocator {
   const Driver& driver_;
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> free_;  // by BlockSize
-  std::unique_ptr<Ranges> ranges_;              // of the stretch
-  char* stretch_ = nullptr;                     // null on a device that holds nothing:
+  std::vector<Slab> slabs_;
+  std::unique_ptr<Ranges> ranges_;  // of the stretch
+  char* stretch_ = nullptr;         // null on a device that holds nothing:
   int64_t stretch_bytes_ = 0;
   std::unordered_map<void*, int64_t> places_;  // there, where a block would lie in it
   std::vector<Freed> resting_;

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace mneme::test {
 namespace {
@@ -93,6 +95,50 @@ TEST(AllocatorTest, BlocksRestUntilTheSideIsJoined) {
   for (void* block : {of_side, of_stream, third, fourth}) give(block, false);
   EXPECT_EQ(allocator.use(kTag).live, 0);
   EXPECT_EQ(allocator.driver_allocations(), 4);
+}
+
+// Of a GPU: small blocks of sizes that were never asked for before cost no call of the driver.
+TEST(AllocatorTest, SmallBlocksOfAGpuShareSlabs) {
+  Device device{Device::Kind::kGpu, 0};
+  device.dry = true;
+  Allocator allocator(device);
+  constexpr int64_t kMost = 64 << 10;
+  constexpr MemoryTag kTag = MemoryTag::kTables;
+  struct Block {
+    char* begin;
+    int64_t bytes;
+  };
+  std::vector<Block> live;
+  const auto take = [&](int64_t bytes) {
+    live.push_back({static_cast<char*>(allocator.Allocate(bytes, kTag)), bytes});
+  };
+  for (int64_t bytes = kMost; bytes > 0; bytes -= 997) {
+    take(bytes);
+    take(kMost - bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(live.back().begin) % 256, 0u);
+    if (live.size() < 8) continue;
+    // An old one, so that holes come to be.
+    allocator.Free(live[2].begin, live[2].bytes, kTag);
+    live.erase(live.begin() + 2);
+    allocator.Free(live.front().begin, live.front().bytes, kTag);
+    live.erase(live.begin());
+  }
+  EXPECT_EQ(allocator.driver_allocations(), 1);
+  EXPECT_EQ(allocator.taken(), 2 << 20);
+  std::sort(live.begin(), live.end(),
+            [](const Block& a, const Block& b) { return a.begin < b.begin; });
+  for (size_t i = 1; i < live.size(); ++i)
+    EXPECT_LE(live[i - 1].begin + live[i - 1].bytes, live[i].begin);
+  // As many as no slab holds.
+  while (live.size() < 64) take(kMost);
+  EXPECT_EQ(allocator.driver_allocations(), 2);
+  for (const Block& block : live) allocator.Free(block.begin, block.bytes, kTag);
+  EXPECT_EQ(allocator.total().live, 0);
+  // Neighbours that are free again are one: all that a slab holds.
+  live.clear();
+  while (live.size() < 64) take(kMost);
+  EXPECT_EQ(allocator.driver_allocations(), 2);
+  for (const Block& block : live) allocator.Free(block.begin, block.bytes, kTag);
 }
 
 TEST(AllocatorTest, NothingIsLegal) {

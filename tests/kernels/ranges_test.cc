@@ -82,7 +82,8 @@ TEST(RangesTest, AStretchIsAsLongAsRehearsed) {
     const RandomKey key = MakeKey(2, "stretch");
     for (uint64_t i = 0; i < 600; ++i) {
       if (live.empty() || RandomUniform(key, 2 * i) < 0.6) {
-        const auto bytes = static_cast<int64_t>(RandomUniform(key, 2 * i + 1) * (1 << 18));
+        const auto bytes =
+            (1 << 17) + static_cast<int64_t>(RandomUniform(key, 2 * i + 1) * (1 << 18));
         live.emplace_back(pool.Allocate(bytes, MemoryTag::kActivations), bytes);
       } else {
         pool.Free(live.back().first, live.back().second, MemoryTag::kActivations);

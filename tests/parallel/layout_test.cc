@@ -86,14 +86,15 @@ TEST(Layout, ZeroMeansAllRanks) {
   config.expert = 0;
   config.memory = 0;
   config.expert_room = 1.25;
-  config.transport = "peer";
   const absl::StatusOr<Layout> layout = MakeLayout(config, 6);
   ASSERT_TRUE(layout.ok());
   EXPECT_EQ(layout->expert, 6);
   EXPECT_EQ(layout->memory, 6);
   EXPECT_EQ(layout->expert_room, 1.25);
   EXPECT_TRUE(layout->peer);
-  EXPECT_FALSE(MakeLayout({}, 6)->peer);
+  config.transport = "nccl";
+  EXPECT_FALSE(MakeLayout(config, 6)->peer);
+  EXPECT_FALSE(MakeLayout({}, 6)->peer) << "no axis exchanges";
 }
 
 TEST(Layout, RefusesAxesThatDoNotDivideTheWorld) {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "configs/run.h"
-#include "engine/footprint.h"
+#include "engine/forecast/footprint.h"
 #include "engine/run_folder.h"
 #include "engine/stage.h"
 #include "models/count.h"

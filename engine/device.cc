@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/footprint.h"
+#include "engine/forecast/footprint.h"
 #include "kernels/core/check.h"
 #include "kernels/core/driver.h"
 #include "kernels/limits.h"

@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "configs/run.h"
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/machine.h"
 #include "parallel/world.h"
 

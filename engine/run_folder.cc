@@ -14,7 +14,7 @@
 
 #include "configs/load.h"
 #include "data/files.h"
-#include "engine/result.h"
+#include "engine/report/result.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "data/files.h"
-#include "engine/footprint.h"
+#include "engine/forecast/footprint.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"
 

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "configs/run.h"
 #include "data/loader.h"
-#include "engine/evaluate.h"
+#include "engine/evaluation/evaluate.h"
 #include "parallel/layout.h"
 #include "parallel/world.h"
 

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "configs/run.h"
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/optimizer.h"
-#include "engine/report.h"
+#include "engine/report/report.h"
 #include "engine/stage.h"
 #include "kernels/core/graph.h"
 #include "kernels/core/part_clock.h"

@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "configs/run.h"
 #include "engine/device_room.h"
-#include "engine/report.h"
+#include "engine/report/report.h"
 #include "parallel/world.h"
 
 namespace mneme {

@@ -1,5 +1,5 @@
 // mneme analyze CHECKPOINT [--data CORPUS]
-#include "engine/analyze.h"
+#include "engine/evaluation/analyze.h"
 
 #include <unistd.h>
 

@@ -8,10 +8,10 @@
 
 #include "configs/device_rates.h"
 #include "data/prepare.h"
-#include "engine/analyze.h"
 #include "engine/convert/convert.h"
 #include "engine/convert/inspect.h"
-#include "engine/generate.h"
+#include "engine/evaluation/analyze.h"
+#include "engine/evaluation/generate.h"
 #include "engine/sweep/fit.h"
 
 namespace mneme {

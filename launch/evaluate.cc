@@ -1,5 +1,5 @@
 // mneme evaluate CHECKPOINT [--data CORPUS...]
-#include "engine/evaluate.h"
+#include "engine/evaluation/evaluate.h"
 
 #include <cstdio>
 #include <filesystem>

@@ -1,12 +1,12 @@
 // mneme generate CHECKPOINT --prompt TEXT
-#include "engine/generate.h"
+#include "engine/evaluation/generate.h"
 
 #include <unistd.h>
 
 #include <cstdio>
 
 #include "configs/json_text.h"
-#include "engine/analyze.h"
+#include "engine/evaluation/analyze.h"
 #include "kernels/core/check.h"
 #include "launch/model.h"
 #include "launch/verbs.h"

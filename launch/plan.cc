@@ -2,7 +2,7 @@
 #include <cstdio>
 
 #include "configs/load.h"
-#include "engine/forecast.h"
+#include "engine/forecast/forecast.h"
 #include "kernels/core/check.h"
 #include "launch/plan_text.h"
 #include "launch/verbs.h"

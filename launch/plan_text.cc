@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "configs/json_text.h"
-#include "engine/report.h"
+#include "engine/report/report.h"
 
 namespace mneme {
 namespace {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "configs/run.h"
-#include "engine/forecast.h"
+#include "engine/forecast/forecast.h"
 
 namespace mneme {
 

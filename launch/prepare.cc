@@ -6,7 +6,7 @@
 #include <cstdio>
 
 #include "configs/json_text.h"
-#include "engine/report.h"
+#include "engine/report/report.h"
 #include "kernels/core/check.h"
 #include "launch/verbs.h"
 

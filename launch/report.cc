@@ -1,5 +1,5 @@
 // mneme report RUN: the loss curve and the results.
-#include "engine/report.h"
+#include "engine/report/report.h"
 
 #include <cstdio>
 
@@ -7,8 +7,8 @@
 #include "configs/load.h"
 #include "data/files.h"
 #include "data/own_folder.h"
-#include "engine/plot.h"
-#include "engine/result.h"
+#include "engine/report/plot.h"
+#include "engine/report/result.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"
 #include "launch/verbs.h"

@@ -4,7 +4,7 @@
 #include <fstream>
 #include <numeric>
 
-#include "engine/evaluate.h"
+#include "engine/evaluation/evaluate.h"
 #include "engine/loaded_model.h"
 #include "kernels/core/random.h"
 #include "tests/engine/tiny_run.h"

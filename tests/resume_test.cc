@@ -6,7 +6,7 @@
 
 #include "configs/load.h"
 #include "data/files.h"
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {

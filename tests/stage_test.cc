@@ -5,7 +5,7 @@
 #include <cmath>
 #include <fstream>
 
-#include "engine/evaluate.h"
+#include "engine/evaluation/evaluate.h"
 #include "engine/loaded_model.h"
 #include "tests/engine/tiny_run.h"
 

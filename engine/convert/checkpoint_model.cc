@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "configs/load.h"
-#include "engine/checkpoint_source.h"
+#include "engine/checkpoint/source.h"
 #include "engine/convert/element.h"
 #include "engine/convert/model_source.h"
 #include "engine/convert/table_rows.h"

@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "configs/run.h"
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 
 namespace mneme {
 

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/evaluation/score.h"
 #include "engine/loaded_model.h"
-#include "engine/score.h"
 #include "kernels/core/check.h"
 #include "kernels/core/random.h"
 

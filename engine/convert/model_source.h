@@ -11,7 +11,7 @@
 #include "absl/types/span.h"
 #include "configs/run.h"
 #include "data/corpus.h"
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/convert/model_tensors.h"
 
 namespace mneme {

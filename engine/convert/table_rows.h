@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 #include "configs/run.h"
-#include "engine/checkpoint_source.h"
+#include "engine/checkpoint/source.h"
 #include "parallel/row_store.h"
 
 namespace mneme {

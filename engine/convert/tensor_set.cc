@@ -10,7 +10,7 @@
 #include "configs/load.h"
 #include "configs/text.h"
 #include "data/json_file.h"
-#include "engine/checkpoint_source.h"
+#include "engine/checkpoint/source.h"
 #include "engine/convert/convert.h"
 #include "engine/convert/table_rows.h"
 #include "engine/convert/weight_folder.h"

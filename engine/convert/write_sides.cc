@@ -6,7 +6,7 @@
 #include "configs/load.h"
 #include "data/files.h"
 #include "data/vocabulary_file.h"
-#include "engine/checkpoint_manifest.h"
+#include "engine/checkpoint/manifest.h"
 #include "engine/convert/convert_target.h"
 #include "engine/convert/exported_run.h"
 #include "engine/convert/foreign_sides.h"

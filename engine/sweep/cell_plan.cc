@@ -4,7 +4,7 @@
 
 #include "configs/device_rates.h"
 #include "configs/load.h"
-#include "engine/forecast.h"
+#include "engine/forecast/forecast.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

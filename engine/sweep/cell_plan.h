@@ -1,4 +1,5 @@
-// What each cell of a grid will take, before any is run: the plan of its run (engine/forecast.h).
+// What each cell of a grid will take, before any is run: the plan of its run
+// (engine/forecast/forecast.h).
 #pragma once
 
 #include <optional>

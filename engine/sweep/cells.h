@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/document_score.h"
+#include "engine/evaluation/document_score.h"
 
 namespace mneme {
 

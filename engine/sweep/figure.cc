@@ -6,7 +6,7 @@
 #include <cstdio>
 
 #include "configs/text.h"
-#include "engine/plot.h"
+#include "engine/report/plot.h"
 
 namespace mneme {
 namespace {

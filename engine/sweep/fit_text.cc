@@ -6,7 +6,7 @@
 
 #include "configs/json_text.h"
 #include "configs/text.h"
-#include "engine/plot.h"
+#include "engine/report/plot.h"
 #include "engine/sweep/fit.h"
 
 namespace mneme {

@@ -5,7 +5,7 @@
 
 #include "configs/json_text.h"
 #include "configs/text.h"
-#include "engine/report.h"
+#include "engine/report/report.h"
 #include "engine/sweep/cell_plan.h"
 
 namespace mneme {

@@ -6,7 +6,7 @@
 
 #include "configs/json_text.h"
 #include "configs/text.h"
-#include "engine/report.h"
+#include "engine/report/report.h"
 #include "engine/sweep/sweep_folder.h"
 
 namespace mneme {

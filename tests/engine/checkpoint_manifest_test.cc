@@ -1,5 +1,3 @@
-#include "engine/checkpoint_manifest.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,6 +6,7 @@
 #include "configs/json.h"
 #include "configs/json_text.h"
 #include "data/files.h"
+#include "engine/checkpoint/manifest.h"
 
 namespace mneme {
 namespace {

@@ -1,5 +1,5 @@
 // Checkpoints that are torn, left over, pruned, read elsewhere; saves that fail; signals and locks.
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -12,9 +12,9 @@
 
 #include "data/files.h"
 #include "data/hdf5_file.h"
-#include "engine/checkpoint_manifest.h"
-#include "engine/checkpoint_source.h"
-#include "engine/evaluate.h"
+#include "engine/checkpoint/manifest.h"
+#include "engine/checkpoint/source.h"
+#include "engine/evaluation/evaluate.h"
 #include "engine/loaded_model.h"
 #include "engine/run_folder.h"
 #include "engine/signals.h"

@@ -1,4 +1,4 @@
-#include "engine/footprint.h"
+#include "engine/forecast/footprint.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // What a plan says of runs that nobody can start here.
-#include "engine/forecast.h"
+#include "engine/forecast/forecast.h"
 
 #include <fstream>
 #include <sstream>

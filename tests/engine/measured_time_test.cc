@@ -1,4 +1,4 @@
-#include "engine/measured_time.h"
+#include "engine/report/measured_time.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "engine/memory_fit.h"
+#include "engine/forecast/memory_fit.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "engine/report.h"
+#include "engine/report/report.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -10,9 +10,9 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "engine/plot.h"
-#include "engine/result.h"
-#include "engine/tensorboard.h"
+#include "engine/report/plot.h"
+#include "engine/report/result.h"
+#include "engine/report/tensorboard.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {

@@ -1,5 +1,5 @@
 // Held-out scoring, generation and gate analysis on a small trained model.
-#include "engine/score.h"
+#include "engine/evaluation/score.h"
 
 #include <gtest/gtest.h>
 
@@ -8,9 +8,9 @@
 #include <memory>
 
 #include "data/tokenizer.h"
-#include "engine/analyze.h"
-#include "engine/evaluate.h"
-#include "engine/generate.h"
+#include "engine/evaluation/analyze.h"
+#include "engine/evaluation/evaluate.h"
+#include "engine/evaluation/generate.h"
 #include "engine/loaded_model.h"
 #include "tests/engine/tiny_run.h"
 

@@ -11,9 +11,9 @@
 #include <thread>
 
 #include "data/files.h"
-#include "engine/checkpoint.h"
+#include "engine/checkpoint/checkpoint.h"
 #include "engine/device_room.h"
-#include "engine/footprint.h"
+#include "engine/forecast/footprint.h"
 #include "engine/run_folder.h"
 #include "engine/signals.h"
 #include "kernels/core/check.h"

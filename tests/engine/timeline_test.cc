@@ -1,10 +1,10 @@
 // When what of a step happens: queues that run beside each other, and a host that waits.
-#include "engine/timeline.h"
+#include "engine/forecast/timeline.h"
 
 #include <gtest/gtest.h>
 
 #include "configs/load.h"
-#include "engine/step_time.h"
+#include "engine/forecast/step_time.h"
 #include "parallel/layout.h"
 
 namespace mneme {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "configs/run.h"
-#include "engine/report.h"
+#include "engine/report/report.h"
 #include "engine/trainer.h"
 #include "kernels/kernels.h"
 #include "parallel/world.h"

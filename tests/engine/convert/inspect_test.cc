@@ -10,8 +10,8 @@
 #include <map>
 
 #include "data/hdf5_file.h"
-#include "engine/checkpoint.h"
-#include "engine/checkpoint_manifest.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/manifest.h"
 #include "engine/convert/safetensors.h"
 #include "tests/engine/tiny_run.h"
 

@@ -10,7 +10,7 @@
 #include "configs/device_rates.h"
 #include "configs/load.h"
 #include "data/files.h"
-#include "engine/forecast.h"
+#include "engine/forecast/forecast.h"
 #include "engine/sweep/cell_key.h"
 #include "engine/sweep/cell_plan.h"
 #include "kernels/core/dry.h"

@@ -41,8 +41,8 @@ struct AdamConfig {
   }
 };
 
-// Learning rate over the updates of one stage, as a share of its peak (engine/learning_rate.h).
-// Lists are of equal length, decay_at rising.
+// Learning rate over the updates of one stage, as a share of its peak
+// (engine/update/learning_rate.h). Lists are of equal length, decay_at rising.
 struct ScheduleConfig {
   std::string shape = "step";
   int64_t warmup = 0;

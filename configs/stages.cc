@@ -37,6 +37,18 @@ std::string CompleteStage(const RunConfig& config, StageConfig& stage) {
   return "";
 }
 
+int64_t StageSteps(const StageConfig& stage) {
+  if (stage.steps > 0) return stage.steps;
+  const int64_t update = stage.batch_sequences * stage.sequence_length;
+  return update > 0 ? (stage.tokens + update - 1) / update : 0;
+}
+
+int64_t TotalSteps(const RunConfig& config) {
+  int64_t steps = 0;
+  for (const StageConfig& stage : config.stages) steps += StageSteps(stage);
+  return steps;
+}
+
 bool IsSingleDerivedStage(const RunConfig& config) {
   if (config.stages.size() != 1) return config.stages.empty();
   StageConfig derived = InheritedStage(config, nullptr);

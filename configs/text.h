@@ -16,6 +16,9 @@ std::optional<double> ParseNumber(const std::string& text);
 // The shortest text that reads back to the same double.
 std::string NumberText(double value);
 
+// "1.5 GiB".
+std::string FormatBytes(int64_t bytes);
+
 // Edits (insert, delete, replace, swap neighbours) between two words.
 int64_t EditDistance(const std::string& a, const std::string& b);
 // The candidate with the fewest edits; the first of equals. Empty where there are no candidates.

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "configs/load.h"
-#include "engine/device.h"
+#include "engine/machine/device.h"
 #include "engine/run_folder.h"
 #include "kernels/core/check.h"
 

@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "configs/run.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/machine.h"
+#include "engine/machine/machine.h"
 #include "parallel/world.h"
 
 namespace mneme {

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "configs/load.h"
+#include "configs/stages.h"
 #include "data/files.h"
 #include "engine/report/result.h"
 #include "kernels/core/check.h"
@@ -115,18 +116,6 @@ FolderLock::~FolderLock() {
 
 bool RunFolder::HoldsRun() const {
   return !ListCandidates(checkpoints()).empty() || HasBytes(result()) || HasBytes(metrics());
-}
-
-int64_t StageSteps(const StageConfig& stage) {
-  if (stage.steps > 0) return stage.steps;
-  const int64_t update = stage.batch_sequences * stage.sequence_length;
-  return update > 0 ? (stage.tokens + update - 1) / update : 0;
-}
-
-int64_t TotalSteps(const RunConfig& config) {
-  int64_t steps = 0;
-  for (const StageConfig& stage : config.stages) steps += StageSteps(stage);
-  return steps;
 }
 
 absl::Status CheckMayRun(const RunFolder& folder, const RunConfig& config) {

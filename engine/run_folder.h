@@ -40,10 +40,6 @@ struct RunFolder {
   bool HoldsRun() const;
 };
 
-// Steps of stage i: what it states, or its tokens over the tokens of one update, rounded up.
-int64_t StageSteps(const StageConfig& stage);
-int64_t TotalSteps(const RunConfig& config);
-
 // Whether `config` may begin or go on in this folder, as run.resume and the folder's own
 // config.yaml have it. Errors: InvalidArgument with a line a key that may not change, or naming a
 // file that no run wrote and this one would write over; that of a checkpoints folder that cannot be

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "configs/stages.h"
 #include "data/files.h"
 #include "engine/forecast/footprint.h"
 #include "engine/run_folder.h"

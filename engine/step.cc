@@ -9,8 +9,8 @@
 #include <numeric>
 #include <string>
 
-#include "engine/learning_rate.h"
-#include "engine/machine.h"
+#include "engine/machine/machine.h"
+#include "engine/update/learning_rate.h"
 
 namespace mneme {
 namespace {

@@ -7,9 +7,9 @@
 
 #include "configs/run.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/optimizer.h"
 #include "engine/report/report.h"
 #include "engine/stage.h"
+#include "engine/update/optimizer.h"
 #include "kernels/core/graph.h"
 #include "kernels/core/part_clock.h"
 #include "models/context.h"

@@ -7,7 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "configs/run.h"
-#include "engine/device_room.h"
+#include "engine/machine/device_room.h"
 #include "engine/report/report.h"
 #include "parallel/world.h"
 

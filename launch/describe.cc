@@ -5,6 +5,7 @@
 
 #include "configs/json_text.h"
 #include "configs/load.h"
+#include "configs/text.h"
 #include "data/corpus.h"
 #include "data/hdf5_file.h"
 #include "engine/forecast/footprint.h"

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "engine/rank_table.h"
+#include "engine/machine/rank_table.h"
 #include "kernels/cpu/gemm.h"
 
 namespace mneme {

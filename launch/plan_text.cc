@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "configs/json_text.h"
+#include "configs/text.h"
 #include "engine/report/report.h"
 
 namespace mneme {

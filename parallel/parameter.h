@@ -108,7 +108,8 @@ struct Region {
   std::vector<Slice> Slices(Range range) const;
 };
 
-// Owned by the run (engine/machine.h); layers keep pointers to its parameters, which stay valid.
+// Owned by the run (engine/machine/machine.h); layers keep pointers to its parameters, which stay
+// valid.
 class ParameterStore {
  public:
   // Called by layers, before Allocate. Piece offsets are filled in here; their elements must sum to

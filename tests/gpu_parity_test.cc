@@ -9,7 +9,7 @@
 #include <filesystem>
 #include <set>
 
-#include "engine/device.h"
+#include "engine/machine/device.h"
 #include "kernels/core/driver.h"
 #include "kernels/kernels.h"
 #include "tests/engine/tiny_run.h"

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "data/corpus.h"
-#include "engine/optimizer.h"
+#include "engine/update/optimizer.h"
 #include "models/context.h"
 #include "models/stack.h"
 #include "parallel/parameter.h"

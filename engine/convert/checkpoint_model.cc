@@ -9,7 +9,7 @@
 #include "engine/convert/element.h"
 #include "engine/convert/model_source.h"
 #include "engine/convert/table_rows.h"
-#include "engine/machine.h"
+#include "engine/machine/machine.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

@@ -10,7 +10,7 @@
 #include "engine/convert/add_engram.h"
 #include "engine/convert/convert_target.h"
 #include "engine/convert/logits.h"
-#include "engine/machine.h"
+#include "engine/machine/machine.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

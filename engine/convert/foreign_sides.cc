@@ -4,7 +4,7 @@
 
 #include "configs/json_text.h"
 #include "data/tokenizer.h"
-#include "engine/machine.h"
+#include "engine/machine/machine.h"
 #include "models/ngram.h"
 
 namespace mneme {

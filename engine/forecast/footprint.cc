@@ -7,6 +7,7 @@
 #include <limits>
 #include <sstream>
 
+#include "configs/text.h"
 #include "engine/forecast/rehearsal.h"
 
 namespace mneme {
@@ -91,19 +92,6 @@ Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_
   f.reserved = fullest.reserved + more;
   f.kept = fullest.taken - fullest.peak + more;
   return f;
-}
-
-std::string FormatBytes(int64_t bytes) {
-  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-  double value = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (value >= 1024.0 && unit + 1 < std::size(kUnits)) {
-    value /= 1024.0;
-    ++unit;
-  }
-  char text[32];
-  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
-  return text;
 }
 
 std::string Describe(const Footprint& f) {

@@ -41,8 +41,6 @@ Footprint PredictFootprint(const RunConfig& config, const Layout& layout, int64_
                            const Device& device = {}, int64_t shrink = 1);
 // "weights 12.3 MiB, gradients …, together 61.2 MiB a rank".
 std::string Describe(const Footprint& footprint);
-// "1.5 GiB".
-std::string FormatBytes(int64_t bytes);
 
 // Memory that this process may still take: MemAvailable, or what a cgroup limit leaves, whichever
 // is less; −1 unknown.

@@ -5,12 +5,12 @@
 #include <optional>
 #include <utility>
 
+#include "configs/stages.h"
 #include "configs/text.h"
 #include "data/corpus.h"
-#include "engine/device.h"
 #include "engine/forecast/memory_fit.h"
-#include "engine/machine.h"
-#include "engine/run_folder.h"
+#include "engine/machine/device.h"
+#include "engine/machine/machine.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

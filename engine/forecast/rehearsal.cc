@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "engine/forecast/footprint.h"
-#include "engine/machine.h"
-#include "engine/optimizer.h"
+#include "engine/machine/machine.h"
+#include "engine/update/optimizer.h"
 #include "kernels/core/check.h"
 #include "kernels/core/side.h"
 #include "models/count.h"

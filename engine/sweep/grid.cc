@@ -6,6 +6,7 @@
 #include <map>
 
 #include "configs/load.h"
+#include "configs/stages.h"
 #include "configs/text.h"
 #include "configs/validate.h"
 #include "data/corpus.h"

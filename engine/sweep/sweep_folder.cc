@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "configs/json_text.h"
+#include "configs/stages.h"
 #include "configs/text.h"
 #include "data/corpus.h"
 #include "data/files.h"

@@ -12,7 +12,8 @@ namespace mneme {
 class Side;
 
 // On the CPU a stream runs each op at once, on the calling thread (and its OpenMP team); on a GPU
-// an op returns when its kernels are queued. Owned by the machine (engine/machine.h); not copied.
+// an op returns when its kernels are queued. Owned by the machine (engine/machine/machine.h); not
+// copied.
 class Stream {
  public:
   enum class Role { kMain, kSide };

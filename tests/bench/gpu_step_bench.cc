@@ -19,8 +19,8 @@
 #include <vector>
 
 #include "configs/load.h"
-#include "engine/machine.h"
-#include "engine/optimizer.h"
+#include "engine/machine/machine.h"
+#include "engine/update/optimizer.h"
 #include "kernels/core/graph.h"
 #include "kernels/gpu/queue.h"
 #include "models/count.h"

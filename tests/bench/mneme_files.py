@@ -188,7 +188,7 @@ class Corpus:
         return tokens, targets, doc_start
 
     def canonical_map(self, vocabulary_size, compression):
-        """(raw id -> hashed id, their number, pad), as engine/machine.cc gives them to the hash."""
+        """(raw id -> hashed id, their number, pad), as engine/machine/machine.cc gives them to the hash."""
         if not compression:
             return np.arange(vocabulary_size), vocabulary_size, self.pad
         beyond = np.full(vocabulary_size - len(self.canonical), self.canonical[self.pad])
@@ -196,7 +196,7 @@ class Corpus:
 
 
 def learning_rate(schedule, peak, update, steps):
-    """engine/learning_rate.cc for the shapes that benchmarks use."""
+    """engine/update/learning_rate.cc for the shapes that benchmarks use."""
     warmup = schedule["warmup"]
     if update < warmup:
         return peak * update / warmup

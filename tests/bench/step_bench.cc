@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "configs/load.h"
-#include "engine/machine.h"
-#include "engine/optimizer.h"
+#include "engine/machine/machine.h"
+#include "engine/update/optimizer.h"
 #include "models/count.h"
 #include "tests/bench/step_inputs.h"
 #include "tests/bench/timed_kernels.h"

@@ -1,4 +1,4 @@
-#include "engine/device.h"
+#include "engine/machine/device.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

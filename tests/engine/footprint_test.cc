@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "configs/text.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {

@@ -4,7 +4,7 @@
 #include <array>
 #include <limits>
 
-#include "engine/optimizer.h"
+#include "engine/update/optimizer.h"
 
 namespace mneme::test {
 

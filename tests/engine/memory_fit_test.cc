@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "engine/device.h"
+#include "engine/machine/device.h"
 #include "parallel/layout.h"
 #include "tests/engine/tiny_run.h"
 

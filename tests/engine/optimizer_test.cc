@@ -1,5 +1,5 @@
 // The optimizer against plain loops in double: every piece, every layout, clip and skips.
-#include "engine/optimizer.h"
+#include "engine/update/optimizer.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/machine.h"
+#include "engine/machine/machine.h"
 #include "kernels/core/random.h"
 #include "parallel/world.h"
 #include "tests/engine/host_step.h"

@@ -10,8 +10,8 @@
 
 #include "configs/load.h"
 #include "data/hdf5_file.h"
-#include "engine/machine.h"
-#include "engine/optimizer.h"
+#include "engine/machine/machine.h"
+#include "engine/update/optimizer.h"
 #include "parallel/world.h"
 #include "tests/engine/host_step.h"
 

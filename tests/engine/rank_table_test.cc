@@ -1,4 +1,4 @@
-#include "engine/rank_table.h"
+#include "engine/machine/rank_table.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

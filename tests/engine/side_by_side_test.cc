@@ -12,8 +12,8 @@
 
 #include "data/files.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/device_room.h"
 #include "engine/forecast/footprint.h"
+#include "engine/machine/device_room.h"
 #include "engine/run_folder.h"
 #include "engine/signals.h"
 #include "kernels/core/check.h"

@@ -18,8 +18,8 @@
 #include "data/prepare.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/manifest.h"
-#include "engine/machine.h"
-#include "engine/optimizer.h"
+#include "engine/machine/machine.h"
+#include "engine/update/optimizer.h"
 #include "kernels/core/random.h"
 
 namespace mneme {

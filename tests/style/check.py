@@ -7,6 +7,9 @@ import sys
 import unicodedata
 
 ROOMS = ("kernels", "configs", "parallel", "data", "models", "engine", "launch", "tests")
+UNDER_ENGINE = {"configs", "kernels", "parallel", "models", "data"}
+ENGINE_PARTS = {"engine/plan", "engine/machine", "engine/update", "engine/evaluation", "engine/checkpoint", "engine/report",
+                "engine/forecast"}
 # What a folder may include beside itself. Arrows are transitive, `configs` is open to all but kernels, `data` stands on
 # configs alone.
 BELOW = {
@@ -21,11 +24,16 @@ BELOW = {
     "parallel": {"configs", "kernels"},
     "models": {"configs", "kernels", "parallel"},
     "engine/plan": {"configs", "kernels", "parallel", "models"},
-    "engine": {"configs", "kernels", "parallel", "models", "data", "engine/plan"},
-    "engine/convert": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan"},
-    "engine/sweep": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan"},
-    "launch": {"configs", "kernels", "parallel", "models", "data", "engine", "engine/plan", "engine/convert",
-               "engine/sweep"},
+    "engine/machine": UNDER_ENGINE,
+    "engine/update": UNDER_ENGINE,
+    "engine/evaluation": UNDER_ENGINE,
+    "engine/checkpoint": UNDER_ENGINE | {"engine/update"},
+    "engine/report": UNDER_ENGINE | {"engine/update", "engine/evaluation", "engine/checkpoint"},
+    "engine/forecast": UNDER_ENGINE | {"engine/machine", "engine/update"},
+    "engine": UNDER_ENGINE | ENGINE_PARTS,
+    "engine/convert": UNDER_ENGINE | ENGINE_PARTS | {"engine"},
+    "engine/sweep": UNDER_ENGINE | ENGINE_PARTS | {"engine"},
+    "launch": UNDER_ENGINE | ENGINE_PARTS | {"engine", "engine/convert", "engine/sweep"},
 }
 BELOW["kernels"] = {"kernels/ops", "kernels/core"}
 BACKENDS = {"kernels/gpu"}  # reached through the tables of ops and of the driver alone

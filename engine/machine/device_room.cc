@@ -1,4 +1,4 @@
-#include "engine/device_room.h"
+#include "engine/machine/device_room.h"
 
 #include <algorithm>
 

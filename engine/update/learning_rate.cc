@@ -1,4 +1,4 @@
-#include "engine/learning_rate.h"
+#include "engine/update/learning_rate.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "engine/optimizer.h"
+#include "engine/update/optimizer.h"
 
 #include <algorithm>
 #include <cmath>

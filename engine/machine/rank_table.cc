@@ -1,4 +1,4 @@
-#include "engine/rank_table.h"
+#include "engine/machine/rank_table.h"
 
 #include <sched.h>
 
@@ -8,7 +8,7 @@
 #include <map>
 #include <memory>
 
-#include "engine/device.h"
+#include "engine/machine/device.h"
 #include "kernels/core/check.h"
 
 namespace mneme {

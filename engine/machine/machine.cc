@@ -1,4 +1,4 @@
-#include "engine/machine.h"
+#include "engine/machine/machine.h"
 
 #include <algorithm>
 #include <string>

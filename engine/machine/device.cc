@@ -1,11 +1,11 @@
-#include "engine/device.h"
+#include "engine/machine/device.h"
 
 #include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
 
-#include "engine/forecast/footprint.h"
+#include "configs/text.h"
 #include "kernels/core/check.h"
 #include "kernels/core/driver.h"
 #include "kernels/limits.h"

@@ -48,7 +48,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(World& world, const std::
   ASSIGN_OR_RETURN(loaded->path, FindCheckpoint(world, path, warn));
   RETURN_IF_ERROR(world.Agree(ReadDescription(*loaded)));
   loaded->config.parallel = parallel;
-  ASSIGN_OR_RETURN(const Layout layout, MakeLayout(parallel, world.size()));
+  ASSIGN_OR_RETURN(Layout layout, MakeLayout(parallel, world.size()));
+  layout.peer = false;  // no stretch is reserved here that could be shared
   // On a GPU where there is one, whatever it was trained on. A model trained in bf16 is read in f32
   // elsewhere: its checkpoint holds the masters. Tables that a GPU cannot hold stay on the CPU.
   const std::string precision = loaded->config.train.precision;

@@ -296,6 +296,12 @@ StepReport Stepper::Step(RunPosition& position) {
   if (world_.size() > 1)
     report.more.emplace_back("time/exposed", at_once ? waited : context_.stream.side().waited());
   AddTimes(report);
+  if (context_.mesh.layout.peer) {
+    const Mesh& mesh = context_.mesh;
+    const int64_t bounced = mesh.expert->bytes_bounced() + mesh.memory->bytes_bounced();
+    report.more.emplace_back("exchange/bounced_bytes", static_cast<double>(bounced - bounced_));
+    bounced_ = bounced;
+  }
   if (!at_once) {
     report.more.emplace_back("gpu/recorded", recorded_.defined() ? 1.0 : 0.0);
     report.more.emplace_back("gpu/driver_allocations",

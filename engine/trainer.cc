@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "configs/device_rates.h"
@@ -206,6 +208,8 @@ absl::Status Trainer::Build() {
   absl::StatusOr<Layout> layout = MakeLayout(config_.parallel, world_.size());
   RETURN_IF_ERROR(world_.Agree(vocabulary.ok() ? layout.status() : vocabulary.status()));
   config_.model.vocab_size = *vocabulary;
+  layout->ranks_per_host = RanksPerHost(world_.AllGather(world_.host()));
+  layout->peer = layout->peer && !device.is_cpu() && !world_.SharesGpus(device);
   RETURN_IF_ERROR(world_.Agree(FitDevice(device, *layout)));
   RETURN_IF_ERROR(CheckMicroBatches(device));
   if (const auto rates = RatesOf(device); rates.ok())
@@ -226,8 +230,13 @@ absl::Status Trainer::Build() {
   optimizer_ = std::make_unique<Optimizer>(machine_->context, config_.optim, config_.model,
                                            config_.train.skip, model_->store, *model_->stack);
   if (!device.is_cpu()) machine_->allocator.Reserve(footprint_.reserved);
-  if (const std::string why = ShareMemory(machine_->mesh, machine_->stream); !why.empty())
-    Say("parallel.transport: peer memory is not shared, exchanges go over NCCL: " + why);
+  // An axis has several groups, and one may reach what another does not.
+  const std::vector<std::string> all =
+      world_.AllGather(ShareMemory(machine_->mesh, machine_->stream));
+  for (const std::string& why : std::set<std::string>(all.begin(), all.end())) {
+    if (!why.empty())
+      Say("parallel.transport: peer memory is not shared, exchanges go over NCCL: " + why);
+  }
   return absl::OkStatus();
 }
 

@@ -98,6 +98,9 @@ class Comm {
   static constexpr int64_t kLeastShared = (int64_t{64} << 10) + 1;  // bytes: less lies elsewhere
   // null unless memory is shared.
   virtual DirectExchange* direct() { return nullptr; }
+  // Bytes that came in pieces, slowly, since they found no room in what is shared; small tensors,
+  // which never lie there, apart.
+  virtual int64_t bytes_bounced() const { return 0; }
   // How bytes get from GPU to GPU, for people; empty on CPUs.
   virtual std::string way() const { return ""; }
   // Bytes that this member has sent to others so far (payload), for the metrics.

@@ -532,7 +532,7 @@ Mesh MakeDryMesh(const Layout& layout, double expert_load, int64_t tokens) {
   mesh.layout = layout;
   mesh.world = MakeDryComm(layout.world);
   mesh.expert = std::make_unique<DryExpertAxis>(layout.expert, expert_load, tokens,
-                                                layout.peer && layout.expert > 1);
+                                                layout.ByPeers(layout.expert));
   mesh.expert_replicas = MakeDryComm(layout.expert_replicas());
   mesh.memory = MakeDryComm(layout.memory);
   mesh.memory_replicas = MakeDryComm(layout.memory_replicas());

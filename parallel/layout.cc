@@ -1,9 +1,11 @@
 #include "parallel/layout.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 
 #include "kernels/core/check.h"
+#include "kernels/core/peer.h"
 
 namespace mneme {
 namespace {
@@ -68,6 +70,22 @@ int OwnerOf(int64_t n, int parts, int64_t i) {
   const int64_t in_longer = longer * (base + 1);
   if (i < in_longer) return static_cast<int>(i / (base + 1));
   return static_cast<int>(longer + (i - in_longer) / base);
+}
+
+bool Layout::ByPeers(int axis) const {
+  const bool one_host = ranks_per_host == 0 || ranks_per_host % axis == 0;
+  return peer && axis > 1 && axis <= kMostPeers && one_host;
+}
+
+int RanksPerHost(const std::vector<std::string>& hosts_by_rank) {
+  int block = 0, run = 0;
+  for (size_t r = 0; r < hosts_by_rank.size(); ++r) {
+    ++run;
+    if (r + 1 < hosts_by_rank.size() && hosts_by_rank[r + 1] == hosts_by_rank[r]) continue;
+    block = std::gcd(block, run);
+    run = 0;
+  }
+  return block;
 }
 
 absl::StatusOr<Layout> MakeLayout(const ParallelConfig& config, int world) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -37,8 +38,13 @@ struct Layout {
   int memory = 1;  // size of the memory axis
   // Pairs of (token, expert) that a rank computes at once, as a multiple of an equal share.
   double expert_room = ParallelConfig().expert_room;
-  // GPUs of one host write into each other's memory (peer_comm.h). False where no axis exchanges.
+  // Neighbouring ranks that share a host; 0: all do.
+  int ranks_per_host = 0;
+  // All-to-alls of the axes go by peer memory where they can (peer_comm.h). False where no axis
+  // exchanges.
   bool peer = false;
+  // Whether they can on an axis of this size, as far as hosts and sizes say.
+  bool ByPeers(int axis) const;
 
   // Neighbouring ranks share a replica.
   int expert_coordinate(int rank) const { return rank % expert; }
@@ -56,6 +62,9 @@ struct Layout {
     return static_cast<int>(row / memory % memory_replicas());
   }
 };
+
+// How many neighbours share a host, all over: the largest number in whose blocks no host changes.
+int RanksPerHost(const std::vector<std::string>& hosts_by_rank);
 
 // Errors: an axis that does not divide the world, with both numbers and the legal values, or one of
 // more than kMostAxis ranks.

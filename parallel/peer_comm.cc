@@ -56,14 +56,16 @@ class OpenedBlocks {
       PeerHandle handle{};
     };
     Offer offer;
-    offer.there = mine != nullptr;
-    if (mine != nullptr) offer.handle = driver_.share(mine);
+    std::string why = mine == nullptr ? "it has none" : "";
+    offer.there = mine != nullptr && driver_.share(mine, &offer.handle, &why);
+    if (!why.empty())
+      why = "member " + std::to_string(transport_.rank()) + " does not share its memory (" + why +
+            ")";
     const std::vector<Offer> offers = Everyones(transport_, offer);
-    std::string why;
     at_.assign(offers.size(), nullptr);
     for (size_t r = 0; r < offers.size() && why.empty(); ++r) {
       if (!offers[r].there) {
-        why = "member " + std::to_string(r) + " has no memory to share";
+        break;  // it says why itself
       } else if (r == Size(transport_.rank())) {
         at_[r] = mine;
       } else if (std::string text; !(at_[r] = driver_.open(device_.index, offers[r].handle, &text)))
@@ -108,14 +110,10 @@ class PeerComm : public Comm, public DirectExchange {
         mailboxes_(*transport_, device, driver_),
         stretches_(*transport_, device, driver_) {
     why_not_ = WhyNot();
-    if (!why_not_.empty() || size() == 1) return;
-    mailbox_ = driver_.make_mailbox(device.index);
-    why_not_ = mailboxes_.Open(mailbox_);
     group_ = {.members = size(), .me = rank(), .blocks = std::max(kPutBlocks, 2 * size())};
-    if (why_not_.empty())
-      std::copy(mailboxes_.at().begin(), mailboxes_.at().end(), group_.mailboxes.begin());
   }
   ~PeerComm() override {
+    const InFlight flight = nccl_->Waiting(Collective::kFinish, 0);
     stretches_.Close();
     mailboxes_.Close();
     if (mailbox_ != nullptr) driver_.free_mailbox(mailbox_);
@@ -127,6 +125,7 @@ class PeerComm : public Comm, public DirectExchange {
   int size() const override { return transport_->size(); }
   bool queues() const override { return true; }
   int64_t bytes_sent() const override { return bytes_sent_ + nccl_->bytes_sent(); }
+  int64_t bytes_bounced() const override { return bytes_bounced_; }
   std::string way() const override {
     return why_not_.empty() ? "peer memory" : nccl_->way() + ", not peer memory: " + why_not_;
   }
@@ -138,6 +137,12 @@ class PeerComm : public Comm, public DirectExchange {
     stretch_ = {};
     group_.stretches = {};
     if (stream == nullptr) return "";
+    // Here and not before: most groups of a mesh never exchange.
+    if (mailbox_ == nullptr) mailbox_ = driver_.make_mailbox(device_.index);
+    if (mailboxes_.at().empty()) {
+      if (std::string why = mailboxes_.Open(mailbox_); !why.empty()) return why;
+      std::copy(mailboxes_.at().begin(), mailboxes_.at().end(), group_.mailboxes.begin());
+    }
     const auto mine = StretchOf(*stream);
     if (std::string why = stretches_.Open(mine.first); !why.empty()) return why;
     stretch_ = mine;
@@ -204,7 +209,11 @@ class PeerComm : public Comm, public DirectExchange {
     }
     const int64_t leaving = Total({send.begin(), send.end()}) - send[Size(rank())];
     const InFlight flight = nccl_->Waiting(Collective::kAllToAll, leaving * row_bytes);
-    driver_.rendezvous(stream, group_, RoomOf(out, rows_of_one), scaled(send), scaled(recv));
+    const PeerRoom room = RoomOf(out, rows_of_one);
+    for (const Tensor& x : out) {
+      if (!room.in_stretch && x.bytes() >= kLeastShared) bytes_bounced_ += x.bytes();
+    }
+    driver_.rendezvous(stream, group_, room, scaled(send), scaled(recv));
     Put(stream, in, index, out, rows_of_one);
     bytes_sent_ += leaving * row_bytes;
   }
@@ -285,6 +294,7 @@ class PeerComm : public Comm, public DirectExchange {
   PeerGroup group_;
   std::pair<void*, int64_t> stretch_;  // shared with the others: this one's, and its bytes
   int64_t bytes_sent_ = 0;
+  int64_t bytes_bounced_ = 0;
 };
 
 }  // namespace

@@ -8,7 +8,7 @@
 //   bits. Calls are queued and may be recorded, as NCCL's.
 // - What comes is put into the tensors themselves where they lie in the shared stretch; else, where
 //   the stretch was full or they are small, it comes through a bounce buffer, slowly.
-// - The transport's members are processes. 17 MiB of device memory a group.
+// - The transport's members are processes. 17 MiB of device memory a group that shares.
 #pragma once
 
 #include <memory>

@@ -255,6 +255,7 @@ absl::StatusOr<Forecast> Forecaster::Make() {
   forecast_.counts = Count(forecast_.model);
   const int64_t per_host =
       std::min<int64_t>(options_.ranks, std::max<int64_t>(1, rates.ranks_per_host));
+  forecast_.layout.ranks_per_host = static_cast<int>(per_host);
   forecast_.available = rates.memory > 0.0 ? static_cast<int64_t>(rates.memory - rates.reserved) -
                                                  CommunicatorBytes(device_, forecast_.layout)
                                            : AvailableMemory() / options_.ranks;

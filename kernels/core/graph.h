@@ -9,7 +9,9 @@ namespace mneme {
 
 // The kernels that a function queues, with the addresses that they use: the pool must hand out the
 // same memory, so a function is recorded after it has run, and everything that changes from replay
-// to replay lives in device memory that is written before. Movable; borrows the stream.
+// to replay lives in device memory that is written before. While one lives, what is taken from the
+// pool may lie where it writes, and so may not outlive the next replay. Movable; borrows the
+// stream.
 class Graph {
  public:
   Graph() = default;  // nothing is recorded

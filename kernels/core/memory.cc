@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 
 #include "kernels/core/check.h"
@@ -29,7 +30,10 @@ const char* Name(MemoryTag tag) {
   return kNames[static_cast<int>(tag)];
 }
 
-Allocator::Allocator(Device device) : device_(device), driver_(DriverOf(device)) {}
+Allocator::Allocator(Device device)
+    : device_(device),
+      driver_(DriverOf(device)),
+      has_slabs_(!device.is_cpu() && std::getenv("MNEME_SEPARATE_BLOCKS") == nullptr) {}
 
 Allocator::~Allocator() {
   for (const Freed& freed : resting_) GiveBackLocked(freed);
@@ -157,7 +161,7 @@ void Allocator::OutOfMemory(int64_t bytes, MemoryTag tag) const {
 
 void* Allocator::Allocate(int64_t bytes, MemoryTag tag) {
   CHECK_GE(bytes, 0);
-  if (HasSlabs() && bytes <= kSmall) return AllocateSmall(bytes, tag);
+  if (has_slabs_ && bytes <= kSmall) return AllocateSmall(bytes, tag);
   const int64_t size = BlockSize(bytes);
   void* block = nullptr;
   {
@@ -215,7 +219,7 @@ void Allocator::JoinSide(int64_t number) {
 
 void Allocator::GiveBackLocked(const Freed& freed) {
   const auto [block, bytes, tag, job] = freed;
-  if (HasSlabs() && bytes <= kSmall) return GiveToSlabs(block, bytes, tag);
+  if (has_slabs_ && bytes <= kSmall) return GiveToSlabs(block, bytes, tag);
   if (ranges_ != nullptr && bytes > kSmall && GiveReserved(block, bytes, tag)) return;
   const int64_t size = BlockSize(bytes);
   AccountLocked(-size, tag);

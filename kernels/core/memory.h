@@ -79,8 +79,8 @@ class Allocator {
   MemoryUse use(MemoryTag tag) const;
   MemoryUse total() const;
   int64_t driver_allocations() const;  // how many requests the pool could not serve from its blocks
-  // What the device has given: blocks in use, freed blocks that wait for requests of their size,
-  // and what is accounted beside the pool.
+  // What the device has given: blocks in use, slabs and freed blocks that wait for requests, and
+  // what is accounted beside the pool.
   int64_t taken() const;
   std::string Report() const;  // a line a tag
   const Device& device() const { return device_; }
@@ -99,8 +99,6 @@ class Allocator {
   };
 
   static int64_t BlockSize(int64_t bytes);
-  // Not on CPUs, where tools that look for access out of bounds see blocks of malloc.
-  bool HasSlabs() const { return !device_.is_cpu(); }
   // Null where no slab has room. Under the lock, as is the next.
   void* TakeFromSlabs(int64_t bytes, MemoryTag tag);
   void GiveToSlabs(void* block, int64_t bytes, MemoryTag tag);
@@ -115,6 +113,9 @@ class Allocator {
 
   const Device device_;
   const Driver& driver_;
+  // Not where tools look for access out of bounds, which must see every block: on CPUs, and on a
+  // GPU where MNEME_SEPARATE_BLOCKS is set.
+  const bool has_slabs_;
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> free_;  // by BlockSize
   std::vector<Slab> slabs_;

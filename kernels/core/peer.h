@@ -60,8 +60,9 @@ struct PeerRows {
 inline constexpr int64_t kMostPutRow = int64_t{1} << 20;
 
 struct PeerDriver {
-  // REQUIRES: `block` is what Driver::allocate returned.
-  PeerHandle (*share)(void* block);
+  // REQUIRES: `block` is what Driver::allocate returned. Whether the driver lets others open it;
+  // `why` says why not, in its words.
+  bool (*share)(void* block, PeerHandle* handle, std::string* why);
   // The block of another process; nullptr where this device does not reach it, and `why` says so
   // in the driver's words. Its owner frees it when all have closed it.
   void* (*open)(int device, const PeerHandle& handle, std::string* why);

@@ -398,13 +398,17 @@ Word ToWord(const PeerRoom& room) {
   return word;
 }
 
-PeerHandle Share(void* block) {
+bool Share(void* block, PeerHandle* shared, std::string* why) {
   cudaIpcMemHandle_t handle = {};
   static_assert(sizeof handle == std::tuple_size_v<PeerHandle>);
-  Check(cudaIpcGetMemHandle(&handle, block));
-  PeerHandle shared = {};
-  std::memcpy(shared.data(), &handle, sizeof handle);
-  return shared;
+  const cudaError_t error = cudaIpcGetMemHandle(&handle, block);
+  if (error == cudaSuccess) {
+    std::memcpy(shared->data(), &handle, sizeof handle);
+    return true;
+  }
+  cudaGetLastError();
+  *why = cudaGetErrorString(error);
+  return false;
 }
 
 void* Open(int device, const PeerHandle& shared, std::string* why) {

@@ -356,7 +356,7 @@ def ablations(sweep):
     missing = [name for name in PAPER_ABLATIONS if name not in ours]
     rows += [[f"`{name}`", "0", "not run", "", nats(PAPER_ABLATIONS[name], True), str(paper[name])] for name in missing]
     told = [v["value"] for v in rest if v["half_width"] is not None and abs(v["difference"]) > v["half_width"]]
-    return out + [f"Loss of the reference ({count(reference['cells'], 'seed')}): {nats(reference['mean'])}.\n",
+    return out + [f"Loss of the reference ({count(reference['cells'], 'seed')}), levels of seeds taken out: {nats(reference['mean'])}.\n",
                   table(["without", "seeds", f"loss more, {percent(sweep.fit['level'])}", "rank", "paper", "paper's rank"], rows),
                   ("Told from nothing: " + words(f"`{name}`" for name in told) if told else "None is told from nothing") + ".\n"]
 

@@ -90,13 +90,8 @@ TEST_F(GpuRun, StepsAreRecordedAndAskTheDriverForNothing) {
                {"train.steps=10", std::string("train.time_parts=") + (timed ? "true" : "false")}));
     ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
     ASSERT_EQ(outcome.steps.size(), 10u);
-    std::vector<double> asked, recorded;
-    for (const StepReport& step : outcome.steps) {
-      for (const auto& [name, value] : step.more) {
-        if (name == "gpu/driver_allocations") asked.push_back(value);
-        if (name == "gpu/recorded") recorded.push_back(value);
-      }
-    }
+    const std::vector<double> asked = Told(outcome, "gpu/driver_allocations");
+    const std::vector<double> recorded = Told(outcome, "gpu/recorded");
     ASSERT_EQ(asked.size(), 10u);
     ASSERT_EQ(recorded.size(), 10u);
     EXPECT_GT(asked[0], 0);

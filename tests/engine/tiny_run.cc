@@ -174,6 +174,14 @@ Outcome TrainThreads(int ranks, const RunConfig& config, int64_t stop_at_step) {
   return first;
 }
 
+std::vector<double> Told(const Outcome& outcome, const std::string& name) {
+  std::vector<double> values;
+  for (const StepReport& step : outcome.steps)
+    for (const auto& [key, value] : step.more)
+      if (key == name) values.push_back(value);
+  return values;
+}
+
 std::vector<double> Losses(const Outcome& outcome) {
   std::vector<double> losses;
   for (const StepReport& step : outcome.steps) losses.push_back(step.loss);

@@ -48,6 +48,8 @@ Outcome TrainThreads(int ranks, const RunConfig& config, int64_t stop_at_step = 
 Outcome TrainOn(World& world, const RunConfig& config, int64_t stop_at_step = -1);
 
 std::vector<double> Losses(const Outcome& outcome);
+// What every step told under this name (StepReport::more); shorter where some did not.
+std::vector<double> Told(const Outcome& outcome, const std::string& name);
 // Every value, moment, row and position of a checkpoint by name, as bytes: equal exactly where the
 // states are, on whatever layout they were written.
 std::vector<std::pair<std::string, std::string>> CheckpointState(const std::string& path);

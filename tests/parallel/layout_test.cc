@@ -97,6 +97,23 @@ TEST(Layout, ZeroMeansAllRanks) {
   EXPECT_FALSE(MakeLayout({}, 6)->peer) << "no axis exchanges";
 }
 
+TEST(Layout, AxesGoByPeersWithinAHost) {
+  EXPECT_EQ(RanksPerHost({"a", "a", "a", "a"}), 4);
+  EXPECT_EQ(RanksPerHost({"a", "a", "b", "b"}), 2);
+  EXPECT_EQ(RanksPerHost({"a", "a", "a", "a", "b", "b"}), 2);
+  EXPECT_EQ(RanksPerHost({"a", "b", "a", "b"}), 1);
+  Layout layout{.world = 64, .expert = 8, .memory = 16, .ranks_per_host = 8, .peer = true};
+  EXPECT_TRUE(layout.ByPeers(8));
+  EXPECT_TRUE(layout.ByPeers(4));
+  EXPECT_FALSE(layout.ByPeers(1));
+  EXPECT_FALSE(layout.ByPeers(16)) << "two hosts";
+  layout.ranks_per_host = 0;
+  EXPECT_TRUE(layout.ByPeers(16));
+  EXPECT_FALSE(layout.ByPeers(32)) << "more than a group takes";
+  layout.peer = false;
+  EXPECT_FALSE(layout.ByPeers(8));
+}
+
 TEST(Layout, RefusesAxesThatDoNotDivideTheWorld) {
   ParallelConfig config;
   config.expert = 4;

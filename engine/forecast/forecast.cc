@@ -191,6 +191,12 @@ void Forecaster::Limits() {
         "tables grow with the rows that text touches (model.engram.table.store: lazy), up to " +
         FormatBytes(static_cast<int64_t>(rows / forecast_.layout.memory)) + " a rank");
   }
+  if (!device_.is_cpu() && options_.ranks > forecast_.layout.ranks_per_host) {
+    forecast_.warnings.push_back(
+        "several hosts of " + std::to_string(forecast_.layout.ranks_per_host) +
+        ": calls between ranks are reckoned as within a host (link), since between hosts nothing "
+        "was measured; the times are the least that they can be");
+  }
   for (const StageForecast& stage : forecast_.stages) {
     if (stage.passes <= 1.0) continue;
     forecast_.warnings.push_back(

@@ -115,6 +115,24 @@ TEST(Forecast, TheLimitsOfADevicesOpsAreNamedAndMended) {
   EXPECT_EQ(cpu.mend, "train.precision=f32");
 }
 
+// Rates of links are those within a host; tokens cross to another one over NCCL alone, which
+// gathers what it sends.
+TEST(Forecast, SeveralHostsAreNamed) {
+  const auto on = [](int ranks) {
+    return MustForecast(
+        MustLoad("models/engram_335m.yaml",
+                 {"train.precision=bf16", "parallel.expert=0", "train.batch_sequences=64"}),
+        ranks, "h200");
+  };
+  const auto warned = Contains(HasSubstr("several hosts of 8"));
+  const Forecast one = on(8), two = on(16);
+  EXPECT_THAT(one.warnings, testing::Not(warned));
+  EXPECT_THAT(two.warnings, warned);
+  EXPECT_TRUE(one.layout.ByPeers(8));
+  EXPECT_FALSE(two.layout.ByPeers(16));
+  EXPECT_GT(two.footprint.exchange, 0);
+}
+
 TEST(Forecast, ACorpusThatRepeatsIsNamed) {
   TempFolder temp;
   ForecastOptions options;

@@ -30,7 +30,7 @@ TEST(SweepPresets, MakeTheirGrids) {
                                                                {"learning_rate_h200", 12},
                                                                {"memory_scaling_h200", 12},
                                                                {"memory_once_h200", 12},
-                                                               {"high_rate_h200", 16},
+                                                               {"high_rate_h200", 12},
                                                                {"table_rate_h200", 6},
                                                                {"ablations_h200", 24},
                                                                {"placement_h200", 24},

@@ -1,6 +1,7 @@
 // lost_rank_run CONFIG KIND RANK PHASE STEP [key=value]...: `mneme train CONFIG`, but one rank is
 // killed, stopped or fails (KIND: kill, stop, fatal, cuda; found: by a library while the rank
-// waits) in the midst of a step or of saving it (PHASE: training, saving);
+// waits) in the midst of a step or of saving it (PHASE: training, saving), or when all is done and
+// the ranks are about to part (ending);
 // lost_rank_test.sh looks at what comes of it.
 #include <pthread.h>
 #include <unistd.h>
@@ -68,8 +69,8 @@ void Disturb(World& world, const std::string& kind, const std::string& phase, in
   const auto wanted = static_cast<int64_t>(phase == "saving" ? Phase::kSaving : Phase::kTraining);
   // Frozen where it waits, the rank's own thread holds no lock that the words of the end need.
   const bool waiting = kind == "found";
-  for (PulseNote note{};
-       note[kPhase] != wanted || note[kStep] != step || (waiting && note[kWaits] == 0);) {
+  for (PulseNote note{}; phase != "ending" && (note[kPhase] != wanted || note[kStep] != step ||
+                                               (waiting && note[kWaits] == 0));) {
     std::this_thread::yield();
     note = world.pulse().note();
   }
@@ -105,12 +106,13 @@ int Main(int argc, char** argv) {
   const FaultCheck check([] {
     if (found) Fatal("a_library.cc", 1, "found by itself");
   });
-  if ((*world)->rank() == std::atoi(argv[3])) {
-    std::thread(Disturb, std::ref(**world), std::string(argv[2]), std::string(argv[4]),
-                std::atoll(argv[5]))
-        .detach();
-  }
+  const auto disturb = [&, kind = std::string(argv[2]), phase = std::string(argv[4]),
+                        step = std::atoll(argv[5])] { Disturb(**world, kind, phase, step); };
+  const bool mine = (*world)->rank() == std::atoi(argv[3]);
+  const bool ending = std::string(argv[4]) == "ending";
+  if (mine && !ending) std::thread(disturb).detach();
   const absl::StatusOr<TrainResult> result = Train(**world, *config);
+  if (mine && ending) disturb();
   return result.ok() ? result->exit_code : ExitCode(result.status());
 }
 

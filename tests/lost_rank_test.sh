@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # lost_rank_test.sh MNEME LOST_RANK_RUN [some|all] [cpu|gpu] [RANKS] [peer|nccl]: ranks (4) under mpirun; one of them is killed (-9),
-# stopped (SIGSTOP) or fails (on a GPU by an address that is none; by what a library finds), in training or in saving. The job ends within
+# stopped (SIGSTOP) or fails (on a GPU by an address that is none; by what a library finds), in training, in saving or, stopped, when all is done. The job ends within
 # train.collective_timeout and some, with one line that names the rank, the host, the collective, its axis and the step,
 # and the documented exit code; nothing is left running, and on GPUs no memory taken; the same command goes on, and in the
 # end the run has the bits of one that nothing disturbed. `all`: each rank in turn in every way; on GPUs one run a rank,
@@ -41,9 +41,10 @@ if [[ $which == all ]]; then
     chains+=("$chain")
   done
   if [[ $device == cpu ]]; then chains=("$(printf %s "${chains[@]}")"); fi
+  for i in "${!chains[@]}"; do chains[i]+="stop $i ending;"; done  # nothing can come after it
 else
   last=$((ranks - 1))
-  chains=("kill 0 training;kill $last saving;stop $((last / 2 + 1)) training;stop 0 saving;stop 1 training;$failure $last training;$failure $((last / 2 + 1)) saving;found 1 training;")
+  chains=("kill 0 training;kill $last saving;stop $((last / 2 + 1)) training;stop 0 saving;stop 1 training;$failure $last training;$failure $((last / 2 + 1)) saving;found 1 training;stop $last ending;")
 fi
 faults=$(grep -o ';' <<< "${chains[0]}" | wc -l)
 steps=$((2 * faults + 2))
@@ -68,11 +69,11 @@ device: $device
 run: {dir: run}
 YAML
 }
-# Without the place where the run lives, which its config has, and sums over it.
+# Without the place where the run lives and its timeout, which its config has, and sums over it.
 state() {
   local last="$1/checkpoints/step-$steps"
   awk '/"config.yaml"/ { left = 3 } left-- > 0 || /^ "digest"/ { next } { print }' "$last/manifest.json"
-  grep -v '^  dir: ' "$last/config.yaml"
+  grep -v '^  dir: \|^  collective_timeout: ' "$last/config.yaml"
   grep -o '"step": [0-9]*, "loss": [^,]*, "tokens": [0-9]*, "learning_rate": [^,]*, "grad_norm": [^,]*' "$1/metrics.jsonl"
 }
 
@@ -116,6 +117,7 @@ run_chain() {  # NUMBER
   config > run.yaml
   while read -r -d ';' kind rank phase; do
     step=$((step + 2))
+    [[ $phase != ending ]] || step=$steps
     lose "$kind" "$rank" "$phase" "$step"
   done <<< "${chains[$1]}"
   mpirun -n "$ranks" "$program" train "$PWD/run.yaml" > log 2>&1 || fail "going on to the end"

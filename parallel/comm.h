@@ -93,7 +93,7 @@ class Comm {
   // Members may from here on write straight into what each has reserved in the pool of its stream
   // (Allocator::Reserve, of which this needs 64 KiB to be free), in the all-to-alls of this group;
   // with null, and before a pool goes, not any more. Returns why not, where they could; nothing
-  // where way() has said so. Collective; waits for the devices.
+  // where way() has said so before. Collective; waits for the devices.
   virtual std::string ShareMemory(Stream*) { return ""; }
   static constexpr int64_t kLeastShared = (int64_t{64} << 10) + 1;  // bytes: less lies elsewhere
   // null unless memory is shared.

@@ -140,7 +140,7 @@ class PeerComm : public Comm, public DirectExchange {
     // Here and not before: most groups of a mesh never exchange.
     if (mailbox_ == nullptr) mailbox_ = driver_.make_mailbox(device_.index);
     if (mailboxes_.at().empty()) {
-      if (std::string why = mailboxes_.Open(mailbox_); !why.empty()) return why;
+      if (why_not_ = mailboxes_.Open(mailbox_); !why_not_.empty()) return why_not_;
       std::copy(mailboxes_.at().begin(), mailboxes_.at().end(), group_.mailboxes.begin());
     }
     const auto mine = StretchOf(*stream);

@@ -54,4 +54,5 @@ absl::Status CheckFits(const Footprint& footprint, int ranks_on_host, int64_t av
 // CPU and 65,536 on a GPU, whose kernels want many rows, divided by `shrink`.
 int64_t WantedMicroBatch(const TrainConfig& train, int64_t sequence_length, const Device& device,
                          int64_t shrink = 1);
+
 }  // namespace mneme

@@ -87,6 +87,8 @@ class Forecaster {
 
     std::string Text() const { return Join(words, " "); }
   };
+  // On hosts of the device's file.
+  absl::StatusOr<Layout> LayoutOf(const ParallelConfig& parallel, int ranks) const;
   std::optional<Footprint> Of(const Change& change) const;
   bool Fits(const Footprint& footprint) const {
     return forecast_.available < 0 || footprint.needs() <= forecast_.available;
@@ -104,8 +106,15 @@ class Forecaster {
   Forecast forecast_;
 };
 
+absl::StatusOr<Layout> Forecaster::LayoutOf(const ParallelConfig& parallel, int ranks) const {
+  ASSIGN_OR_RETURN(Layout layout, MakeLayout(parallel, ranks));
+  layout.ranks_per_host = static_cast<int>(
+      std::min<int64_t>(ranks, std::max<int64_t>(1, options_.device.ranks_per_host)));
+  return layout;
+}
+
 std::optional<Footprint> Forecaster::Of(const Change& change) const {
-  const auto layout = MakeLayout(change.config.parallel, change.ranks);
+  const auto layout = LayoutOf(change.config.parallel, change.ranks);
   if (!layout.ok() || !CanSpread(change.config, *layout)) return std::nullopt;
   for (const StageConfig& stage : change.config.stages) {
     if (!PlanBatch(stage.batch_sequences, 1, change.ranks).ok()) return std::nullopt;
@@ -244,7 +253,7 @@ absl::Status Forecaster::Stages() {
 
 absl::StatusOr<Forecast> Forecaster::Make() {
   ASSIGN_OR_RETURN(vocabulary_, VocabularyOf(config_));
-  ASSIGN_OR_RETURN(forecast_.layout, MakeLayout(config_.parallel, options_.ranks));
+  ASSIGN_OR_RETURN(forecast_.layout, LayoutOf(config_.parallel, options_.ranks));
   if (!CanSpread(config_, forecast_.layout)) {
     return absl::InvalidArgumentError(
         "parallel.expert: " + std::to_string(forecast_.layout.expert) + " ranks for " +
@@ -259,9 +268,7 @@ absl::StatusOr<Forecast> Forecaster::Make() {
   forecast_.model = config_.model;
   forecast_.model.vocab_size = vocabulary_;
   forecast_.counts = Count(forecast_.model);
-  const int64_t per_host =
-      std::min<int64_t>(options_.ranks, std::max<int64_t>(1, rates.ranks_per_host));
-  forecast_.layout.ranks_per_host = static_cast<int>(per_host);
+  const int64_t per_host = forecast_.layout.ranks_per_host;
   forecast_.available = rates.memory > 0.0 ? static_cast<int64_t>(rates.memory - rates.reserved) -
                                                  CommunicatorBytes(device_, forecast_.layout)
                                            : AvailableMemory() / options_.ranks;

@@ -78,14 +78,6 @@ RankRow Unpacked(const std::string& bytes) {
   return row;
 }
 
-// Of what is spread, else of what is replicated.
-std::string WayOf(const Mesh& mesh) {
-  for (const Comm* axis : {mesh.expert.get(), mesh.memory.get()}) {
-    if (axis->size() > 1) return axis->way();
-  }
-  return mesh.world->way();
-}
-
 // A host with more ranks than processors: they wait for each other's turn, not for bytes.
 bool Shares(const RankTable& table, const std::string& host) {
   int64_t ranks = 0;
@@ -110,18 +102,25 @@ RankTable MeasureRanks(World& world, Machine& machine) {
   RankTable table;
   const Device device = machine.stream.device();
   RankRow mine{world.host(), DescribeDevice(device), AllowedProcessors(), {}};
-  std::map<int, double> by_size;
+  struct Probed {
+    double rate;
+    std::string way;  // as found: groups of peers try to share memory when they are asked to
+  };
+  std::map<int, Probed> by_size;
   const auto add = [&](Comm& comm, Axis axis) {
     if (comm.size() == 1) return;
     if (by_size.count(comm.size()) == 0) {
       // A group of its own: what training sends is counted apart.
       const std::unique_ptr<Comm> probe = comm.Split(0, comm.rank(), axis);
-      by_size[comm.size()] = SendRate(world, *probe, device);
+      const double rate = SendRate(world, *probe, device);
+      by_size[comm.size()] = {rate, probe->way()};
     }
+    const Probed& probed = by_size[comm.size()];
     table.axes.push_back(Name(axis));
-    mine.rates.push_back(by_size[comm.size()]);
+    mine.rates.push_back(probed.rate);
+    // Of what is spread, else of what is replicated.
+    if (axis != Axis::kMemory || machine.mesh.expert->size() == 1) table.way = probed.way;
   };
-  table.way = WayOf(machine.mesh);
   add(*machine.mesh.world, Axis::kWorld);
   add(*machine.mesh.expert, Axis::kExpert);
   add(*machine.mesh.memory, Axis::kMemory);

@@ -11,14 +11,15 @@
 namespace mneme {
 namespace {
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kSmall = int64_t{64} << 10;  // up to there blocks come from slabs (GPU), not from
-                                               // the stretch
+constexpr int64_t kSmall = int64_t{64} << 10;  // up to there from slabs (GPU), never the stretch
 constexpr int64_t kSlab = int64_t{2} << 20;
 constexpr int64_t kSlabAlignment = 256;
 constexpr int64_t kReservedAlignment = 512;
 constexpr int64_t kMostWasted = int64_t{32} << 20;  // of a block
 
 int64_t RoundUp(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
+
+int64_t SlabBytes(int64_t bytes) { return RoundUp(std::max<int64_t>(bytes, 1), kSlabAlignment); }
 
 double Mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 }  // namespace
@@ -114,7 +115,7 @@ bool Allocator::GiveReserved(void* block, int64_t bytes, MemoryTag tag) {
 }
 
 void* Allocator::TakeFromSlabs(int64_t bytes, MemoryTag tag) {
-  const int64_t size = RoundUp(std::max<int64_t>(bytes, 1), kSlabAlignment);
+  const int64_t size = SlabBytes(bytes);
   for (Slab& slab : slabs_) {
     const int64_t place = slab.ranges.Take(size);
     if (place < 0) continue;
@@ -125,7 +126,7 @@ void* Allocator::TakeFromSlabs(int64_t bytes, MemoryTag tag) {
 }
 
 void Allocator::GiveToSlabs(void* block, int64_t bytes, MemoryTag tag) {
-  const int64_t size = RoundUp(std::max<int64_t>(bytes, 1), kSlabAlignment);
+  const int64_t size = SlabBytes(bytes);
   const auto* at = static_cast<const char*>(block);
   const auto slab = std::find_if(slabs_.begin(), slabs_.end(), [at](const Slab& s) {
     return at >= s.begin && at < s.begin + kSlab;

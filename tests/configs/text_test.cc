@@ -70,5 +70,11 @@ TEST(ResolvePath, ExpandsHomeAndVariables) {
   EXPECT_FALSE(ResolvePath("${HOME/y", "/base", &why));
 }
 
+TEST(FormatBytes, HasOneDigitAndAUnit) {
+  EXPECT_EQ(FormatBytes(17), "17 B");
+  EXPECT_EQ(FormatBytes(1536), "1.5 KiB");
+  EXPECT_EQ(FormatBytes(int64_t{5} << 40), "5.0 TiB");
+}
+
 }  // namespace
 }  // namespace mneme

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "configs/text.h"
 #include "tests/engine/tiny_run.h"
 
 namespace mneme {
@@ -142,12 +141,6 @@ TEST(Footprint, ARunThatDoesNotFitIsRefusedBeforeItBegins) {
 TEST(Footprint, TheMachineSaysWhatIsFree) {
   EXPECT_GT(AvailableMemory(), int64_t{16} << 20);
   EXPECT_LT(AvailableMemory(), int64_t{1} << 50);
-}
-
-TEST(Footprint, FormatsBytes) {
-  EXPECT_EQ(FormatBytes(17), "17 B");
-  EXPECT_EQ(FormatBytes(1536), "1.5 KiB");
-  EXPECT_EQ(FormatBytes(int64_t{5} << 40), "5.0 TiB");
 }
 
 }  // namespace

@@ -115,22 +115,21 @@ TEST(Forecast, TheLimitsOfADevicesOpsAreNamedAndMended) {
   EXPECT_EQ(cpu.mend, "train.precision=f32");
 }
 
-// Rates of links are those within a host; tokens cross to another one over NCCL alone, which
-// gathers what it sends.
+// Rates of links are those within a host. An axis over several goes over NCCL, whatever is asked
+// for, and NCCL gathers the tokens that it sends, which peers do not.
 TEST(Forecast, SeveralHostsAreNamed) {
-  const auto on = [](int ranks) {
-    return MustForecast(
-        MustLoad("models/engram_335m.yaml",
-                 {"train.precision=bf16", "parallel.expert=0", "train.batch_sequences=64"}),
-        ranks, "h200");
+  const auto on = [](int ranks, const std::string& transport) {
+    return MustForecast(MustLoad("models/engram_335m.yaml",
+                                 {"train.precision=bf16", "parallel.expert=0",
+                                  "train.batch_sequences=64", "parallel.transport=" + transport}),
+                        ranks, "h200");
   };
   const auto warned = Contains(HasSubstr("several hosts of 8"));
-  const Forecast one = on(8), two = on(16);
+  const Forecast one = on(8, "peer"), two = on(16, "peer");
   EXPECT_THAT(one.warnings, testing::Not(warned));
   EXPECT_THAT(two.warnings, warned);
-  EXPECT_TRUE(one.layout.ByPeers(8));
-  EXPECT_FALSE(two.layout.ByPeers(16));
-  EXPECT_GT(two.footprint.exchange, 0);
+  EXPECT_NE(one.footprint.needs(), on(8, "nccl").footprint.needs());
+  EXPECT_EQ(two.footprint.needs(), on(16, "nccl").footprint.needs());
 }
 
 TEST(Forecast, ACorpusThatRepeatsIsNamed) {

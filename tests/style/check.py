@@ -57,7 +57,8 @@ def allowed(source, target):
         return True
     if there in BACKENDS:
         return False
-    return here.split("/")[0] != "kernels" and there.split("/")[0] in BELOW.get(here, set())
+    # A folder of kernels from outside; those of engine are named one by one.
+    return here.split("/")[0] != "kernels" and there.split("/")[0] == "kernels" and "kernels" in BELOW.get(here, set())
 
 
 def cycles(graph):

@@ -42,6 +42,8 @@ fresh; plant engine/bad.cc '#include "kernels/gpu/queue.h"'; must_fail 'engine m
 fresh; plant engine/bad.cc '#include "tests/naive.h"'; must_fail 'engine may not include tests/naive.h'
 fresh; plant engine/plan/bad.cc '#include "engine/trainer.h"'; must_fail 'engine/plan may not include engine/trainer.h'
 fresh; plant engine/bad.cc '#include "engine/sweep/fit.h"'; must_fail 'engine may not include engine/sweep/fit.h'
+fresh; plant engine/sweep/bad.cc '#include "engine/convert/convert.h"'; must_fail 'engine/sweep may not include engine/convert/convert.h'
+fresh; plant engine/checkpoint/bad.cc '#include "engine/report/result.h"'; must_fail 'engine/checkpoint may not include engine/report/result.h'
 fresh; plant engine/a.h '#pragma once' '' '#include "engine/b.h"'
 plant engine/b.h '#pragma once' '' '#include "engine/a.h"'; must_fail 'files include each other: engine/a.h, engine/b.h'
 fresh; plant kernels/cpu/bad.cc '#ifdef MNEME_GPU' '#endif'; must_fail '#if on a backend'

@@ -47,6 +47,10 @@ std::array<double, N> SumOverRanks(World& world, std::array<double, N> values) {
   return sums;
 }
 
+int64_t BytesBounced(const Mesh& mesh) {
+  return mesh.expert->bytes_bounced() + mesh.memory->bytes_bounced();
+}
+
 }  // namespace
 
 BatchStaging::BatchStaging(Context& context, const Stage& stage)
@@ -239,6 +243,7 @@ StepReport Stepper::Report(const RunPosition& position, const std::vector<double
 StepReport Stepper::Step(RunPosition& position) {
   const Clock::time_point begin = Clock::now();
   const double in_calls = world_.pulse().seconds_in_calls();
+  const int64_t bounced = BytesBounced(context_.mesh);
   world_.pulse().SetStep(position.step + 1);
   const double rate =
       LearningRate(stage_.config.schedule, stage_.peak_rate, position.stage_step + 1, stage_.steps);
@@ -297,10 +302,8 @@ StepReport Stepper::Step(RunPosition& position) {
     report.more.emplace_back("time/exposed", at_once ? waited : context_.stream.side().waited());
   AddTimes(report);
   if (context_.mesh.layout.peer) {
-    const Mesh& mesh = context_.mesh;
-    const int64_t bounced = mesh.expert->bytes_bounced() + mesh.memory->bytes_bounced();
-    report.more.emplace_back("exchange/bounced_bytes", static_cast<double>(bounced - bounced_));
-    bounced_ = bounced;
+    report.more.emplace_back("exchange/bounced_bytes",
+                             static_cast<double>(BytesBounced(context_.mesh) - bounced));
   }
   if (!at_once) {
     report.more.emplace_back("gpu/recorded", recorded_.defined() ? 1.0 : 0.0);

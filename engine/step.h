@@ -87,7 +87,6 @@ class Stepper {
   Tensor report_;                                    // f64 [kStepReportScalars]
   int64_t read_sample_ = -1;                         // whose samples are in host memory
   int64_t read_counted_ = 0;                         // targets of them that count here
-  int64_t bounced_ = 0;                              // Comm::bytes_bounced until the step before
   Graph recorded_;
   int64_t steps_run_ = 0;
   int64_t work_nanoseconds_ = -1;     // of this rank's last step, collectives left out

@@ -23,11 +23,14 @@ constexpr Verb kVerbs[] = {
      "ends at\n"
      "once if the run is finished.\n\n"
      "Examples:\n"
-     "  mneme train configs/runs/tiny.yaml data.train=corpora/novel\n"
+     "  mneme train configs/runs/tiny.yaml data.train=corpora/novel/train\n"
      "  mpirun -n 4 mneme train configs/runs/tiny.yaml train.steps=200 parallel.expert=4\n"
-     "  mneme train configs/runs/engram_100b_rows.yaml --dry-run --world-size 64\n"
+     "  mneme train configs/runs/engram_100b_rows.yaml --dry-run --world-size 32\n"
      "  mneme train a.yaml b.yaml device=gpu\n\n"
-     "SIGUSR1 or SIGTERM: save and stop with exit code 75. SIGUSR2: save and go on.\n\n"
+     "SIGUSR1, SIGTERM or SIGINT (Ctrl-C): save and stop with exit code 75; a second SIGTERM or "
+     "SIGINT "
+     "leaves at\n"
+     "once. SIGUSR2: save and go on.\n\n"
      "Several configs are trained side by side in one process, each as it would be alone.\n"
      "What each says goes to its run.log, or to standard error behind its config's name; "
      "as it ends,\n"
@@ -39,7 +42,8 @@ constexpr Verb kVerbs[] = {
      "Examples:\n"
      "  mneme evaluate runs/tiny --data corpora/novel/held_out\n"
      "  mneme evaluate runs/tiny --data corpora/novel/held_out --memory-off --ngrams 5 --json\n"
-     "  mpirun -n 2 mneme evaluate runs/tiny/checkpoints/step-100\n"},
+     "  mpirun -n 2 mneme evaluate runs/tiny/checkpoints/step-100 --data "
+     "corpora/novel/held_out\n"},
     {"generate", "text from a checkpoint",
      "Goes on from a prompt. The same seed makes the same text.\n\n"
      "Examples:\n"

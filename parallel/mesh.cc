@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/core/check.h"
 
 namespace mneme {
@@ -39,9 +40,16 @@ Mesh MakeMesh(World& world, const Layout& layout, const Device& device) {
 }
 
 std::string ShareMemory(Mesh& mesh, Stream& stream) {
-  std::string why = mesh.expert->ShareMemory(&stream);
-  const std::string memory = mesh.memory->ShareMemory(&stream);
-  return why.empty() ? memory : why;
+  const auto told = [](Axis axis, int replica, const std::string& why) {
+    return why.empty() ? why
+                       : absl::StrCat("group ", replica, " of the ", Name(axis), " axis: ", why);
+  };
+  const Layout& layout = mesh.layout;
+  const std::string expert =
+      told(Axis::kExpert, layout.expert_replica(mesh.rank), mesh.expert->ShareMemory(&stream));
+  const std::string memory =
+      told(Axis::kMemory, layout.memory_replica(mesh.rank), mesh.memory->ShareMemory(&stream));
+  return expert.empty() ? memory : expert;
 }
 
 }  // namespace mneme

@@ -27,8 +27,8 @@ struct Mesh {
 // REQUIRES: layout.world is the world's size.
 Mesh MakeMesh(World& world, const Layout& layout, const Device& device = {});
 
-// Comm::ShareMemory on the axes that rows and tokens travel on. The stream's pool outlives the
-// mesh.
+// Comm::ShareMemory on the axes that rows and tokens travel on; a reason begins with its group.
+// The stream's pool outlives the mesh.
 std::string ShareMemory(Mesh& mesh, Stream& stream);
 
 }  // namespace mneme

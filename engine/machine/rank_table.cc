@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "engine/machine/device.h"
 #include "kernels/core/check.h"
@@ -27,15 +28,20 @@ std::string Rate(double bytes_per_second) {
   return text;
 }
 
+struct Probed {
+  double rate;      // bytes a second
+  std::string way;  // as found: groups of peers try to share memory when they are asked to
+};
+
 // Sends equal parts to all members, again and again; the best round counts, since a busy machine
 // can only make one longer.
-double SendRate(World& world, Comm& comm, Device device) {
+Probed Probe(World& world, Comm& comm, Device device) {
   Allocator allocator(device);
   Stream stream(device, allocator);
   const int64_t members = comm.size();
   const int64_t part = (device.is_cpu() ? kHostBytes : kGpuBytes) / (members - 1) / 4;
   if (!device.is_cpu()) allocator.Reserve(2 * members * part * 4 + (int64_t{1} << 20));
-  comm.ShareMemory(&stream);
+  const std::string why = comm.ShareMemory(&stream);
   const auto make = [&] { return Tensor::Zeros(stream, DType::kI32, {members, part}); };
   const Tensor in = make();
   Tensor out = make();
@@ -55,11 +61,16 @@ double SendRate(World& world, Comm& comm, Device device) {
       longest > 2 * kLongSeconds ? 0 : std::clamp(static_cast<int>(kLongSeconds / longest), 2, 16);
   for (int i = 0; i < rounds; ++i) best = std::min(best, time());
   comm.ShareMemory(nullptr);
-  return static_cast<double>(part * 4 * (members - 1)) / best;
+  const std::string way = comm.way();
+  return {
+      static_cast<double>(part * 4 * (members - 1)) / best,
+      why.empty() || way.find(why) != std::string::npos ? way : "NCCL, not peer memory: " + why};
 }
 
-std::string Packed(const RankRow& row) {
-  std::string bytes = row.host + "\n" + row.device + "\n" + std::to_string(row.processors) + "\n";
+std::string Packed(RankRow row) {
+  std::replace(row.way.begin(), row.way.end(), '\n', ' ');
+  std::string bytes =
+      row.host + "\n" + row.device + "\n" + row.way + "\n" + std::to_string(row.processors) + "\n";
   return bytes.append(reinterpret_cast<const char*>(row.rates.data()),
                       row.rates.size() * sizeof(double));
 }
@@ -68,10 +79,12 @@ RankRow Unpacked(const std::string& bytes) {
   RankRow row;
   const size_t host = bytes.find('\n');
   const size_t device = bytes.find('\n', host + 1);
-  const size_t processors = bytes.find('\n', device + 1);
+  const size_t way = bytes.find('\n', device + 1);
+  const size_t processors = bytes.find('\n', way + 1);
   row.host = bytes.substr(0, host);
   row.device = bytes.substr(host + 1, device - host - 1);
-  row.processors = std::stoll(bytes.substr(device + 1, processors - device - 1));
+  row.way = bytes.substr(device + 1, way - device - 1);
+  row.processors = std::stoll(bytes.substr(way + 1, processors - way - 1));
   row.rates.resize((bytes.size() - processors - 1) / sizeof(double));
   bytes.copy(reinterpret_cast<char*>(row.rates.data()), row.rates.size() * sizeof(double),
              processors + 1);
@@ -102,24 +115,19 @@ RankTable MeasureRanks(World& world, Machine& machine) {
   RankTable table;
   const Device device = machine.stream.device();
   RankRow mine{world.host(), DescribeDevice(device), AllowedProcessors(), {}};
-  struct Probed {
-    double rate;
-    std::string way;  // as found: groups of peers try to share memory when they are asked to
-  };
   std::map<int, Probed> by_size;
   const auto add = [&](Comm& comm, Axis axis) {
     if (comm.size() == 1) return;
     if (by_size.count(comm.size()) == 0) {
       // A group of its own: what training sends is counted apart.
       const std::unique_ptr<Comm> probe = comm.Split(0, comm.rank(), axis);
-      const double rate = SendRate(world, *probe, device);
-      by_size[comm.size()] = {rate, probe->way()};
+      by_size[comm.size()] = Probe(world, *probe, device);
     }
     const Probed& probed = by_size[comm.size()];
     table.axes.push_back(Name(axis));
     mine.rates.push_back(probed.rate);
     // Of what is spread, else of what is replicated.
-    if (axis != Axis::kMemory || machine.mesh.expert->size() == 1) table.way = probed.way;
+    if (axis != Axis::kMemory || machine.mesh.expert->size() == 1) mine.way = probed.way;
   };
   add(*machine.mesh.world, Axis::kWorld);
   add(*machine.mesh.expert, Axis::kExpert);
@@ -147,7 +155,11 @@ std::string RankTableText(const RankTable& table) {
       if (column + 1 < line.size()) text += std::string(width - line[column].size() + 2, ' ');
     }
   }
-  return table.way.empty() ? text : text + "\nbetween GPUs: " + table.way;
+  std::set<std::string> ways;
+  for (const RankRow& row : table.ranks) ways.insert(row.way);
+  ways.erase("");
+  for (const std::string& way : ways) text += "\nbetween GPUs: " + way;
+  return text;
 }
 
 std::string SlowAxesText(const RankTable& table, double link, const std::string& device_file) {

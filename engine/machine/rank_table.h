@@ -16,12 +16,12 @@ struct RankRow {
   std::string device;
   int64_t processors = 0;  // that it may use
   std::vector<double> rates;
+  std::string way = "";  // of its bytes to other GPUs; empty on CPUs
 };
 
 struct RankTable {
   std::vector<std::string> axes;  // of more than one rank
   std::vector<RankRow> ranks;
-  std::string way = "";  // of bytes between GPUs; empty on CPUs
 };
 
 // Processors that this process may use; 0 where the system does not say.
@@ -31,7 +31,8 @@ int64_t AllowedProcessors();
 // are measured once. Collective; the same table on every rank.
 RankTable MeasureRanks(World& world, Machine& machine);
 
-// A line a rank under a line of titles, and one of the way between GPUs; without the last line end.
+// A line a rank under a line of titles, and one of each way between GPUs that some rank's bytes
+// take; without the last line end.
 std::string RankTableText(const RankTable& table);
 
 // A line an axis on which some rank sends less than a tenth of `link` bytes a second, which is the

@@ -279,7 +279,7 @@ def one_pass(sweep, small):
 
 
 def rates(sweep):
-    """Means over seeds; a gain is over those that both of its cells have."""
+    """Means over the seeds that all rho of a rate have, and so are the gains."""
     out = [sweep.state()]
     if not sweep.cells:
         return out
@@ -289,11 +289,11 @@ def rates(sweep):
     for lr in lrs:
         losses = {rho: {c["seed"]: c["validation_loss"] for c in sweep.cells if (c["optim.lr"], c["asked_rho"]) == (lr, rho)}
                   for rho in rhos}
-        base = losses[rhos[0]]
-        gains = [[base[s] - loss for s, loss in losses[rho].items() if s in base] for rho in rhos[1:]]
-        rows.append([short(lr), *(nats(mean(found.values())) if found else "not run" for found in losses.values()),
-                     *(nats(mean(found) if found else None, True) for found in gains)])
-    out.append(table(["`optim.lr`", *(f"rho {short(r)}" for r in rhos), *(f"gain at {short(r)}" for r in rhos[1:])], rows))
+        seeds = set.intersection(*(set(found) for found in losses.values()))
+        means = [mean(found[s] for s in seeds) if seeds else None for found in losses.values()]
+        rows.append([short(lr), str(len(seeds)), *(nats(m) if seeds else "not run" for m in means),
+                     *(nats(means[0] - m if seeds else None, True) for m in means[1:])])
+    out.append(table(["`optim.lr`", "seeds", *(f"rho {short(r)}" for r in rhos), *(f"gain at {short(r)}" for r in rhos[1:])], rows))
     for allocation in sweep.fit["allocations"][:1]:
         out += [sweep.figure("loss_vs_rho.svg", f"Loss over rho at {len(lrs)} rates"),
                 "One curve through all, each rate with a level of its own. " + minimum_text(sweep.fit, allocation)]
@@ -324,7 +324,7 @@ def memory(sweep):
                      rows))
     for scaling in sweep.fit["memory_scaling"][:1]:
         line, power, floor = scaling["log_linear"], scaling["power_law"], scaling["power_law_with_floor"]
-        beside = [["nats a tenfold of rows", f"{line['slope']:.4f} {interval(line['interval'], 4)}", f"{PAPER_SLOPE:.4f}"],
+        beside = [["loss, nats a tenfold of rows", f"{line['slope']:+.4f} {interval(line['interval'], 4)}", f"{PAPER_SLOPE:+.4f}"],
                   ["exponent of a power law", f"{power['exponent']:.4f} {interval(power['interval'], 4)}", f"{PAPER_EXPONENT:.4f}"]]
         out += [sweep.figure("loss_vs_table.svg", f"Loss over table size, {count(scaling['cells'], 'cell')}"),
                 table(["", f"here, {percent(sweep.fit['level'])}", "paper"], beside),
@@ -394,7 +394,7 @@ def came_out(sweep):
             said.append(f"gain {give_or_take(best['nats'], best['half_width'])} at rho {best['rho']:.2f}")
     for scaling in fit["memory_scaling"][:1]:
         line = scaling["log_linear"]
-        said.append(f"{line['slope']:.4f} nats a tenfold {interval(line['interval'], 4)}")
+        said.append(f"loss {line['slope']:+.4f} nats a tenfold of rows {interval(line['interval'], 4)}")
     for column in ("ablation", "placement", "model.engram.table.lr_mult"):
         found = comparison(sweep, column)
         if found:

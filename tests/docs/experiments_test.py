@@ -163,7 +163,7 @@ def main():
         check("| `single_fusion` | 4 | +0.00" in section(page, "ablations") and "Least loss: block 2" in section(page, "placement"),
               "ablations and placement")
         check("| 0.003 |" in section(page, "rates") and re.search(r"\*\*rho 0\.(6[5-9]|7[0-5])", section(page, "rates")), "rates")
-        check(re.search(r"\| 0\.006 \| 2\.8\d+ \| 2\.8\d+ \| \+0\.01", section(page, "high_rate")), f"faster: {section(page, 'high_rate')}")
+        check(re.search(r"\| 0\.006 \| 2 \| 2\.8\d+ \| 2\.8\d+ \| \+0\.01", section(page, "high_rate")), f"faster: {section(page, 'high_rate')}")
         halved = float(re.search(r"\| 2\.5 \| 2 \| 2\.\d+ \| (-[\d.]+) ±", section(page, "table_rate"))[1])
         check("least loss by model.engram.table.lr_mult `2.5`: -0.0" in section(page, "overview"), "what came of the tables' rate")
         check("most is lost by ablation `single_fusion`: +0.0" in section(page, "overview"), "what came of the ablations")

@@ -22,10 +22,15 @@ TEST(RankTable, HasALineARank) {
 
 TEST(RankTable, SaysTheWayBetweenGpus) {
   RankTable table = TwoRanks();
-  table.way = "NCCL, not peer memory: ranks on several hosts";
+  table.ranks[1].way = "NCCL, not peer memory: ranks on several hosts";
   EXPECT_EQ(
       RankTableText(table),
       RankTableText(TwoRanks()) + "\nbetween GPUs: NCCL, not peer memory: ranks on several hosts");
+  table.ranks[0].way = "peer memory";
+  EXPECT_THAT(RankTableText(table), HasSubstr("\nbetween GPUs: peer memory"));
+  EXPECT_THAT(RankTableText(table), HasSubstr("ranks on several hosts\n"));
+  table.ranks[1].way = table.ranks[0].way;
+  EXPECT_EQ(RankTableText(table), RankTableText(TwoRanks()) + "\nbetween GPUs: peer memory");
 }
 
 TEST(RankTable, WarnsOfAnAxisFarBelowTheDevicesFigure) {

@@ -14,8 +14,9 @@ constexpr int64_t kMostSequence = int64_t{1} << 30;
 constexpr int64_t kMostIterations = 1000;
 constexpr int64_t kMostWindow = 1'000'000;
 constexpr int64_t kMostSeconds = 365 * 24 * 3600;
-constexpr double kMostTokens = 1e17;       // of a stage
-constexpr double kMostActivations = 1e14;  // of one tensor of a batch
+constexpr double kMostTokens = 1e17;               // of a stage
+constexpr double kMostBatchTokens = 2147483647.0;  // tokens have 32-bit numbers
+constexpr double kMostActivations = 1e14;          // of one tensor of a batch
 
 std::string N(int64_t value) { return std::to_string(value); }
 double Real(int64_t value) { return static_cast<double>(value); }
@@ -70,6 +71,7 @@ void BatchRules(const ModelConfig& model, const std::string& prefix, int64_t ste
   const Rules::Factor each = {prefix + "sequence_length", Real(length)};
   const Rules::Factor batch = {prefix + "batch_sequences", Real(sequences)};
   rules.ProductAtMost(kMostTokens, "tokens", {{prefix + "steps", Real(steps)}, batch, each});
+  rules.ProductAtMost(kMostBatchTokens, "tokens of a batch", {batch, each});
   const auto most = [&](std::initializer_list<Rules::Factor> factors) {
     rules.ProductAtMost(kMostActivations, "values of a batch", factors);
   };

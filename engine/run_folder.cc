@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -26,6 +27,14 @@ namespace fs = std::filesystem;
 bool HasBytes(const std::string& path) {
   const absl::StatusOr<int64_t> size = FileSize(path);
   return size.ok() && *size > 0;
+}
+
+constexpr int kLockTries = 50;  // a tenth of a second each
+
+bool IsOpenAs(int descriptor, const std::string& path) {
+  struct stat mine = {}, there = {};
+  return fstat(descriptor, &mine) == 0 && stat(path.c_str(), &there) == 0 &&
+         mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
 }
 
 std::string HolderText() {
@@ -83,13 +92,22 @@ absl::Status CheckNothingForeign(const RunFolder& folder) {
 
 absl::StatusOr<FolderLock> FolderLock::Take(const std::string& folder) {
   const std::string path = folder + "/.lock";
-  const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (descriptor < 0) return FileError(path, "open", errno);
-  for (int tries = 0; flock(descriptor, LOCK_EX | LOCK_NB) != 0; ++tries) {
-    if (errno != EWOULDBLOCK || tries >= 50) {
-      const int code = errno;
-      close(descriptor);
-      if (code != EWOULDBLOCK) return FileError(path, "lock", code);
+  int descriptor = -1;
+  for (int tries = 0;; ++tries) {
+    std::error_code error;
+    fs::create_directories(folder, error);
+    if (error) return FileError(folder, "make the folder", error.value());
+    descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (descriptor < 0) {
+      if (errno == ENOENT && tries < kLockTries) continue;  // taken away in between
+      return FileError(path, "open", errno);
+    }
+    const int code = flock(descriptor, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+    // Who held it may have taken the file away with a folder that it had made.
+    if (code == 0 && IsOpenAs(descriptor, path)) break;
+    close(descriptor);
+    if (code != 0 && code != EWOULDBLOCK) return FileError(path, "lock", code);
+    if (tries >= kLockTries) {
       return absl::UnavailableError(folder + ": " + FirstLine(path) +
                                     " is writing this run; wait for it to end, or give another "
                                     "run.dir");
@@ -176,7 +194,11 @@ absl::StatusOr<std::string> FindCheckpoint(World& world, const std::string& path
   for (std::string candidate; std::getline(list, candidate);) {
     const absl::Status status = VerifyCheckpoint(world, candidate);
     if (status.ok()) return candidate;
+    // What cannot be read may be sound: nothing older goes on over it.
+    if (!absl::IsDataLoss(status) && !absl::IsNotFound(status) && !absl::IsInvalidArgument(status))
+      return status;
     reasons += "\n  " + std::string(status.message());
+    if (candidate == path) return absl::DataLossError(path + ": is no whole checkpoint:" + reasons);
     if (warn) warn("warning: passing over " + candidate + ": " + std::string(status.message()));
   }
   return absl::DataLossError(path + ": none of its checkpoints is whole:" + reasons +

@@ -1,5 +1,7 @@
 #include "engine/run_log.h"
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <utility>
 
@@ -9,6 +11,10 @@ namespace mneme {
 
 absl::StatusOr<RunLog> RunLog::Open(const std::string& path, const std::string& prefix) {
   if (path.empty()) return RunLog(nullptr, prefix);
+  // A pipe that nobody reads would hold the run up as it is opened.
+  struct stat info = {};
+  if (stat(path.c_str(), &info) == 0 && S_ISFIFO(info.st_mode))
+    return absl::InvalidArgumentError(path + ": is a pipe, not a file (run.log)");
   std::FILE* file = std::fopen(path.c_str(), "ae");
   if (file == nullptr) return FileError(path, "open", errno);
   return RunLog(file, "");

@@ -35,7 +35,13 @@ void Install(int number, void (*handler)(int)) {
 
 void InstallSignalHandlers() {
   if (installed.exchange(true)) return;
-  for (int number : {SIGTERM, SIGINT, SIGUSR1}) Install(number, OnStop);
+  for (int number : {SIGTERM, SIGINT, SIGUSR1, SIGXCPU}) Install(number, OnStop);
+  // A terminal that is closed; nohup has the signal ignored, and so it stays.
+  struct sigaction before = {};
+  if (sigaction(SIGHUP, nullptr, &before) == 0 && before.sa_handler != SIG_IGN)
+    Install(SIGHUP, OnStop);
+  // Whoever read what is said has gone: the run goes on.
+  Install(SIGPIPE, SIG_IGN);
   Install(SIGUSR2, OnSave);
 }
 

@@ -46,6 +46,25 @@ using Clock = std::chrono::steady_clock;
 // as much each.
 constexpr int64_t kLibraries = int64_t{128} << 20;
 
+// Rows of a table mean what the hash brings to them.
+absl::Status CheckSameHash(const std::string& checkpoint, const std::string& text,
+                           const ModelConfig& model) {
+  ASSIGN_OR_RETURN(const RunConfig donor, ParseConfig(text, checkpoint + "/config.yaml"));
+  const EngramConfig& before = donor.model.engram;
+  const EngramConfig& now = model.engram;
+  if (before.blocks.empty() || now.blocks.empty()) return absl::OkStatus();
+  const auto differs = [&](const std::string& key) {
+    return absl::FailedPreconditionError(
+        checkpoint + ": its memory is read by another hash (model.engram." + key +
+        " differs), so its rows would be others'; take the checkpoint's value");
+  };
+  if (before.orders != now.orders) return differs("orders");
+  if (before.hash_seed != now.hash_seed) return differs("hash_seed");
+  if (before.hash_layer_ids != now.hash_layer_ids) return differs("hash_layer_ids");
+  if (before.compression != now.compression) return differs("compression");
+  return absl::OkStatus();
+}
+
 // A run from its folder to its result. Every method but the constructor is collective and returns
 // the same status on every rank.
 class Trainer {
@@ -109,6 +128,7 @@ class Trainer {
   std::vector<HeldOutResult> last_scores_;
   int64_t scored_step_ = -1;
   bool made_folder_ = false;  // rank 0
+  bool made_checkpoints_ = false;
   double last_loss_ = 0.0;
   double seconds_ = 0.0;
   MeasuredTime times_;  // of the stage at hand
@@ -129,10 +149,10 @@ absl::StatusOr<bool> Trainer::OpenFolder() {
     const auto open = [&]() -> absl::Status {
       std::error_code error;
       made_folder_ = !std::filesystem::exists(folder_.dir, error);
-      std::filesystem::create_directories(folder_.checkpoints(), error);
-      if (error) return FileError(folder_.dir, "make the folder", error.value());
       ASSIGN_OR_RETURN(FolderLock lock, FolderLock::Take(folder_.dir));
       lock_ = std::move(lock);
+      made_checkpoints_ = std::filesystem::create_directories(folder_.checkpoints(), error);
+      if (error) return FileError(folder_.checkpoints(), "make the folder", error.value());
       RETURN_IF_ERROR(CheckMayRun(folder_, config_));
       finished = IsFinished(folder_, config_, [&](const std::string& text) { Say(text); });
       return absl::OkStatus();
@@ -273,6 +293,7 @@ absl::Status Trainer::CheckSameData(const std::string& checkpoint, bool data_too
           std::to_string(meta_.vocabulary.canonical_size) + ", digest " + meta_.vocabulary.digest +
           ")");
     }
+    RETURN_IF_ERROR(CheckSameHash(checkpoint, meta.config, config_.model));
     if (data_too && meta.data_digest != meta_.data_digest) {
       return absl::FailedPreconditionError(checkpoint + ": was trained on other data (digest " +
                                            meta.data_digest + ", now " + meta_.data_digest +
@@ -438,7 +459,9 @@ absl::StatusOr<std::optional<TrainResult>> Trainer::RunStage(Stage& stage) {
                                 std::to_string(position_.step) +
                                 "; lower optim.lr or raise train.skip.limit"};
     }
-    if (every > 0 && position_.step % every == 0) RETURN_IF_ERROR(SaveNow());
+    // While steps are skipped no checkpoint takes the place of a good one.
+    const bool due = every > 0 && position_.step % every == 0 && position_.skipped_in_a_row == 0;
+    if (due) RETURN_IF_ERROR(SaveNow());
   }
   if (const std::string text = times_.Text(work); !text.empty()) Say(text);
   return std::optional<TrainResult>();
@@ -466,6 +489,12 @@ absl::StatusOr<TrainResult> Trainer::Finish() {
   const Stage& stage = stages_.back();
   if (scored_step_ != position_.step && !stage.sets.empty()) {
     ASSIGN_OR_RETURN(last_scores_, EvaluateSets(world_, machine_->context, *model_->stack, stage));
+  }
+  const double scored = last_scores_.empty() ? 0.0 : last_scores_.front().loss;
+  if (!std::isfinite(scored) || (steps_here_ > 0 && !std::isfinite(last_loss_))) {
+    return TrainResult{4, "diverged: the loss is not a number at the last step, " +
+                              std::to_string(position_.step) +
+                              "; lower optim.lr and begin in another run.dir"};
   }
   RunResult result;
   result.position = position_;
@@ -514,11 +543,13 @@ std::string Trainer::MeasuredText(const RunResult& result) const {
 }
 
 // A folder that was made for a run that could not begin is taken away again, if nothing is in it.
+// Without the lock it is another's.
 void Trainer::LeaveNoTrace() {
-  if (!first() || !made_folder_) return;
+  if (!first() || !lock_.has_value()) return;
   std::error_code error;
-  std::filesystem::remove(folder_.checkpoints(), error);
-  if (folder_.HoldsRun() || std::filesystem::exists(folder_.config(), error)) return;
+  if (made_checkpoints_) std::filesystem::remove(folder_.checkpoints(), error);
+  if (!made_folder_ || folder_.HoldsRun() || std::filesystem::exists(folder_.config(), error))
+    return;
   std::filesystem::remove(folder_.dir + "/.lock", error);
   std::filesystem::remove(folder_.dir, error);
 }

@@ -23,6 +23,20 @@ Arguments Answer(const std::string& text, int exit_code) {
   return arguments;
 }
 
+// At least 0; not a number is neither.
+const CLI::Validator kAmount(
+    [](std::string& text) {
+      double value = 0.0;
+      const bool read = CLI::detail::lexical_cast(text, value);
+      return read && value >= 0.0 && value <= std::numeric_limits<double>::max()
+                 ? std::string()
+                 : "'" + text + "' is no number of at least 0";
+    },
+    "FLOAT >= 0");
+
+// Tokens of a sequence, as configs bound them; 0 has a meaning of its own.
+const CLI::Range kLength(int64_t{0}, int64_t{1} << 30);
+
 // "--a.b=c" is the override "a.b=c": it keeps its place among those written without dashes.
 // `device` says whether --device=... is one too.
 std::string WithoutDashes(const std::string& text, bool device) {
@@ -46,6 +60,7 @@ class VerbParser {
 
   // Empty where the words could be read.
   std::optional<Arguments> Parse(const std::vector<std::string>& arguments) {
+    if (auto answer = Empty(arguments)) return answer;
     std::vector<std::string> reversed;
     for (auto it = arguments.rbegin(); it != arguments.rend(); ++it)
       reversed.push_back(WithoutDashes(*it, verb_ != "plan"));
@@ -77,6 +92,21 @@ class VerbParser {
   }
 
  private:
+  // No option and no path is empty: a variable of the shell was not set.
+  std::optional<Arguments> Empty(const std::vector<std::string>& arguments) const {
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      const std::string plain = WithoutDashes(arguments[i], verb_ != "plan");
+      const bool option = plain.rfind("--", 0) == 0;
+      if (!plain.empty() && !(option && plain.back() == '=')) continue;
+      const std::string before = i > 0 ? " behind '" + arguments[i - 1] + "'" : "";
+      return Answer("mneme " + verb_ + ": " +
+                        (plain.empty() ? "an argument" + before : "'" + plain + "'") +
+                        " is empty; see mneme help " + verb_,
+                    2);
+    }
+    return std::nullopt;
+  }
+
   std::string NotAnOption(const std::vector<std::string>& arguments) const {
     std::vector<std::string> known;
     for (const CLI::Option* option : app_.get_options()) {
@@ -170,8 +200,7 @@ std::optional<Arguments> ParsePlan(VerbParser& parser, const std::vector<std::st
       ->capture_default_str();
   app.add_option("--threads", plan.threads, "of a rank on a CPU; 0: as it would be started")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--price", plan.price, "of a device and hour, in your money")
-      ->check(CLI::NonNegativeNumber);
+  app.add_option("--price", plan.price, "of a device and hour, in your money")->check(kAmount);
   parser.AddJson(plan.json);
   if (auto answer = parser.Parse(rest)) return answer;
   return SplitRun("plan", parser.words(), plan.run);
@@ -190,10 +219,10 @@ std::optional<Arguments> ParseEvaluate(VerbParser& parser, const std::vector<std
       ->check(CLI::NonNegativeNumber);
   app.add_option("--sequence-length", evaluate.sequence_length,
                  "tokens of a sequence; default: the length it was trained at")
-      ->check(CLI::NonNegativeNumber);
+      ->check(kLength);
   app.add_option("--yarn-scale", evaluate.yarn_scale,
                  "rotary scaling for that length; 1: none; default: as it was trained")
-      ->check(CLI::NonNegativeNumber);
+      ->check(kAmount);
   app.add_flag("--by-position", evaluate.by_position,
                "with --json: also the mean loss at each position of a sequence");
   app.add_flag("--memory-off", evaluate.memory_off, "score once more with the memory switched off");
@@ -220,12 +249,13 @@ std::optional<Arguments> ParseGenerate(VerbParser& parser, const std::vector<std
       ->check(CLI::NonNegativeNumber);
   app.add_option("--temperature", options.temperature, "0 takes the likeliest")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(kAmount);
   app.add_option("--top-k", options.top_k, "draw among so many; 0: all")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   app.add_option("--top-p", options.top_p, "draw among the likeliest of this mass")
       ->capture_default_str()
+      ->check(kAmount)
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--seed", options.seed, "the same seed makes the same text")
       ->capture_default_str();
@@ -314,6 +344,7 @@ std::optional<Arguments> ParseSweep(VerbParser& parser, const std::vector<std::s
   app.add_option("--baseline", sweep.config.baseline,
                  "gains are over the cells of this rho; the largest where none has it")
       ->capture_default_str()
+      ->check(kAmount)
       ->needs(fit);
   app.add_option("--by", sweep.config.by,
                  "a column whose values have curves of their own and are compared; may be repeated")

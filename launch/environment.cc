@@ -20,6 +20,18 @@ bool IsFirstOfLaunch() {
   return task == nullptr || std::string(task) == "0";
 }
 
+std::string UnmetByThreads() {
+  constexpr long kMost = 4096;
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  if (text == nullptr || *text == '\0') return "";
+  char* end = nullptr;
+  const long threads = std::strtol(text, &end, 10);
+  const bool whole = end != text && (*end == '\0' || *end == ',');  // one a level of nesting
+  if (whole && threads >= 1 && threads <= kMost) return "";
+  return "OMP_NUM_THREADS: is '" + std::string(text) + "'; give a whole number of threads, 1 to " +
+         std::to_string(kMost);
+}
+
 void MendMatrixLibrary(char** argv) {
   if (std::getenv("OPENBLAS_CORETYPE") != nullptr) return;
   const std::string core = cpu::BetterBlasCore();

@@ -14,7 +14,8 @@ namespace {
 
 // The last name of a path, with or without a slash behind it.
 std::string NameOf(const std::string& path) {
-  const auto whole = std::filesystem::absolute(path).lexically_normal();
+  std::error_code error;
+  const auto whole = std::filesystem::absolute(path, error).lexically_normal();
   return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
 }
 

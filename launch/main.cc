@@ -67,6 +67,10 @@ int Flushed(int code) {
 }
 
 int Run(int argc, char** argv) {
+  if (const std::string unmet = UnmetByThreads(); !unmet.empty()) {
+    if (IsFirstOfLaunch()) std::fprintf(stderr, "mneme: %s\n", unmet.c_str());
+    return 2;
+  }
   MendMatrixLibrary(argv);
   const Arguments arguments = ParseArguments(argc, argv);
   if (arguments.verb.empty()) {

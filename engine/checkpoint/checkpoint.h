@@ -60,6 +60,8 @@ absl::StatusOr<RunPosition> ReadCheckpointPosition(const std::string& path);
 std::vector<std::string> ListCandidates(const std::string& folder);
 // Those whose manifest is sound and whose files have their sizes, newest first.
 std::vector<std::string> ListCheckpoints(const std::string& folder);
+// The newest, which must be whole. NotFound where none is; DataLoss where only older ones are.
+absl::StatusOr<std::string> NewestCheckpoint(const std::string& folder);
 // Manifest, sizes and checksums of every file. DataLoss with the file that fails. Collective: each
 // rank checks its share, all return the same status.
 absl::Status VerifyCheckpoint(World& world, const std::string& path);

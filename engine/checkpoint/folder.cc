@@ -64,6 +64,14 @@ std::vector<std::string> ListCheckpoints(const std::string& folder) {
   return paths;
 }
 
+absl::StatusOr<std::string> NewestCheckpoint(const std::string& folder) {
+  const std::vector<std::string> whole = ListCheckpoints(folder);
+  if (whole.empty()) return absl::NotFoundError(folder + ": holds no whole checkpoint");
+  const std::string newest = ListCandidates(folder).front();
+  if (newest == whole.front()) return newest;
+  return absl::DataLossError(newest + ": is not whole; for an older one name " + whole.front());
+}
+
 void PruneCheckpoints(const std::string& folder, int64_t newest, int64_t keep_last,
                       int64_t milestone_every) {
   const auto entries = ListFolder(folder);

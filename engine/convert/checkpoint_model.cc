@@ -123,9 +123,9 @@ absl::StatusOr<std::unique_ptr<ModelSource>> OpenModelSource(const std::string& 
   if (fs::exists(path + "/manifest.json", error)) return OpenCheckpointModel(path);
   if (fs::exists(path + "/config.json", error)) return OpenForeignModel(path);
   const std::string inside = path + "/checkpoints";
-  const std::vector<std::string> found =
-      ListCheckpoints(fs::is_directory(inside, error) ? inside : path);
-  if (!found.empty()) return OpenCheckpointModel(found.front());
+  const auto newest = NewestCheckpoint(fs::is_directory(inside, error) ? inside : path);
+  if (newest.ok()) return OpenCheckpointModel(*newest);
+  if (absl::IsDataLoss(newest.status())) return newest.status();
   return absl::NotFoundError(
       path +
       ": holds neither a checkpoint (manifest.json), nor a run with one, nor a "

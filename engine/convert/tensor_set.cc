@@ -338,9 +338,9 @@ absl::StatusOr<std::unique_ptr<TensorSet>> OpenTensorSet(const std::string& path
   }
   if (fs::exists(path + "/manifest.json", error)) return OpenCheckpointTensors(path);
   const std::string inside = path + "/checkpoints";
-  const std::vector<std::string> found =
-      ListCheckpoints(fs::is_directory(inside, error) ? inside : path);
-  if (!found.empty()) return OpenCheckpointTensors(found.front());
+  const auto newest = NewestCheckpoint(fs::is_directory(inside, error) ? inside : path);
+  if (newest.ok()) return OpenCheckpointTensors(*newest);
+  if (absl::IsDataLoss(newest.status())) return newest.status();
   if (fs::is_directory(inside, error)) {
     return absl::NotFoundError(path + ": is a run without a whole checkpoint");
   }

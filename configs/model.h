@@ -7,6 +7,9 @@
 
 namespace mneme {
 
+// Ids of a vocabulary, also of a corpus's: 32-bit ids, and room for a hash's multipliers.
+inline constexpr int64_t kMostVocabulary = 1'000'000'000;
+
 // YaRN scaling of MLA's rotary part (docs/mathematics.md). scale 1 is off.
 struct YarnConfig {
   double scale = 1.0;

@@ -9,7 +9,6 @@ namespace {
 
 // Far beyond any model, and so small that sums of their products stay countable.
 constexpr int64_t kMostWidth = int64_t{1} << 20;
-constexpr int64_t kMostVocabulary = 1'000'000'000;  // 32-bit ids, and room for a hash's multipliers
 constexpr int64_t kMostLayers = int64_t{1} << 14;
 constexpr int64_t kMostHeads = int64_t{1} << 14;
 constexpr int64_t kMostEngramHeads = 1024;

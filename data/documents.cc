@@ -17,30 +17,6 @@ namespace {
 constexpr size_t kPiece = size_t{1} << 20;
 constexpr int64_t kLongestBlock = 4;  // times document_bytes
 
-class Input {
- public:
-  Input(const std::string& path, const ReadMeter& meter)
-      : path_(path), meter_(meter), file_(std::fopen(path.c_str(), "rb")) {}
-  bool ok() const { return file_ != nullptr; }
-
-  // Up to kPiece bytes; empty at the end.
-  absl::StatusOr<std::string> Piece() {
-    std::string piece(kPiece, '\0');
-    piece.resize(std::fread(piece.data(), 1, piece.size(), file_.get()));
-    if (std::ferror(file_.get()) != 0) return FileError(path_, "read", errno);
-    if (meter_) meter_(static_cast<int64_t>(piece.size()));
-    return piece;
-  }
-
- private:
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  const std::string path_;
-  const ReadMeter& meter_;
-  std::unique_ptr<std::FILE, Close> file_;
-};
-
 struct Magic {
   const char* bytes;
   size_t size;
@@ -60,16 +36,48 @@ constexpr Magic kNotText[] = {
     {"\xFE\xFF", 2, "is UTF-16, not UTF-8: convert it first (iconv -f UTF-16 -t UTF-8)"},
 };
 
-// Drops a byte-order mark; says no to what is certainly not text.
-absl::Status CheckBegin(const std::string& path, std::string& piece) {
+// Says no to what is certainly not text; `offset`: of the piece in its file.
+absl::Status CheckText(const std::string& path, const std::string& piece, int64_t offset) {
   for (const Magic& magic : kNotText) {
-    if (piece.compare(0, magic.size, magic.bytes, magic.size) == 0) {
+    if (offset == 0 && piece.compare(0, magic.size, magic.bytes, magic.size) == 0) {
       return absl::InvalidArgumentError(path + ": " + magic.what);
     }
   }
-  if (piece.compare(0, 3, "\xEF\xBB\xBF") == 0) piece.erase(0, 3);
-  return absl::OkStatus();
+  const size_t zero = piece.find('\0');
+  if (zero == std::string::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(path + ": is no text: byte 0 at offset " +
+                                    std::to_string(offset + static_cast<int64_t>(zero)) +
+                                    "; give UTF-8 text, JSON lines or .npy");
 }
+
+class Input {
+ public:
+  Input(const std::string& path, const ReadMeter& meter)
+      : path_(path), meter_(meter), file_(std::fopen(path.c_str(), "rb")) {}
+  bool ok() const { return file_ != nullptr; }
+
+  // Up to kPiece bytes, without a byte-order mark; empty at the end. An error for what is no text.
+  absl::StatusOr<std::string> Piece() {
+    std::string piece(kPiece, '\0');
+    piece.resize(std::fread(piece.data(), 1, piece.size(), file_.get()));
+    if (std::ferror(file_.get()) != 0) return FileError(path_, "read", errno);
+    if (meter_) meter_(static_cast<int64_t>(piece.size()));
+    RETURN_IF_ERROR(CheckText(path_, piece, read_));
+    const bool first = read_ == 0;
+    read_ += static_cast<int64_t>(piece.size());
+    if (first && piece.compare(0, 3, "\xEF\xBB\xBF") == 0) piece.erase(0, 3);
+    return piece;
+  }
+
+ private:
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  const std::string path_;
+  const ReadMeter& meter_;
+  std::unique_ptr<std::FILE, Close> file_;
+  int64_t read_ = 0;  // bytes so far
+};
 
 // Calls `line` with every line, its "\n" included but for a last one without.
 template <class Line>
@@ -77,10 +85,9 @@ absl::Status ForEachLine(const std::string& path, const ReadMeter& meter, const 
   Input input(path, meter);
   if (!input.ok()) return FileError(path, "open", errno);
   std::string rest;
-  for (bool first = true;; first = false) {
+  while (true) {
     ASSIGN_OR_RETURN(std::string piece, input.Piece());
     if (piece.empty()) break;
-    if (first) RETURN_IF_ERROR(CheckBegin(path, piece));
     size_t begin = 0;
     for (size_t end = piece.find('\n'); end != std::string::npos; end = piece.find('\n', begin)) {
       rest.append(piece, begin, end + 1 - begin);
@@ -100,10 +107,9 @@ bool IsBlank(const std::string& line) {
 absl::Status ReadWhole(const std::string& path, DocumentSink& sink, const ReadMeter& meter) {
   Input input(path, meter);
   if (!input.ok()) return FileError(path, "open", errno);
-  for (bool first = true;; first = false) {
+  while (true) {
     ASSIGN_OR_RETURN(std::string piece, input.Piece());
     if (piece.empty()) break;
-    if (first) RETURN_IF_ERROR(CheckBegin(path, piece));
     RETURN_IF_ERROR(sink.Text(piece));
   }
   return sink.End();

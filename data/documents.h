@@ -30,7 +30,7 @@ using ReadMeter = std::function<void(int64_t)>;
 // Bytes are kept as they are, valid UTF-8 or not, but for a byte-order mark at the begin and, where
 // documents end at blank lines, the blank lines around them. A document that grows to four times
 // document_bytes ends at the end of a line.
-// InvalidArgument for a file that is compressed or UTF-16 by its first bytes.
+// InvalidArgument for a file that is compressed or UTF-16 by its first bytes, or holds a byte 0.
 absl::Status ReadText(const std::string& path, const TextRule& rule, DocumentSink& sink,
                       const ReadMeter& meter);
 

@@ -1,11 +1,11 @@
 #include "data/external_ids.h"
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 #include <numeric>
 #include <vector>
 
+#include "configs/model.h"
 #include "data/files.h"
 #include "data/json_file.h"
 #include "data/npy.h"
@@ -15,8 +15,8 @@
 namespace mneme {
 namespace {
 
-constexpr int64_t kPiece = int64_t{1} << 18;  // ids
-constexpr int64_t kLargestVocabulary = std::numeric_limits<int32_t>::max();
+constexpr int64_t kPiece = int64_t{1} << 18;          // ids
+constexpr int64_t kMostTextBytes = int64_t{1} << 50;  // shares of it are counted as doubles
 
 absl::Status Bad(const std::string& why) { return absl::InvalidArgumentError(why); }
 
@@ -26,9 +26,9 @@ std::string Number(int64_t value) { return std::to_string(value); }
 absl::StatusOr<std::vector<int32_t>> ReadMap(const std::string& path, int64_t* canonical_size) {
   ASSIGN_OR_RETURN(const std::unique_ptr<NpyReader> reader, NpyReader::Open(path));
   if (reader->size() == 0) return Bad(path + ": the canonical map is empty");
-  if (reader->size() > kLargestVocabulary) {
+  if (reader->size() > kMostVocabulary) {
     return Bad(path + ": the canonical map has " + Number(reader->size()) +
-               " ids, a vocabulary at most " + Number(kLargestVocabulary));
+               " ids, a vocabulary at most " + Number(kMostVocabulary));
   }
   std::vector<int64_t> wide(static_cast<size_t>(reader->size()));
   RETURN_IF_ERROR(reader->Read(absl::MakeSpan(wide)));
@@ -45,10 +45,11 @@ absl::StatusOr<std::vector<int32_t>> ReadMap(const std::string& path, int64_t* c
   return map;
 }
 
-absl::Status CheckId(const std::string& name, int64_t id, int64_t least, int64_t vocabulary) {
+absl::Status CheckId(const std::string& option, const std::string& name, int64_t id, int64_t least,
+                     int64_t vocabulary) {
   if (id >= least && id < vocabulary) return absl::OkStatus();
-  return Bad("the " + name + " id is " + Number(id) + "; it must be at least " + Number(least) +
-             " and below the vocabulary's " + Number(vocabulary));
+  return Bad(option + ": the " + name + " id is " + Number(id) + "; it must be at least " +
+             Number(least) + " and below the vocabulary's " + Number(vocabulary));
 }
 
 // Ids beyond the map are padding of the vocabulary: they go where pad goes (docs/mathematics.md).
@@ -79,6 +80,10 @@ absl::Status FillCanonical(const ExternalIds& ids, VocabularyInfo& vocabulary) {
 }  // namespace
 
 absl::StatusOr<VocabularyInfo> ExternalVocabulary(const ExternalIds& ids) {
+  if (ids.vocabulary < 0 || ids.vocabulary > kMostVocabulary) {
+    return Bad("--vocabulary is " + Number(ids.vocabulary) +
+               "; it must be at least 1 and at most " + Number(kMostVocabulary));
+  }
   VocabularyInfo vocabulary;
   vocabulary.tokenizer = "external";
   vocabulary.eos = ids.eos;
@@ -89,15 +94,23 @@ absl::StatusOr<VocabularyInfo> ExternalVocabulary(const ExternalIds& ids) {
     ASSIGN_OR_RETURN(vocabulary.canonical, ReadMap(ids.canonical, &vocabulary.canonical_size));
     if (vocabulary.size == 0) vocabulary.size = static_cast<int64_t>(vocabulary.canonical.size());
   }
-  if (vocabulary.size < 1 || vocabulary.size > kLargestVocabulary) {
-    return Bad("token ids need the size of their vocabulary, or a canonical map (it is " +
-               Number(vocabulary.size) + ")");
+  if (vocabulary.size == 0) {
+    return Bad(
+        "token ids need the size of their vocabulary: give --vocabulary, or a map with "
+        "--canonical");
   }
-  RETURN_IF_ERROR(CheckId("end-of-document", vocabulary.eos, 0, vocabulary.size));
-  RETURN_IF_ERROR(CheckId("beginning-of-document", vocabulary.bos, -1, vocabulary.size));
-  RETURN_IF_ERROR(CheckId("pad", vocabulary.pad, -1, vocabulary.size));
+  if (vocabulary.eos == -1) return Bad("token ids need their end-of-document id: give --eos");
+  RETURN_IF_ERROR(CheckId("--eos", "end-of-document", vocabulary.eos, 0, vocabulary.size));
+  RETURN_IF_ERROR(CheckId("--bos", "beginning-of-document", vocabulary.bos, -1, vocabulary.size));
+  RETURN_IF_ERROR(CheckId("--pad", "pad", vocabulary.pad, -1, vocabulary.size));
   if (ids.text_bytes <= 0) {
-    return Bad("token ids need the number of UTF-8 bytes of their text, for bits per byte");
+    return Bad(
+        "token ids need the number of UTF-8 bytes of their text, for bits per byte: give "
+        "--text-bytes");
+  }
+  if (ids.text_bytes > kMostTextBytes) {
+    return Bad("--text-bytes is " + Number(ids.text_bytes) + "; it must be at most " +
+               Number(kMostTextBytes));
   }
   RETURN_IF_ERROR(FillCanonical(ids, vocabulary));
   if (!ids.tokenizer_json.empty()) {

@@ -102,10 +102,12 @@ absl::StatusOr<std::unique_ptr<NpyReader>> NpyReader::Open(const std::string& pa
   if (reader->size_ < 0) {
     return Bad(path, "has shape " + shape + "; ids are one-dimensional (numpy: ids.reshape(-1))");
   }
-  if (bytes != header_end + reader->size_ * element) {
+  const int64_t wanted = header_end + reader->size_ * element;
+  if (bytes != wanted) {
     return Bad(path, "has " + std::to_string(bytes) + " bytes where its header asks for " +
-                         std::to_string(header_end + reader->size_ * element) +
-                         ": truncated, or not whole yet");
+                         std::to_string(wanted) +
+                         (bytes < wanted ? ": truncated, or not whole yet"
+                                         : ": something else follows its ids; save it again"));
   }
   return reader;
 }

@@ -23,11 +23,17 @@ namespace mneme {
 namespace {
 
 constexpr int64_t kProgressBytes = int64_t{16} << 20;
+constexpr int64_t kMostDocumentBytes = int64_t{1} << 40;
 
 absl::Status CheckOptions(const PrepareOptions& options) {
   if (options.output.empty()) return absl::InvalidArgumentError("no output folder named");
   if (options.blank_lines < 0 || options.document_bytes < 0) {
     return absl::InvalidArgumentError("blank lines and document bytes cannot be negative");
+  }
+  if (options.document_bytes > kMostDocumentBytes) {
+    return absl::InvalidArgumentError("--document-bytes is " +
+                                      std::to_string(options.document_bytes) +
+                                      "; it must be at most " + std::to_string(kMostDocumentBytes));
   }
   if (!(options.held_out >= 0.0 && options.held_out < 1.0)) {
     return absl::InvalidArgumentError("the held-out share is " + NumberText(options.held_out) +
@@ -35,6 +41,56 @@ absl::Status CheckOptions(const PrepareOptions& options) {
   }
   if (options.shard_tokens < 1) {
     return absl::InvalidArgumentError("a shard holds at least one token");
+  }
+  return absl::OkStatus();
+}
+
+// An option that would change nothing was typed for another kind of input.
+absl::Status CheckOptionsApply(const PrepareOptions& options, const InputFile& input) {
+  const PrepareOptions unset;
+  const ExternalIds& ids = options.ids;
+  struct Option {
+    const char* name;
+    bool given;
+    bool for_ids;
+  };
+  const Option all[] = {
+      {"--eos", ids.eos != unset.ids.eos, true},
+      {"--bos", ids.bos != unset.ids.bos, true},
+      {"--pad", ids.pad != unset.ids.pad, true},
+      {"--vocabulary", ids.vocabulary != unset.ids.vocabulary, true},
+      {"--canonical", ids.canonical != unset.ids.canonical, true},
+      {"--text-bytes", ids.text_bytes != unset.ids.text_bytes, true},
+      {"--tokenizer-json", ids.tokenizer_json != unset.ids.tokenizer_json, true},
+      {"--blank-lines", options.blank_lines != unset.blank_lines, false},
+      {"--document-bytes", options.document_bytes != unset.document_bytes, false},
+      {"--text-field", options.text_field != unset.text_field, false},
+  };
+  const bool has_ids = input.kind == InputKind::kIds;
+  for (const Option& option : all) {
+    if (!option.given || option.for_ids == has_ids) continue;
+    return absl::InvalidArgumentError(std::string(option.name) +
+                                      (option.for_ids
+                                           ? " is for token ids (.npy); this input is text: "
+                                           : " is for text; this input is token ids (.npy): ") +
+                                      input.path);
+  }
+  return absl::OkStatus();
+}
+
+// What is replaced by a text of itself is lost.
+absl::Status CheckInputsOutside(const PrepareOptions& options,
+                                const std::vector<InputFile>& inputs) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::path output = fs::weakly_canonical(options.output, error);
+  if (error) return absl::OkStatus();  // no folder: nothing lies in it
+  for (const InputFile& input : inputs) {
+    const fs::path path = fs::weakly_canonical(input.path, error).lexically_relative(output);
+    if (error || path.empty() || *path.begin() == ".." || *path.begin() == ".") continue;
+    return absl::InvalidArgumentError(input.path + ": lies inside the output folder " +
+                                      options.output +
+                                      "; name another output, or move the input elsewhere");
   }
   return absl::OkStatus();
 }
@@ -283,6 +339,8 @@ absl::StatusOr<PrepareReport> Build(const PrepareOptions& options,
 absl::StatusOr<PrepareReport> Prepare(const PrepareOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
   ASSIGN_OR_RETURN(const std::vector<InputFile> inputs, FindInputs(options.inputs));
+  RETURN_IF_ERROR(CheckOptionsApply(options, inputs.front()));
+  RETURN_IF_ERROR(CheckInputsOutside(options, inputs));
   VocabularyInfo vocabulary;
   if (inputs.front().kind == InputKind::kIds) {
     ASSIGN_OR_RETURN(vocabulary, ExternalVocabulary(options.ids));

@@ -16,11 +16,11 @@ struct ExternalIds {
   int64_t eos = -1;        // the end-of-document id: needed
   int64_t bos = -1;        // −1: none
   int64_t pad = -1;        // pads the hash look-back; −1: none
-  int64_t vocabulary = 0;  // ids are below it; 0: the length of the canonical map
+  int64_t vocabulary = 0;  // ids are below it; 0: the length of the canonical map; up to 10^9
   std::string
       canonical;  // .npy: raw id -> canonical id; "": identity. Ids beyond its end map to pad's
   int64_t text_bytes =
-      0;  // UTF-8 bytes that all inputs together stand for: needed, for bits per byte
+      0;  // UTF-8 bytes that all inputs together stand for: needed, for bits per byte; up to 2^50
   std::string tokenizer_json;  // kept in the corpus with its digest; "": none
 };
 
@@ -35,15 +35,16 @@ struct PrepareOptions {
   // Files, and folders: of these all *.txt, *.text, *.md, *.jsonl and *.ndjson below them in the
   // order of their names.
   // *.jsonl and *.ndjson are JSON lines, *.npy are token ids (all inputs then are), all else is
+  // text. None lies inside `output`. Options of text do not go with ids, nor those of ids with
   // text.
   std::vector<std::string> inputs;
   std::string output;
   std::string text_field = "text";  // of a JSON line; a line is a document
 
   // Text files. Both 0: a file is a document.
-  int64_t blank_lines = 0;  // a document ends at this many blank lines, or more
-  int64_t document_bytes =
-      0;  // blocks (between blank_lines, at least 1) are grouped to documents of about this size
+  int64_t blank_lines = 0;     // a document ends at this many blank lines, or more
+  int64_t document_bytes = 0;  // blocks (between blank_lines, at least 1) are grouped to documents
+                               // of about this size, up to 2^40
 
   // Share of the documents set aside: 0 makes one corpus in `output`, more makes output/train and
   // output/held_out. Which side a document falls on depends on its first 2^18 ids alone.

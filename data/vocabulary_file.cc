@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "configs/model.h"
 #include "data/hdf5_file.h"
 #include "kernels/core/check.h"
 
@@ -65,6 +66,12 @@ absl::StatusOr<VocabularyInfo> ReadVocabulary(const std::string& path) {
   vocabulary.bos = ids[2];
   vocabulary.pad = ids[3];
   vocabulary.canonical_size = ids[4];
+  if (vocabulary.size > kMostVocabulary) {
+    return absl::InvalidArgumentError(path + ": the vocabulary has " +
+                                      std::to_string(vocabulary.size) + " ids, a model's at most " +
+                                      std::to_string(kMostVocabulary) +
+                                      "; prepare the corpus again with a smaller --vocabulary");
+  }
   ASSIGN_OR_RETURN(const H5DatasetInfo info, file->Info(kCanonicalName));
   if (info.shape != std::vector<int64_t>{vocabulary.size}) {
     return absl::DataLossError(path + ": the canonical map does not have the vocabulary's " +

@@ -19,7 +19,8 @@ std::string VocabularyDigest(const VocabularyInfo& vocabulary);
 
 // `path`: of the file itself. Overwrites it; synced. Errors: files.
 absl::Status WriteVocabulary(const std::string& path, const VocabularyInfo& vocabulary);
-// DataLoss where the fields do not fit each other or the digest inside.
+// DataLoss where the fields do not fit each other or the digest inside. InvalidArgument where there
+// are more ids than a model takes (kMostVocabulary).
 absl::StatusOr<VocabularyInfo> ReadVocabulary(const std::string& path);
 
 }  // namespace mneme

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "data/files.h"
+#include "data/hdf5_file.h"
 #include "data/manifest.h"
 #include "gmock/gmock.h"
 #include "tests/data/corpora.h"
@@ -227,6 +228,22 @@ TEST_F(CorpusTest, AShardOfAnotherVocabularyIsRefused) {
   manifest.shards[1].file = Entry("shard-00001.h5");
   Write(manifest);
   EXPECT_THAT(Spoilt("shard-00001.h5"), HasSubstr("was made for vocabulary"));
+}
+
+// A model takes no more; said before a map of that size is read.
+TEST_F(CorpusTest, AVocabularyBeyondAModelsIsRefused) {
+  auto file = H5File::Create(In("vocabulary.h5"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::vector<int64_t> ids = {2'000'000'000, 1, -1, -1, 2'000'000'000};
+  ASSERT_TRUE((*file)->Write("ids", H5Type::kI64, {5}, ids.data()).ok());
+  ASSERT_TRUE((*file)->Close().ok());
+  Manifest manifest = Read();
+  manifest.vocabulary = Entry("vocabulary.h5");
+  Write(manifest);
+  const absl::Status status = Corpus::Open(Path("corpus")).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("vocabulary.h5: the vocabulary has 2000000000 ids, a model's at most"));
 }
 
 TEST_F(CorpusTest, FilesThatAreNotHdf5AreRefused) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <limits>
 
 #include "data/files.h"
 #include "data/manifest.h"
@@ -43,7 +44,7 @@ class PrepareTest : public CorpusScratch {
 };
 
 TEST_F(PrepareTest, AFileIsADocument) {
-  const std::string text = std::string("one\n\n\ntwo \xE9 \0", 13);
+  const std::string text = "one\n\n\ntwo \xE9 \x01";
   const auto corpus = Prepared(Options({Put("a.txt", text), Put("b.txt", "x")}));
   EXPECT_EQ(Text(*corpus), text + "|x|");
   EXPECT_EQ(corpus->documents(), 2);
@@ -335,6 +336,28 @@ TEST_F(PrepareTest, WhatIsNoCorpusIsNeverReplaced) {
   refused("gone", "mine.txt");
 }
 
+// A corpus made of its own files would replace them.
+TEST_F(PrepareTest, WhatLiesInsideTheOutputIsNoInput) {
+  PrepareOptions options = Options({Put("in/a.txt", "some text")});
+  ASSERT_TRUE(Prepare(options).ok());
+  options.replace = true;
+  std::filesystem::create_directory_symlink(Path("corpus"), Path("link"));
+  for (const std::string name : {"corpus/manifest.json", "link/manifest.json",
+                                 "in/../corpus/manifest.json", "corpus/shard-00000.h5"}) {
+    options.inputs = {Path("in/a.txt"), Path(name)};
+    EXPECT_THAT(Message(options), HasSubstr(name + ": lies inside the output folder"));
+    EXPECT_EQ(Text(*Opened(Path("corpus"))), "some text|");
+  }
+  Put("in/corpus/b.txt", "more text");
+  options = Options({Path("in")});
+  options.output = Path("in/corpus");
+  EXPECT_THAT(Message(options), HasSubstr("b.txt: lies inside the output folder"));
+  // Beside it, and with a name that begins like its own, it is one.
+  options = Options({Put("corpus.txt", "other text")});
+  options.replace = true;
+  EXPECT_EQ(Text(*Prepared(options)), "other text|");
+}
+
 // Damaged or of two sides, a corpus stays one.
 TEST_F(PrepareTest, EveryCorpusCanBeReplaced) {
   const std::string input = Put("a.txt", "some text");
@@ -555,6 +578,17 @@ TEST_F(PrepareTest, BadTextInputs) {
                                                         6))})),
               HasSubstr("xz -dk"));
   EXPECT_THAT(Message(Options({Put("e.txt", "\xFF\xFEh")})), HasSubstr("iconv"));
+  EXPECT_THAT(Message(Options({Put("g.txt", std::string("\xEF\xBB\xBFtext\0", 8))})),
+              HasSubstr("g.txt: is no text: byte 0 at offset 7; give UTF-8 text"));
+  EXPECT_THAT(Message(Options({Put("h.h5", std::string("\x89HDF\r\n\x1A\n\0", 9))})),
+              HasSubstr("byte 0 at offset 8"));
+  // Beyond the first read, and after what has been written.
+  PrepareOptions late = Options({Put("i.jsonl", std::string(3 << 20, '\n') + '\0')});
+  EXPECT_THAT(Message(late), HasSubstr("i.jsonl: is no text: byte 0 at offset 3145728"));
+  late.inputs = {Put("j.txt", std::string(3 << 20, 'a') + '\0')};
+  EXPECT_THAT(Message(late), HasSubstr("j.txt: is no text: byte 0 at offset 3145728"));
+  late.document_bytes = 1000;
+  EXPECT_THAT(Message(late), HasSubstr("j.txt: is no text: byte 0 at offset 3145728"));
   PrepareOptions none = Options({Put("f.txt", "x")});
   none.output = "";
   EXPECT_EQ(code(none), absl::StatusCode::kInvalidArgument);
@@ -563,6 +597,9 @@ TEST_F(PrepareTest, BadTextInputs) {
   EXPECT_THAT(Message(share), HasSubstr("share is 1;"));
   share.held_out = 0.5;
   EXPECT_THAT(Message(share), HasSubstr("leaves none"));
+  PrepareOptions size = Options({Put("f.txt", "x")});
+  size.document_bytes = int64_t{1} << 62;
+  EXPECT_THAT(Message(size), HasSubstr("--document-bytes is 4611686018427387904; it must be"));
   PrepareOptions file = Options({Put("f.txt", "x")});
   file.output = Path("f.txt");
   EXPECT_EQ(code(file), absl::StatusCode::kFailedPrecondition);
@@ -593,7 +630,7 @@ TEST_F(PrepareTest, BadIds) {
   EXPECT_THAT(with(Npy(ids, "<u2", "False", "(2, 2)")), HasSubstr("(2, 2)"));
   EXPECT_THAT(with(Npy(ids, "<u2", "False", "()")), HasSubstr("()"));
   EXPECT_THAT(with(Npy(ids, "<u2").substr(0, 130)), HasSubstr("truncated"));
-  EXPECT_THAT(with(Npy(ids, "<u2") + "x"), HasSubstr("bytes"));
+  EXPECT_THAT(with(Npy(ids, "<u2") + "x"), HasSubstr("something else follows its ids"));
   EXPECT_THAT(with("plain text"), HasSubstr("is not a .npy file"));
   EXPECT_THAT(with(""), HasSubstr("is not a .npy file"));
   EXPECT_THAT(with(Npy<uint16_t>({5, 1, 10, 1}, "<u2")), HasSubstr("id 10 at position 2"));
@@ -608,12 +645,20 @@ TEST_F(PrepareTest, BadIdOptions) {
     change(options);
     return Message(options);
   };
-  EXPECT_THAT(with([](auto& o) { o.ids.eos = -1; }), HasSubstr("end-of-document id is -1"));
+  EXPECT_THAT(with([](auto& o) { o.ids.eos = -1; }), HasSubstr("give --eos"));
+  EXPECT_THAT(with([](auto& o) { o.ids.eos = -2; }),
+              HasSubstr("--eos: the end-of-document id is -2"));
   EXPECT_THAT(with([](auto& o) { o.ids.eos = 10; }), HasSubstr("below the vocabulary's 10"));
   EXPECT_THAT(with([](auto& o) { o.ids.pad = 11; }), HasSubstr("pad id is 11"));
   EXPECT_THAT(with([](auto& o) { o.ids.bos = -2; }), HasSubstr("-2"));
   EXPECT_THAT(with([](auto& o) { o.ids.vocabulary = 0; }), HasSubstr("size of their vocabulary"));
+  EXPECT_THAT(with([](auto& o) { o.ids.vocabulary = -1; }), HasSubstr("--vocabulary is -1;"));
+  EXPECT_THAT(
+      with([](auto& o) { o.ids.vocabulary = 1'000'000'001; }),
+      HasSubstr("--vocabulary is 1000000001; it must be at least 1 and at most 1000000000"));
   EXPECT_THAT(with([](auto& o) { o.ids.text_bytes = 0; }), HasSubstr("UTF-8 bytes"));
+  EXPECT_THAT(with([](auto& o) { o.ids.text_bytes = std::numeric_limits<int64_t>::max(); }),
+              HasSubstr("--text-bytes is 9223372036854775807; it must be at most"));
   EXPECT_THAT(with([&](auto& o) { o.ids.tokenizer_json = Path("no.json"); }), HasSubstr("no.json"));
   const auto tokenizer = [&](const std::string& text) {
     const std::string path = Put("tokenizer.json", text);
@@ -631,9 +676,29 @@ TEST_F(PrepareTest, BadIdOptions) {
   EXPECT_THAT(map({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}), HasSubstr("maps 11 ids"));
   EXPECT_THAT(map({0, 1, 2, 3}), HasSubstr("name a pad id below 4"));
   EXPECT_THAT(map({}), HasSubstr("empty"));
+  const std::string not_ids = " is for text; this input is token ids (.npy): ";
+  EXPECT_THAT(with([](auto& o) { o.blank_lines = 1; }), HasSubstr("--blank-lines" + not_ids));
+  EXPECT_THAT(with([](auto& o) { o.document_bytes = 9; }), HasSubstr("--document-bytes" + not_ids));
+  EXPECT_THAT(with([](auto& o) { o.text_field = "body"; }), HasSubstr("--text-field" + not_ids));
   PrepareOptions mixed = IdOptions(input);
   mixed.inputs.push_back(Put("b.txt", "x"));
   EXPECT_THAT(Message(mixed), HasSubstr("mix"));
+}
+
+TEST_F(PrepareTest, OptionsOfIdsDoNotGoWithText) {
+  const auto refused = [&](const std::string& option, auto change) {
+    PrepareOptions options = Options({Put("a.txt", "some text")});
+    change(options.ids);
+    EXPECT_THAT(Message(options),
+                HasSubstr(option + " is for token ids (.npy); this input is text: "));
+  };
+  refused("--eos", [](auto& ids) { ids.eos = 1; });
+  refused("--bos", [](auto& ids) { ids.bos = 1; });
+  refused("--pad", [](auto& ids) { ids.pad = 1; });
+  refused("--vocabulary", [](auto& ids) { ids.vocabulary = 100; });
+  refused("--canonical", [](auto& ids) { ids.canonical = "map.npy"; });
+  refused("--text-bytes", [](auto& ids) { ids.text_bytes = 9; });
+  refused("--tokenizer-json", [](auto& ids) { ids.tokenizer_json = "tokenizer.json"; });
 }
 
 }  // namespace

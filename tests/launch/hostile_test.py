@@ -306,7 +306,7 @@ TABLE = [
      {"half", "one byte less", "config: empty", "tags"}),
     ("sweep.yaml", [["sweep", "sweep.yaml", "--dry-run"], ["sweep", "sweep.yaml", "folder=fresh"]], YAML, {2, 3}, {"half", "one byte less"}),
     ("device.yaml", [["plan", "run.yaml", "model.vocab_size=258", "--device", "device.yaml"]], YAML, {2}, {"half", "one byte less"}),
-    ("text.txt", [["prepare", "--input", "text.txt", "--output", "new"]], {}, {2}, {"half", "one byte less", "zeros"}),
+    ("text.txt", [["prepare", "--input", "text.txt", "--output", "new"]], {}, {2}, {"half", "one byte less"}),
     ("lines.jsonl", [["prepare", "--input", "lines.jsonl", "--output", "new"]], {**DEEP_JSON, **LINES}, {2},
      {"half", "one byte less", "a zero byte", "a number of 64 bits"}),
     ("ids.npy", [["prepare", "--input", "ids.npy", *IDS, "--output", "new"]], NPY, {2}, set()),

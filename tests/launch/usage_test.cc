@@ -167,6 +167,12 @@ const Wrong kWrong[] = {
     {"prepare --input x.txt", 2, {"--output"}},
     {"prepare --input nowhere.txt --output c", 2, {"nowhere.txt"}},
     {"prepare --input nowhere.txt --output c --held-out 2", 2, {"held"}},
+    {"prepare --input " MNEME_SOURCE_DIR "/README.md --output c --eos 1",
+     2,
+     {"--eos is for token ids (.npy); this input is text"}},
+    {"prepare --input nowhere.txt --output c --document-bytes 4611686018427387904",
+     2,
+     {"--document-bytes is 4611686018427387904"}},
 };
 
 INSTANTIATE_TEST_SUITE_P(Cases, WrongUsage, testing::ValuesIn(kWrong),

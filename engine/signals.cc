@@ -18,7 +18,9 @@ static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int64_t>::is
 
 void OnStop(int number) {
   const bool again = stop_asked.exchange(true);
-  if (again && number != SIGUSR1) _exit(128 + number);
+  // A person who asks twice does not want to wait. A closed terminal and the limit of processor
+  // time ask twice by themselves.
+  if (again && (number == SIGTERM || number == SIGINT)) _exit(128 + number);
 }
 
 void OnSave(int) { ++saves_asked; }

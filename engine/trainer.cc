@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -101,6 +102,7 @@ class Trainer {
   void Prune();
   absl::StatusOr<bool> AnswerSignals();  // true: stop
   absl::StatusOr<TrainResult> Finish();
+  TrainResult Diverged() const;
   void AddMeasured(RunResult& result) const;  // collective
   std::string MeasuredText(const RunResult& result) const;
   TrainResult Stopped();
@@ -483,19 +485,20 @@ absl::StatusOr<TrainResult> Trainer::RunStages() {
   }
 }
 
+TrainResult Trainer::Diverged() const {
+  return {4, "diverged: the loss is not a number at the last step, " +
+                 std::to_string(position_.step) + "; lower optim.lr and give another run.dir"};
+}
+
 absl::StatusOr<TrainResult> Trainer::Finish() {
+  if (steps_here_ > 0 && !std::isfinite(last_loss_)) return Diverged();
   if (config_.train.checkpoint_last) RETURN_IF_ERROR(SaveNow());
   world_.pulse().SetPhase(Phase::kEnding);
   const Stage& stage = stages_.back();
   if (scored_step_ != position_.step && !stage.sets.empty()) {
     ASSIGN_OR_RETURN(last_scores_, EvaluateSets(world_, machine_->context, *model_->stack, stage));
   }
-  const double scored = last_scores_.empty() ? 0.0 : last_scores_.front().loss;
-  if (!std::isfinite(scored) || (steps_here_ > 0 && !std::isfinite(last_loss_))) {
-    return TrainResult{4, "diverged: the loss is not a number at the last step, " +
-                              std::to_string(position_.step) +
-                              "; lower optim.lr and begin in another run.dir"};
-  }
+  if (!last_scores_.empty() && !std::isfinite(last_scores_.front().loss)) return Diverged();
   RunResult result;
   result.position = position_;
   result.sets = last_scores_;

@@ -38,6 +38,7 @@ std::string ThisProgram() {
 }  // namespace
 
 absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
+  if (!arguments.report.empty()) RETURN_IF_ERROR(CheckReport(arguments.report));
   if (!arguments.fit.empty()) return FitFile(arguments);
   if (!arguments.verify.empty()) {
     ASSIGN_OR_RETURN(const std::string line, VerifyBundle(arguments.verify));
@@ -47,6 +48,7 @@ absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
   absl::StatusOr<SweepConfig> sweep = LoadSweep(arguments.sweep.config, arguments.sweep.overrides);
   if (!sweep.ok()) return absl::InvalidArgumentError(sweep.status().message());
   ASSIGN_OR_RETURN(const SweepGrid grid, MakeGrid(*sweep));
+  RETURN_IF_ERROR(CheckFitColumns(*sweep, grid));
   if (arguments.dry_run) {
     ASSIGN_OR_RETURN(const std::vector<CellPlan> plans, PlanCells(*sweep, grid));
     std::printf("%s", arguments.json ? (GridJson(*sweep, grid, plans) + "\n").c_str()
@@ -54,7 +56,7 @@ absl::StatusOr<int> SweepVerb(const SweepArguments& arguments) {
     return 0;
   }
   if (!grid.data_fault.empty()) return absl::NotFoundError(grid.data_fault);
-  RETURN_IF_ERROR(CheckSweepFolder(*sweep));
+  RETURN_IF_ERROR(CheckSweepFolder(*sweep, grid));
   for (const std::string& other : arguments.merge) {
     ASSIGN_OR_RETURN(const std::string line, MergeFolder(*sweep, grid, other));
     std::fprintf(stderr, "%s\n", line.c_str());

@@ -77,7 +77,7 @@ absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& folder) {
 // Nothing where the cells are too few for one.
 absl::StatusOr<std::optional<SweepFit>> FitOf(const std::string& folder) {
   ASSIGN_OR_RETURN(const FitConfig config, ReadFitConfig(folder + "/fit_config.json"));
-  ASSIGN_OR_RETURN(const CellTable table, ReadCells(folder + "/results.jsonl"));
+  ASSIGN_OR_RETURN(const CellTable table, ReadBundleCells(folder));
   absl::StatusOr<SweepFit> fit = FitCells(table, config);
   if (fit.ok()) return std::move(*fit);
   if (absl::IsFailedPrecondition(fit.status())) return std::nullopt;
@@ -182,6 +182,16 @@ absl::StatusOr<int64_t> CheckDigests(const std::string& folder) {
                                  "MANIFEST says " + digest);
   }
   return static_cast<int64_t>(digests.size());
+}
+
+absl::StatusOr<CellTable> ReadBundleCells(const std::string& folder) {
+  const std::string path = folder + "/results.jsonl";
+  ASSIGN_OR_RETURN(CellTable table, ReadCells(path));
+  for (const CellResult& cell : table.cells) {
+    const absl::Status mean = CheckMean(cell, cell.documents);
+    if (!mean.ok()) return absl::DataLossError(path + ": " + std::string(mean.message()));
+  }
+  return table;
 }
 
 absl::StatusOr<std::string> VerifyBundle(const std::string& folder) {

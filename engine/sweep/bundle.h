@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "engine/sweep/cells.h"
 #include "engine/sweep/grid.h"
 #include "engine/sweep/sweep_config.h"
 
@@ -20,6 +21,10 @@ absl::StatusOr<std::string> WriteBundle(const SweepConfig& sweep, const SweepGri
 // Checks every digest of a bundle. Returns how many files it has. Errors: NotFound; DataLoss naming
 // a file that is missing, changed or unknown.
 absl::StatusOr<int64_t> CheckDigests(const std::string& folder);
+
+// The cells of a bundle with their losses by document, whose mean is each one's loss. Errors:
+// those of ReadCells; DataLoss naming the cell.
+absl::StatusOr<CellTable> ReadBundleCells(const std::string& folder);
 
 // CheckDigests, and makes the fit again. Returns a line for people. Errors also: DataLoss where the
 // fit comes to other digits.

@@ -28,6 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr auto kPoll = std::chrono::milliseconds(100);
+constexpr int kRefused = 2;  // exit code of a config that cannot be meant: it will not change
 
 std::string LocalRank() {
   for (const char* variable : {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"}) {
@@ -255,7 +256,13 @@ absl::Status CellGroup::Judge(Member& member, const CellExit& exit) {
     worker_.say("stopped " + name + " with what it had saved");
     return absl::OkStatus();
   }
-  if (exit.code != 0) return Fail(member, exit.text + last, exit);
+  if (exit.code != 0)
+    return Fail(member, exit.text + last, exit, /*hopeless=*/exit.code == kRefused);
+  if (const absl::Status kept = KeepDocuments(sweep_, *member.taken.cell); !kept.ok())
+    return Fail(member, std::string(kept.message()), exit);
+  const absl::Status own = CheckTrained(sweep_, *member.taken.cell);
+  if (absl::IsFailedPrecondition(own)) return RefuseRun(member, std::string(own.message()), exit);
+  if (!own.ok()) return Fail(member, std::string(own.message()), exit);
   const absl::Status finished = Finish(member);
   if (!finished.ok()) return Fail(member, std::string(finished.message()), exit);
   const double seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
@@ -263,9 +270,19 @@ absl::Status CellGroup::Judge(Member& member, const CellExit& exit) {
   return absl::OkStatus();
 }
 
+// What trained something else would do so again; its run is set aside, so that the cell does not go
+// on from it once the launch line is mended.
+absl::Status CellGroup::RefuseRun(Member& member, const std::string& why, const CellExit& exit) {
+  const std::string run = member.folder.run();
+  const std::string aside = run + ".other." + std::to_string(member.taken.before.failures + 1);
+  std::error_code error;
+  fs::rename(run, aside, error);
+  if (error) return FileError(run, "set aside", error.value());
+  return Fail(member, why + " (now " + aside + ")", exit, /*hopeless=*/true);
+}
+
 absl::Status CellGroup::Finish(Member& member) {
   const SweepCell& cell = *member.taken.cell;
-  RETURN_IF_ERROR(KeepDocuments(sweep_, cell));
   ASSIGN_OR_RETURN(const std::string record,
                    CellRecord(sweep_, cell, member.taken.before.failures));
   RETURN_IF_ERROR(CreateExclusively(member.folder.done(), record + "\n").status());
@@ -274,16 +291,19 @@ absl::Status CellGroup::Finish(Member& member) {
   return absl::OkStatus();
 }
 
-absl::Status CellGroup::Fail(Member& member, const std::string& why, const CellExit& exit) {
+absl::Status CellGroup::Fail(Member& member, const std::string& why, const CellExit& exit,
+                             bool hopeless) {
   const int64_t attempt = member.taken.before.failures + 1;
   JsonObject json;
   json.Add("why", why)
       .Add("code", exit.code)
       .Add("owner", worker_.owner)
       .Add("log", member.folder.log());
+  if (hopeless) json.Add("hopeless_of", sweep_.run.attempts);
   RETURN_IF_ERROR(CreateExclusively(member.folder.failed(attempt), json.Text() + "\n").status());
   worker_.say(NameOf(*member.taken.cell) + " failed, attempt " + std::to_string(attempt) + " of " +
-              std::to_string(sweep_.run.attempts) + ": " + why + " (" + member.folder.log() + ")");
+              std::to_string(sweep_.run.attempts) + (hopeless ? ", the last" : "") + ": " + why +
+              " (" + member.folder.log() + ")");
   return absl::OkStatus();
 }
 

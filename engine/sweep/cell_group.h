@@ -75,7 +75,10 @@ class CellGroup {
   absl::Status LoseRest();
   absl::Status Judge(Member& member, const CellExit& exit);
   absl::Status Finish(Member& member);
-  absl::Status Fail(Member& member, const std::string& why, const CellExit& exit);
+  absl::Status RefuseRun(Member& member, const std::string& why, const CellExit& exit);
+  // hopeless: the next attempt would fail likewise, and none is made.
+  absl::Status Fail(Member& member, const std::string& why, const CellExit& exit,
+                    bool hopeless = false);
   absl::Status MarkAlone(const Member& member, const std::string& why) const;
   absl::Status End(Member& member, const absl::Status& status);
 

@@ -18,7 +18,8 @@ namespace {
 
 constexpr double kLargestSeed = 9007199254740992.0;  // 2^53: whole numbers are exact up to here
 constexpr double kMostNats = 1e100;                  // of a document, so that sums are finite
-constexpr char kByteOrderMark[] = "\xEF\xBB\xBF";    // what some editors put before UTF-8
+constexpr double kSumError = 1e-9;  // of a mean, as a share: floats added in another order
+constexpr char kByteOrderMark[] = "\xEF\xBB\xBF";  // what some editors put before UTF-8
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 absl::Status LineError(const std::string& path, size_t line, const std::string& why) {
@@ -328,6 +329,23 @@ absl::StatusOr<Documents> ReadDocuments(const std::string& path) {
   Documents documents;
   if (TakeDocuments(json.Find("documents"), documents)) return documents;
   return IsNoDocuments(path);
+}
+
+absl::Status CheckMean(const CellResult& cell, const Documents& documents) {
+  double tokens = 0.0, nats = 0.0;
+  for (const DocumentScore& document : documents) {
+    tokens += static_cast<double>(document.tokens);
+    nats += document.nats;
+  }
+  if (tokens <= 0.0) return absl::OkStatus();
+  const double mean = nats / tokens;
+  const double rounding = 0.5 / kNatsKept * static_cast<double>(documents.size()) / tokens;
+  const double bound = rounding + kSumError * (1.0 + std::fabs(mean));
+  if (std::fabs(mean - cell.validation_loss) <= bound) return absl::OkStatus();
+  return absl::DataLossError("the documents of cell " + cell.key + " have a mean of " +
+                             NumberText(mean) + " nats a token, and its validation_loss is " +
+                             NumberText(cell.validation_loss) +
+                             ": one of them is another cell's, or was changed");
 }
 
 std::string PackedDocuments(const std::vector<std::pair<std::string, Documents>>& cells) {

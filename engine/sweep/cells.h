@@ -43,6 +43,12 @@ absl::StatusOr<CellTable> ReadCells(const std::string& path, bool with_documents
 absl::StatusOr<CellResult> ReadCell(const std::string& path);
 
 using Documents = std::vector<DocumentScore>;
+// A document's loss is kept to a ten-thousandth of a nat: what is below it is rounding of floats,
+// and half of the text.
+inline constexpr double kNatsKept = 1e4;
+// Whether `documents` are those of the cell: nats over tokens are its validation_loss, within what
+// the rounding of each may add. DataLoss that says both; OK where no document has a token.
+absl::Status CheckMean(const CellResult& cell, const Documents& documents);
 // The file of one cell: {"documents": [[tokens, nats], ...]}. Errors: NotFound, DataLoss.
 absl::StatusOr<Documents> ReadDocuments(const std::string& path);
 // One text for many cells, the tokens of documents that cells have in common said once:

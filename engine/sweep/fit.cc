@@ -243,23 +243,12 @@ std::optional<Scaling> ScalingOf(const std::vector<CellResult>& cells, const std
   return scaling;
 }
 
-// A slip in a column's name would leave cells in, or put all into one curve, without a word.
-absl::Status CheckColumns(const CellTable& table, const FitConfig& config) {
+std::set<std::string> ColumnsOf(const CellTable& table) {
   std::set<std::string> known;
   for (const CellResult& cell : table.cells) {
     for (const auto& [name, value] : cell.columns) known.insert(name);
   }
-  const auto check = [&](const std::string& key, const std::string& column) {
-    if (known.count(column) > 0) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        "fit." + key + ": " + table.source + " has no column '" + column +
-        "'; nearest: " + Nearest(column, {known.begin(), known.end()}));
-  };
-  for (const Exclusion& exclusion : config.exclude)
-    RETURN_IF_ERROR(check("exclude", exclusion.key));
-  for (const std::string& column : config.by) RETURN_IF_ERROR(check("by", column));
-  for (const std::string& column : config.levels) RETURN_IF_ERROR(check("levels", column));
-  return absl::OkStatus();
+  return known;
 }
 
 bool IsOf(const CellResult& cell, const Exclusion& exclusion) {
@@ -406,9 +395,25 @@ absl::Status CheckFit(const FitConfig& config) {
                                     "; an interval's level lies between 0.5 and 1: 0.9");
 }
 
+// A slip in a column's name would leave cells in, or put all into one curve, without a word.
+absl::Status CheckColumns(const FitConfig& config, const std::set<std::string>& known,
+                          const std::string& source) {
+  const auto check = [&](const std::string& key, const std::string& column) {
+    if (known.count(column) > 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "fit." + key + ": " + source + " has no column '" + column +
+        "'; nearest: " + Nearest(column, {known.begin(), known.end()}));
+  };
+  for (const Exclusion& exclusion : config.exclude)
+    RETURN_IF_ERROR(check("exclude", exclusion.key));
+  for (const std::string& column : config.by) RETURN_IF_ERROR(check("by", column));
+  for (const std::string& column : config.levels) RETURN_IF_ERROR(check("levels", column));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SweepFit> FitCells(const CellTable& table, const FitConfig& config) {
   RETURN_IF_ERROR(CheckFit(config));
-  RETURN_IF_ERROR(CheckColumns(table, config));
+  RETURN_IF_ERROR(CheckColumns(config, ColumnsOf(table), table.source));
   SweepFit fit;
   fit.config = config;
   fit.source = table.source;

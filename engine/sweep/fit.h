@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -128,6 +129,10 @@ struct SweepFit {
 
 // What is wrong with a fit whatever its cells are (InvalidArgument): a level outside (0.5, 1).
 absl::Status CheckFit(const FitConfig& config);
+// OK where every column that the config names is `known`. InvalidArgument with the nearest one;
+// `source` is what has the columns.
+absl::Status CheckColumns(const FitConfig& config, const std::set<std::string>& known,
+                          const std::string& source);
 
 // Deterministic: the same table gives the same digits. Errors: FailedPrecondition for neither three
 // values of rho nor three table sizes nor two values of a column to compare; InvalidArgument:

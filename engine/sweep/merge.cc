@@ -29,14 +29,13 @@ absl::StatusOr<FinishedCells> InFolder(const SweepGrid& grid, const std::string&
   FinishedCells found;
   for (const SweepCell& cell : grid.cells) {
     const CellFolder there{other + "/cells/" + cell.key};
-    if (!IsThere(there.done())) continue;
+    ASSIGN_OR_RETURN(const bool done, LookFor(there.done()));
+    if (!done) continue;
     Finished& finished = found[cell.key];
     ASSIGN_OR_RETURN(finished.record, ReadFileBytes(there.done()));
-    ASSIGN_OR_RETURN(const CellResult record, ReadRecord(there, cell.key));
+    ASSIGN_OR_RETURN(const CellResult record, ReadRecord(there, cell));
     finished.loss = record.validation_loss;
-    if (record.columns.count("documents") > 0) {
-      RETURN_IF_ERROR(ReadDocuments(there.documents()).status());
-    }
+    RETURN_IF_ERROR(CheckDocuments(there, record));
     finished.documents = ReadFileBytes(there.documents()).value_or("");
     finished.config = ReadFileBytes(there.config()).value_or("");
   }
@@ -48,7 +47,7 @@ absl::StatusOr<FinishedCells> InBundle(const std::string& bundle) {
   RETURN_IF_ERROR(CheckDigests(bundle).status());
   const std::string path = bundle + "/results.jsonl";
   ASSIGN_OR_RETURN(const std::string lines, ReadFileBytes(path));
-  ASSIGN_OR_RETURN(const CellTable table, ReadCells(path));
+  ASSIGN_OR_RETURN(const CellTable table, ReadBundleCells(bundle));
   FinishedCells found;
   std::istringstream in(lines);
   for (const CellResult& cell : table.cells) {
@@ -67,7 +66,7 @@ absl::StatusOr<FinishedCells> InBundle(const std::string& bundle) {
 
 absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGrid& grid,
                                         const std::string& other) {
-  const bool folder = IsThere(other + "/cells");
+  ASSIGN_OR_RETURN(const bool folder, LookFor(other + "/cells"));
   if (!folder && !IsThere(other + "/MANIFEST")) {
     return absl::NotFoundError(other +
                                ": is neither the folder of a sweep, which has cells/, nor a "
@@ -81,7 +80,7 @@ absl::StatusOr<std::string> MergeFolder(const SweepConfig& sweep, const SweepGri
     const CellFolder here = FolderOf(sweep, cell);
     if (IsThere(here.done())) {
       RETURN_IF_ERROR(CheckFinished(sweep, cell));
-      ASSIGN_OR_RETURN(const CellResult record, ReadRecord(here, cell.key));
+      ASSIGN_OR_RETURN(const CellResult record, ReadRecord(here, cell));
       const double mine = record.validation_loss;
       if (mine != found->second.loss) {
         return absl::FailedPreconditionError(

@@ -1,5 +1,8 @@
 #include "engine/sweep/publish.h"
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <filesystem>
 
 #include "configs/text.h"
@@ -57,6 +60,25 @@ absl::StatusOr<std::vector<std::string>> WriteFigures(const SweepFit& fit,
                                 ScalingFigure(fit.scalings[i]), written));
   }
   return written;
+}
+
+absl::Status CheckReport(const std::string& path) {
+  std::error_code error;
+  const bool folder = path.ends_with('/') || fs::is_directory(path, error);
+  const fs::path file = folder ? fs::path(path) / "report.html" : fs::path(path);
+  fs::path parent = fs::absolute(file, error).parent_path();
+  // A folder is made with those above it.
+  while (folder && !fs::exists(parent, error) && parent != parent.parent_path())
+    parent = parent.parent_path();
+  if (!fs::is_directory(parent, error)) {
+    return absl::InvalidArgumentError("--report " + path + ": " + parent.string() +
+                                      " is no folder; make it, or name another place");
+  }
+  if (access(parent.c_str(), W_OK | X_OK) != 0) {
+    return absl::InvalidArgumentError(
+        FileError("--report " + path, "write in " + parent.string(), errno).message());
+  }
+  return CheckMayWrite(file.string(), "<!DOCTYPE html>");
 }
 
 absl::StatusOr<std::string> WriteReport(const SweepFit& fit, const std::string& html,

@@ -24,6 +24,10 @@ absl::Status PublishSweep(const SweepConfig& sweep, const SweepGrid& grid,
 absl::StatusOr<std::vector<std::string>> WriteFigures(const SweepFit& fit,
                                                       const std::string& begin);
 
+// Whether WriteReport may write to `path`, as far as can be seen before: its folder is there, or
+// can be made where it is one, and nothing else would be lost. InvalidArgument or
+// FailedPrecondition otherwise.
+absl::Status CheckReport(const std::string& path);
 // A report where it was asked for. `path` is an HTML file, a.html, whose figures stand beside it as
 // a_loss_vs_rho.svg and so on; or a folder, one that is there or whose name ends with "/", which
 // gets report.html, loss_vs_rho.svg and so on as a sweep's own has them. Returns a line that names

@@ -18,16 +18,12 @@ struct Overview {
   double seconds_left = -1.0;  // below 0: not known
 };
 
-bool IsFailed(const SweepConfig& sweep, const CellState& state) {
-  return !state.done && state.failures >= sweep.run.attempts;
-}
-
 // Steps that are left, at the mean pace of what ran, over the workers that run now.
 double SecondsLeft(const SweepConfig& sweep, const Overview& overview) {
   double pace = 0.0, known = 0.0, steps = 0.0;
   for (const CellState& state : overview.states) {
     if (state.seconds > 0.0) pace += state.seconds, known += 1.0;
-    if (!state.done && !IsFailed(sweep, state)) steps += state.steps - state.step;
+    if (!state.done && !HasFailed(sweep, state)) steps += state.steps - state.step;
   }
   if (steps <= 0.0) return 0.0;
   if (known == 0.0) return -1.0;
@@ -37,9 +33,11 @@ double SecondsLeft(const SweepConfig& sweep, const Overview& overview) {
 Overview Look(const SweepConfig& sweep, const SweepGrid& grid) {
   Overview overview;
   for (const SweepCell& cell : grid.cells) {
-    const CellState& state = overview.states.emplace_back(StateOf(sweep, cell));
+    CellState& state = overview.states.emplace_back(StateOf(sweep, cell));
+    if (state.done && state.reason.empty())
+      state.reason = std::string(CheckFinished(sweep, cell).message());
     overview.done += state.done;
-    overview.failed += IsFailed(sweep, state);
+    overview.failed += HasFailed(sweep, state);
     overview.running += !state.done && !state.lease.free();
   }
   overview.seconds_left = SecondsLeft(sweep, overview);
@@ -48,7 +46,7 @@ Overview Look(const SweepConfig& sweep, const SweepGrid& grid) {
 
 std::string Word(const SweepConfig& sweep, const CellState& state) {
   if (state.done) return "done";
-  if (IsFailed(sweep, state)) return "failed";
+  if (HasFailed(sweep, state)) return "failed";
   if (!state.lease.free()) return "running";
   return state.lease.generation > 0 || state.failures > 0 ? "waiting again" : "waiting";
 }

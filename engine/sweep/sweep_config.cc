@@ -187,6 +187,27 @@ void CheckSideBySide(const CellRunConfig& run,
     complain("run.side_by_side", "must be 1 where a cell has several ranks (run.ranks)");
 }
 
+// Names that stand in braces and that nothing fills in, as a slip leaves them; ${NAME} is the
+// shell's.
+void CheckLaunchWords(const std::string& launch,
+                      const std::function<void(const std::string&, const std::string&)>& complain) {
+  const std::vector<std::string> known(std::begin(kLaunchWords), std::end(kLaunchWords));
+  const auto in_name = [](char c) {
+    return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+  };
+  for (size_t at = launch.find('{'); at != std::string::npos; at = launch.find('{', at + 1)) {
+    size_t end = at + 1;
+    while (end < launch.size() && in_name(launch[end])) ++end;
+    const std::string word = launch.substr(at + 1, end - at - 1);
+    if (word.empty() || end == launch.size() || launch[end] != '}') continue;
+    if (at > 0 && launch[at - 1] == '$') continue;
+    if (std::find(known.begin(), known.end(), word) != known.end()) continue;
+    complain("run.launch", "{" + word + "} is nothing that is filled in; nearest: {" +
+                               Nearest(word, known) + "}. What is the shell's has a space: { " +
+                               word + " }");
+  }
+}
+
 // Values that no cell could be run with, or that no fit could take once all have been run.
 void CheckValues(const std::string& path, const SweepConfig& config,
                  std::vector<Complaint>& complaints) {
@@ -198,6 +219,7 @@ void CheckValues(const std::string& path, const SweepConfig& config,
   const CellRunConfig& run = config.run;
   if (run.launch.find("{config}") == std::string::npos)
     complain("run.launch", "must name {config}, what the cell trains: {program} train {config}");
+  CheckLaunchWords(run.launch, complain);
   if (run.side_by_side < 1 || run.side_by_side > kMostSideBySide)
     complain("run.side_by_side",
              "must be at least 1 and at most " + std::to_string(kMostSideBySide));

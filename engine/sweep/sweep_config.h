@@ -33,6 +33,10 @@ struct AllocationConfig {
   }
 };
 
+// What a launch line may name in braces.
+inline constexpr const char* kLaunchWords[] = {"program", "config",     "rho",
+                                               "seed",    "local_rank", "gpu"};
+
 // How a cell is run.
 struct CellRunConfig {
   std::string launch = "{program} train {config}";

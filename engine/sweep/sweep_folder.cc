@@ -5,9 +5,11 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <set>
 #include <sstream>
 
 #include "configs/json_text.h"
+#include "configs/load.h"
 #include "configs/stages.h"
 #include "configs/text.h"
 #include "data/corpus.h"
@@ -15,6 +17,7 @@
 #include "engine/report/report.h"
 #include "engine/report/result.h"
 #include "engine/run_folder.h"
+#include "engine/sweep/cell_key.h"
 #include "engine/sweep/shared_files.h"
 #include "kernels/core/check.h"
 
@@ -23,9 +26,28 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A document's loss is kept to a ten-thousandth of a nat: what is below it is rounding of floats,
-// and half of the text.
-constexpr double kNatsKept = 1e4;
+constexpr double kSameRho = 1e-9;
+
+// Columns of every record beside those of the axes (CellRecord).
+constexpr const char* kColumns[] = {"key",
+                                    "held_out",
+                                    "validation_loss",
+                                    "validation_bits_per_byte",
+                                    "train_loss",
+                                    "parameters_total",
+                                    "parameters_active",
+                                    "parameters_tables",
+                                    "flops_per_token",
+                                    "tokens",
+                                    "unique_tokens",
+                                    "epochs",
+                                    "tokens_per_active",
+                                    "steps",
+                                    "seconds",
+                                    "tokens_per_second",
+                                    "peak_memory_bytes",
+                                    "failures",
+                                    "documents"};
 
 using Texts = std::map<std::string, std::string>;
 
@@ -36,10 +58,10 @@ absl::Status Spoilt(const CellFolder& folder, const absl::Status& why) {
 }
 
 // The columns of a finished cell's record.
-absl::StatusOr<Texts> DoneColumns(const CellFolder& folder, const std::string& key) {
-  absl::StatusOr<CellResult> cell = ReadRecord(folder, key);
-  if (cell.ok()) return std::move(cell->columns);
-  return Spoilt(folder, cell.status());
+absl::StatusOr<Texts> DoneColumns(const CellFolder& folder, const SweepCell& cell) {
+  absl::StatusOr<CellResult> record = ReadRecord(folder, cell);
+  if (record.ok()) return std::move(record->columns);
+  return Spoilt(folder, record.status());
 }
 
 std::string DocumentsPath(const std::string& key) { return "cells/" + key + "/documents.json"; }
@@ -57,12 +79,30 @@ int64_t Failures(const CellFolder& folder) {
 }
 
 // What the file of a failed attempt says, or that it says nothing.
-std::string WhyFailed(const std::string& path) {
+void TakeFailure(const SweepConfig& sweep, const std::string& path, CellState& state) {
   const absl::StatusOr<std::string> text = ReadFileBytes(path);
-  if (!text.ok()) return std::string(text.status().message());
-  const Texts said = ScalarsOf(*text);
-  const auto why = said.find("why");
-  return why == said.end() ? path + ": does not say why the attempt failed" : why->second;
+  if (!text.ok()) {
+    state.reason = std::string(text.status().message());
+    return;
+  }
+  Texts said = ScalarsOf(*text);
+  state.reason =
+      said.count("why") == 0 ? path + ": does not say why the attempt failed" : said["why"];
+  state.hopeless = static_cast<double>(sweep.run.attempts) <= Column(said, "hopeless_of");
+}
+
+// What differs between two texts of CellText: the first line of each that the other has not.
+std::string DifferenceOf(const std::string& wanted, const std::string& trained) {
+  const auto missing = [](const std::string& lines, const std::string& of) {
+    std::istringstream in(lines);
+    for (std::string line; std::getline(in, line);) {
+      if (("\n" + of).find("\n" + line + "\n") == std::string::npos) return line;
+    }
+    return std::string();
+  };
+  const std::string has = missing(trained, wanted), lacks = missing(wanted, trained);
+  return "the run has " + (has.empty() ? "nothing more" : has) + ", the cell " +
+         (lacks.empty() ? "nothing more" : lacks);
 }
 
 // Tokens of the training corpora, each once.
@@ -134,10 +174,14 @@ std::string CsvText(const std::vector<CellResult>& cells) {
 
 }  // namespace
 
-bool IsThere(const std::string& path) {
+absl::StatusOr<bool> LookFor(const std::string& path) {
   std::error_code error;
-  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
+  const fs::file_type type = fs::symlink_status(path, error).type();
+  if (type == fs::file_type::none) return FileError(path, "look at", error.value());
+  return type != fs::file_type::not_found;
 }
+
+bool IsThere(const std::string& path) { return LookFor(path).value_or(false); }
 
 CellFolder FolderOf(const SweepConfig& sweep, const SweepCell& cell) {
   return {sweep.folder + "/cells/" + cell.key};
@@ -152,7 +196,7 @@ CellState StateOf(const SweepConfig& sweep, const SweepCell& cell) {
   if (IsThere(folder.done())) {
     state.done = true;
     state.step = state.steps;
-    const absl::StatusOr<Texts> columns = DoneColumns(folder, cell.key);
+    const absl::StatusOr<Texts> columns = DoneColumns(folder, cell);
     if (!columns.ok()) {
       state.validation_loss = std::numeric_limits<double>::quiet_NaN();
       state.reason = std::string(columns.status().message());
@@ -167,12 +211,24 @@ CellState StateOf(const SweepConfig& sweep, const SweepCell& cell) {
     state.step = series->back().first;
     state.seconds = series->back().second;
   }
-  if (state.failures > 0) state.reason = WhyFailed(folder.failed(state.failures));
+  if (state.failures > 0) TakeFailure(sweep, folder.failed(state.failures), state);
   return state;
 }
 
-absl::Status CheckSweepFolder(const SweepConfig& sweep) {
-  if (IsThere(sweep.folder + "/cells")) return absl::OkStatus();
+bool HasFailed(const SweepConfig& sweep, const CellState& state) {
+  return !state.done && (state.hopeless || state.failures >= sweep.run.attempts);
+}
+
+absl::Status CheckSweepFolder(const SweepConfig& sweep, const SweepGrid& grid) {
+  ASSIGN_OR_RETURN(const bool has_cells, LookFor(sweep.folder + "/cells"));
+  for (const SweepCell& cell : grid.cells) {
+    if (!has_cells) break;
+    const CellFolder folder = FolderOf(sweep, cell);
+    RETURN_IF_ERROR(LookFor(folder.done()).status());
+    const absl::Status listed = ListFolder(folder.dir).status();  // its leases
+    if (!listed.ok() && !absl::IsNotFound(listed)) return listed;
+  }
+  if (has_cells) return absl::OkStatus();
   for (const char* name : {"results.jsonl", "results.csv", "fit.json", "report.html", "fit.txt"}) {
     const std::string path = sweep.folder + "/" + name;
     if (!IsThere(path)) continue;
@@ -181,6 +237,18 @@ absl::Status CheckSweepFolder(const SweepConfig& sweep) {
                                          "elsewhere, or give another folder");
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckFitColumns(const SweepConfig& sweep, const SweepGrid& grid) {
+  std::set<std::string> known(std::begin(kColumns), std::end(kColumns));
+  for (const SweepCell& cell : grid.cells) {
+    for (const auto& [name, text] : AxisColumns(cell)) known.insert(name);
+    for (const HeldOutConfig& set : cell.config.evaluate.sets) known.insert("loss." + set.name);
+    if (!cell.solved) continue;
+    known.insert("residual_total");
+    known.insert("residual_flops");
+  }
+  return CheckColumns(sweep.fit, known, "a cell of this sweep");
 }
 
 absl::Status KeepSettings(const SweepConfig& sweep) {
@@ -214,6 +282,27 @@ std::vector<std::string> ChangedSettings(const SweepConfig& sweep) {
     if (old != value) changed.push_back("fit." + key + ": " + old + " -> " + value);
   }
   return changed;
+}
+
+absl::Status CheckTrained(const SweepConfig& sweep, const SweepCell& cell) {
+  const RunFolder run{FolderOf(sweep, cell).run()};
+  const absl::StatusOr<std::string> text = ReadFileBytes(run.config());
+  if (!text.ok()) return absl::DataLossError(text.status().message());
+  ASSIGN_OR_RETURN(const RunConfig config, ParseConfig(*text, run.config()));
+  ASSIGN_OR_RETURN(const std::string trained, CellText(config));
+  ASSIGN_OR_RETURN(const std::string wanted, CellText(cell.config));
+  const std::string advice = "; run.launch must train {config} as it is";
+  if (trained != wanted) {
+    return absl::FailedPreconditionError(
+        run.config() +
+        ": another run than this cell's was trained: " + DifferenceOf(wanted, trained) + advice);
+  }
+  const absl::StatusOr<StoredResult> result = ReadResult(run.result());
+  if (!result.ok()) return absl::DataLossError(result.status().message());
+  if (result->steps == TotalSteps(cell.config)) return absl::OkStatus();
+  return absl::FailedPreconditionError(run.result() + ": " + std::to_string(result->steps) +
+                                       " steps were trained, and the cell has " +
+                                       std::to_string(TotalSteps(cell.config)) + advice);
 }
 
 absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell& cell,
@@ -261,34 +350,50 @@ absl::StatusOr<std::string> CellRecord(const SweepConfig& sweep, const SweepCell
   return json.Text();
 }
 
-absl::StatusOr<CellResult> ReadRecord(const CellFolder& folder, const std::string& key) {
-  ASSIGN_OR_RETURN(CellResult cell, ReadCell(folder.done()));
-  for (const auto& [name, wanted] :
-       {std::pair<std::string, std::string>{"key", key}, {"documents", DocumentsPath(key)}}) {
-    const auto found = cell.columns.find(name);
+absl::StatusOr<CellResult> ReadRecord(const CellFolder& folder, const SweepCell& cell) {
+  ASSIGN_OR_RETURN(CellResult record, ReadCell(folder.done()));
+  const auto fault = [&](const std::string& name, const std::string& is,
+                         const std::string& wanted) {
+    return absl::DataLossError(folder.done() + ": " + name + ": is " + is + ", and " + wanted +
+                               " in the record of this cell");
+  };
+  for (const auto& [name, wanted] : {std::pair<std::string, std::string>{"key", cell.key},
+                                     {"documents", DocumentsPath(cell.key)}}) {
+    const auto found = record.columns.find(name);
     // Documents may have been left out.
-    const std::string text = found == cell.columns.end() ? "" : found->second;
+    const std::string text = found == record.columns.end() ? "" : found->second;
     if (text == wanted || (text.empty() && name == "documents")) continue;
-    return absl::DataLossError(folder.done() + ": " + name + ": is " + JsonString(text) + ", and " +
-                               JsonString(wanted) + " in the record of this cell");
+    return fault(name, JsonString(text), JsonString(wanted));
   }
-  return cell;
+  // It may have been run for a sweep without rho.
+  if (cell.rho && std::fabs(record.rho - *cell.rho) > kSameRho)
+    return fault("rho", JsonNumber(record.rho), JsonNumber(*cell.rho));
+  if (record.columns.count("seed") > 0 && record.seed != cell.seed)
+    return fault("seed", std::to_string(record.seed), std::to_string(cell.seed));
+  return record;
+}
+
+absl::Status CheckDocuments(const CellFolder& folder, const CellResult& record) {
+  if (record.columns.count("documents") == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const Documents documents, ReadDocuments(folder.documents()));
+  const absl::Status mean = CheckMean(record, documents);
+  if (mean.ok()) return mean;
+  return absl::DataLossError(folder.documents() + ": " + std::string(mean.message()));
 }
 
 absl::Status CheckFinished(const SweepConfig& sweep, const SweepCell& cell) {
   const CellFolder folder = FolderOf(sweep, cell);
   if (!IsThere(folder.done())) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const Texts columns, DoneColumns(folder, cell.key));
-  if (columns.count("documents") == 0) return absl::OkStatus();
-  const absl::Status documents = ReadDocuments(folder.documents()).status();
-  return documents.ok() ? documents : Spoilt(folder, documents);
+  const absl::StatusOr<CellResult> record = ReadRecord(folder, cell);
+  const absl::Status sound = record.ok() ? CheckDocuments(folder, *record) : record.status();
+  return sound.ok() ? sound : Spoilt(folder, sound);
 }
 
 absl::StatusOr<std::optional<std::string>> RecordOf(const SweepConfig& sweep,
                                                     const SweepCell& cell) {
   const CellFolder folder = FolderOf(sweep, cell);
   if (!IsThere(folder.done())) return std::nullopt;
-  RETURN_IF_ERROR(DoneColumns(folder, cell.key).status());
+  RETURN_IF_ERROR(DoneColumns(folder, cell).status());
   ASSIGN_OR_RETURN(const std::string record, ReadFileBytes(folder.done()));
   return WithColumns(record, AxisColumns(cell));
 }

@@ -85,9 +85,7 @@ class Worker {
     std::fprintf(stderr, "%s: %s\n", owner_.c_str(), text.c_str());
   }
 
-  bool IsOpen(const CellState& state) const {
-    return !state.done && state.failures < sweep_.run.attempts;
-  }
+  bool IsOpen(const CellState& state) const { return !state.done && !HasFailed(sweep_, state); }
 
   int64_t Open() const {
     int64_t open = 0;
@@ -207,7 +205,7 @@ class Worker {
     for (const SweepCell& cell : grid_.cells) {
       const CellState state = StateOf(sweep_, cell);
       result.done += state.done;
-      result.failed += !state.done && state.failures >= sweep_.run.attempts;
+      result.failed += HasFailed(sweep_, state);
     }
     result.ran = ran_;
     RETURN_IF_ERROR(WriteResults(sweep_, grid_).status());

@@ -13,6 +13,7 @@
 #include "engine/forecast/forecast.h"
 #include "engine/sweep/cell_key.h"
 #include "engine/sweep/cell_plan.h"
+#include "engine/sweep/sweep_folder.h"
 #include "kernels/core/dry.h"
 #include "tests/engine/tiny_run.h"
 
@@ -41,6 +42,7 @@ TEST(SweepPresets, MakeTheirGrids) {
     ASSERT_TRUE(sweep.ok()) << sweep.status();
     const auto grid = MakeGrid(*sweep);
     ASSERT_TRUE(grid.ok()) << name << ": " << grid.status();
+    EXPECT_TRUE(CheckFitColumns(*sweep, *grid).ok()) << name;
     EXPECT_EQ(grid->cells.size(), cells);
     for (const SweepCell& cell : grid->cells) {
       EXPECT_LE(std::abs(cell.residual.total_share), 0.001) << name;
@@ -206,6 +208,12 @@ TEST_F(Grid, SaysWhatIsWrong) {
   EXPECT_THAT(ErrorOf("fit: {level: 90}\naxes: {seed: [1]}"), HasSubstr("fit.level is 90"));
   EXPECT_THAT(ErrorOf("run: {launch: mneme train}\naxes: {seed: [1]}"),
               HasSubstr("run.launch: must name {config}"));
+  EXPECT_THAT(
+      ErrorOf("run: {launch: 'p train {config} x={sed} ${HOME} { foo }'}\naxes: {seed: [1]}"),
+      HasSubstr("run.launch: {sed} is nothing that is filled in; nearest: {seed}"));
+  EXPECT_EQ(
+      ErrorOf("run: {launch: 'p train {config} x={seed} ${HOME} { foo; }'}\naxes: {seed: [1]}"),
+      "no error");
   EXPECT_THAT(ErrorOf("run: {idle_seconds: -1}\naxes: {seed: [1]}"),
               HasSubstr("run.idle_seconds: must be at least 0"));
   EXPECT_THAT(ErrorOf("run: {attempts: 0}\naxes: {seed: [1]}"), HasSubstr("run.attempts"));

@@ -74,6 +74,39 @@ for end in 75 0; do
     fail "$(cat end.txt)"
 done
 
+# What was trained must be the cell: another number of steps is refused at once, and its run is not gone on from afterwards.
+code=0
+"$mneme" sweep sweep.yaml folder=other_run axes.seed=[0] 'run.launch="{program} train {config} train.steps=3"' >steps.txt 2>&1 || code=$?
+[ $code = 1 ] || fail "a cell that trained 3 of 6 steps: exit code $code: $(cat steps.txt)"
+grep -q 'failed, attempt 1 of 2, the last: .*/run/config.yaml: another run .* the run has train.steps: 3, the cell train.steps: 6' steps.txt ||
+  fail "$(cat steps.txt)"
+[ "$(grep -c ' failed, attempt ' steps.txt)" = 1 ] || fail "it was tried again: $(cat steps.txt)"
+"$mneme" sweep sweep.yaml folder=other_run axes.seed=[0] run.attempts=3 >steps.txt 2>&1 || fail "$(cat steps.txt)"
+[ "$(wc -l <"$(echo other_run/cells/*/run/metrics.jsonl)")" = 6 ] || fail "it went on from another run: $(cat steps.txt)"
+loss() { grep '"seed": 0' "$1/results.jsonl" | grep -o '"validation_loss": [0-9.]*'; }
+[ "$(loss other_run)" = "$(loss out)" ] || fail "it went on from another run: $(loss other_run)"
+# Device and folder settings are the launch line's to add. A config that is refused will be refused again.
+"$mneme" sweep sweep.yaml folder=device_run axes.seed=[0] 'run.launch="{program} train {config} device=cpu train.log_every=2"' >steps.txt 2>&1 ||
+  fail "$(cat steps.txt)"
+code=0
+"$mneme" sweep sweep.yaml folder=refused_run axes.seed=[0] 'run.launch="{program} train {config} train.stepz=3"' >steps.txt 2>&1 || code=$?
+[ $code = 1 ] || fail "a refused config: exit code $code: $(cat steps.txt)"
+[ "$(grep -c ' failed, attempt 1 of 2, the last: exit code 2' steps.txt):$(grep -c ' failed, attempt ' steps.txt)" = 1:1 ] || fail "$(cat steps.txt)"
+# A finished cell's losses by document are its own.
+cp -r out edited
+sed -i 's/\[\[\([0-9]*\), [0-9.]*/[[\1, 1.5/' "edited/cells/$key/documents.json"
+code=0
+"$mneme" sweep sweep.yaml folder=edited >edited.txt 2>&1 || code=$?
+if [ $code != 3 ] || ! grep -q "edited/cells/$key/documents.json: the documents of cell $key have a mean" edited.txt; then
+  fail "edited documents: exit code $code: $(cat edited.txt)"
+fi
+"$mneme" sweep sweep.yaml folder=edited --status | grep -q 'documents.json: the documents of cell' || fail "--status does not show it"
+# A folder that cannot be looked into ends the command.
+ln -s loop loop
+code=0
+timeout 60 "$mneme" sweep sweep.yaml folder=loop/s --status >loop.txt 2>&1 || code=$?
+if [ $code != 2 ] || ! grep -q 'loop/s/cells: cannot look at' loop.txt; then fail "a loop: exit code $code: $(cat loop.txt)"; fi
+
 # Another file on the same folder: the first one's cells stay, are counted in nothing, and both say so.
 "$mneme" sweep sweep.yaml set.optim.lr=1e-3 axes.seed=[0,2] >other.txt 2>&1 || fail "$(cat other.txt)"
 grep -q '^2 finished cells in the folder are none of this file' other.txt || fail "$(cat other.txt)"
@@ -93,6 +126,14 @@ refused() {
 }
 refused 2 sweep.yaml fit.held_out=fa
 grep -q "fit.held_out: 'fa' is not among .* near, far; nearest: far" refused.txt || fail "$(cat refused.txt)"
+for slip in fit.by=[foo] fit.levels=[foo] 'fit.exclude=[{key: foo, value: 1}]'; do
+  refused 2 sweep.yaml folder=new "$slip"
+  grep -q "has no column 'foo'" refused.txt || fail "$slip: $(cat refused.txt)"
+done
+refused 2 sweep.yaml folder=new --report nodir/x.html
+grep -q 'nodir is no folder' refused.txt || fail "$(cat refused.txt)"
+refused 2 sweep.yaml folder=new 'run.launch="{program} train {config} {foo}"'
+grep -q 'run.launch: {foo} is nothing that is filled in' refused.txt || fail "$(cat refused.txt)"
 refused 3 sweep.yaml set.evaluate.sets=[] fit.held_out= folder=new
 refused 3 sweep.yaml set.data.train=absent folder=new
 refused 3 sweep.yaml --merge absent

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "engine/sweep/bundle.h"
+#include "engine/sweep/publish.h"
 #include "tests/data/scratch.h"
 
 namespace mneme {
@@ -27,7 +28,7 @@ class Folders : public Scratch {
 };
 
 constexpr char kRecord[] =
-    "{\"key\": \"abc\", \"rho\": 1, \"seed\": 9, \"validation_loss\": 2.5, "
+    "{\"key\": \"abc\", \"rho\": null, \"seed\": 3, \"validation_loss\": 2.5, "
     "\"documents\": \"cells/abc/documents.json\"}\n";
 
 TEST_F(Folders, ARecordIsThatOfItsCellAndHasTheAxesOfThisSweep) {
@@ -41,6 +42,10 @@ TEST_F(Folders, ARecordIsThatOfItsCellAndHasTheAxesOfThisSweep) {
            {R"({"validation_loss": 2})", R"(key: is "", and "abc" in the record)"},
            {R"({"key": "abc", "validation_loss": 2, "documents": "/etc/passwd"})",
             R"(documents: is "/etc/passwd", and "cells/abc/documents.json" in the record)"},
+           {R"({"key": "abc", "validation_loss": 2, "rho": 0.75})",
+            "rho: is 0.75, and 0.5 in the record"},
+           {R"({"key": "abc", "validation_loss": 2, "rho": 0.5, "seed": 9})",
+            "seed: is 9, and 3 in the record"},
            {R"({"key": "abc", "validation_loss": "2"})",
             R"(validation_loss: is "2", not a number)"},
            {R"({"key": "abc", "validation_loss": 2, "seconds": []})",
@@ -65,8 +70,86 @@ TEST_F(Folders, LossesByDocumentAreReadBeforeAnythingRuns) {
   Put("cells/abc/documents.json", "{\"documents\": [[3, \"x\"]]}");
   EXPECT_THAT(fault(), HasSubstr("documents.json: is no file of losses by document"));
   EXPECT_THAT(fault(), HasSubstr("away to have the cell run again"));
-  Put("cells/abc/documents.json", "{\"documents\": [[3, 6.5]]}");
+  Put("cells/abc/documents.json", "{\"documents\": [[3, 6.5], [1, 3.5002]]}");
+  EXPECT_THAT(fault(), HasSubstr("documents.json: the documents of cell abc have a mean of 2.50005 "
+                                 "nats a token, and its validation_loss is 2.5"));
+  Put("cells/abc/documents.json", "{\"documents\": [[3, 6.5], [1, 3.5001]]}");
+  EXPECT_EQ(fault(), "") << "half of what two documents are rounded to";
+}
+
+TEST_F(Folders, ABundleIsHeldToItsDocuments) {
+  const std::string path = Put("bundle/results.jsonl",
+                               "{\"key\": \"abc\", \"rho\": 1, \"validation_loss\": 2.5, "
+                               "\"documents\": [[2, 4], [2, 6]]}\n");
+  EXPECT_TRUE(ReadBundleCells(Path("bundle")).ok());
+  Put("bundle/results.jsonl",
+      "{\"key\": \"abc\", \"rho\": 1, \"validation_loss\": 2.4, \"documents\": [[2, 4], [2, "
+      "6]]}\n");
+  EXPECT_THAT(std::string(ReadBundleCells(Path("bundle")).status().message()),
+              HasSubstr(path + ": the documents of cell abc have a mean of 2.5"));
+}
+
+// The count of failed attempts once took what cannot be looked at for one more of them.
+TEST_F(Folders, WhatCannotBeLookedIntoIsAnErrorAndNoAttempt) {
+  SweepGrid grid;
+  grid.cells.push_back(cell_);
+  EXPECT_TRUE(CheckSweepFolder(sweep_, grid).ok());
+  Put("cells/abc/log.txt", "");
+  EXPECT_TRUE(CheckSweepFolder(sweep_, grid).ok());
+  std::filesystem::remove_all(Path("cells/abc"));
+  std::filesystem::create_symlink("abc", Path("cells/abc"));
+  EXPECT_THAT(std::string(CheckSweepFolder(sweep_, grid).message()),
+              HasSubstr("cells/abc/done.json: cannot look at: Too many levels of symbolic links"));
+  EXPECT_FALSE(StateOf(sweep_, cell_).done);
+  EXPECT_EQ(StateOf(sweep_, cell_).failures, 0);
+  std::filesystem::remove(Path("cells/abc"));
+  Put("cells/abc", "a file");
+  EXPECT_FALSE(LookFor(Path("cells/abc/done.json")).value());
+  sweep_.folder = Path(std::string(300, 'x'));
+  EXPECT_THAT(std::string(CheckSweepFolder(sweep_, grid).message()),
+              HasSubstr("cells: cannot look at: File name too long"));
+}
+
+TEST_F(Folders, AHopelessFailureIsTheLastUntilMoreAttemptsAreAskedFor) {
+  Put("cells/abc/failed.1.json", R"({"why": "exit code 2", "code": 2, "hopeless_of": 3})");
+  EXPECT_TRUE(HasFailed(sweep_, StateOf(sweep_, cell_)));
+  sweep_.run.attempts = 4;
+  EXPECT_FALSE(HasFailed(sweep_, StateOf(sweep_, cell_)));
+  Put("cells/abc/failed.2.json", R"({"why": "exit code 1", "code": 1})");
+  sweep_.run.attempts = 3;
+  EXPECT_FALSE(HasFailed(sweep_, StateOf(sweep_, cell_)));
+}
+
+TEST_F(Folders, AFitNamesColumnsThatCellsWillHave) {
+  SweepGrid grid;
+  cell_.axes = {{"optim.lr", "1e-3"}, {"rho", "0.5"}};
+  cell_.config.evaluate.sets.resize(1);
+  cell_.config.evaluate.sets.front().name = "far";
+  grid.cells.push_back(cell_);
+  const auto fault = [&] { return std::string(CheckFitColumns(sweep_, grid).message()); };
+  sweep_.fit.by = {"optim.lr"};
+  sweep_.fit.levels = {"loss.far", "asked_rho"};
+  sweep_.fit.exclude = {{"seed", "3", ""}};
   EXPECT_EQ(fault(), "");
+  sweep_.fit.exclude = {{"sed", "3", ""}};
+  EXPECT_THAT(fault(), HasSubstr("fit.exclude: a cell of this sweep has no column 'sed'; nearest: "
+                                 "seed"));
+  sweep_.fit.exclude.clear();
+  sweep_.fit.levels = {"loss.near"};
+  EXPECT_THAT(fault(), HasSubstr("fit.levels: a cell of this sweep has no column 'loss.near'"));
+}
+
+TEST_F(Folders, AReportThatCannotBeWrittenIsKnownBefore) {
+  EXPECT_TRUE(CheckReport(Path("a.html")).ok());
+  EXPECT_TRUE(CheckReport(Path("new/and new/")).ok());
+  EXPECT_TRUE(CheckReport(folder_.string()).ok());
+  EXPECT_FALSE(std::filesystem::exists(Path("new"))) << "a look makes nothing";
+  EXPECT_THAT(std::string(CheckReport(Path("new/a.html")).message()),
+              HasSubstr("new is no folder"));
+  Put("a.txt", "mine");
+  EXPECT_THAT(std::string(CheckReport(Path("a.txt")).message()),
+              HasSubstr("is something else already"));
+  EXPECT_FALSE(CheckReport(Path("a.txt/")).ok());
 }
 
 // Whatever has that name: what cannot be looked at must not end a worker, nor be taken for nothing.

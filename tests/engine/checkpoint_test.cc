@@ -1,14 +1,17 @@
 // Checkpoints that are torn, left over, pruned, read elsewhere; saves that fail; signals and locks.
 #include "engine/checkpoint/checkpoint.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "data/files.h"
 #include "data/hdf5_file.h"
@@ -144,6 +147,25 @@ TEST_F(Torn, TheRunGoesOnFromTheOlderOneToTheSameBits) {
   EXPECT_EQ(outcome.steps.size(), 2u);
   EXPECT_EQ(CheckpointState(newest_), want);
   EXPECT_EQ(MetricsState(config_.run.dir + "/metrics.jsonl"), metrics);
+}
+
+TEST_F(Torn, ConversionTakesNoOlderOneUnasked) {
+  const std::string folder = config_.run.dir + "/checkpoints";
+  EXPECT_EQ(NewestCheckpoint(folder).value_or(""), newest_);
+  Spill(newest_ + "/manifest.json", "");
+  const auto newest = NewestCheckpoint(folder);
+  ASSERT_TRUE(absl::IsDataLoss(newest.status()));
+  EXPECT_THAT(std::string(newest.status().message()),
+              testing::AllOf(testing::HasSubstr(newest_), testing::HasSubstr(Step(config_, 4))));
+}
+
+TEST_F(Torn, ANamedOneIsNotToldToBeRemoved) {
+  Spill(newest_ + "/manifest.json", "");
+  const auto found = Find(newest_).first;
+  ASSERT_TRUE(absl::IsDataLoss(found.status()));
+  EXPECT_THAT(std::string(found.status().message()),
+              testing::AllOf(testing::HasSubstr("is no whole checkpoint"),
+                             testing::Not(testing::HasSubstr("remove"))));
 }
 
 TEST_F(Torn, NoneWholeStopsWithThreeNamingEach) {
@@ -399,6 +421,13 @@ TEST(Checkpoint, AnotherModelIsRefused) {
     EXPECT_EQ(outcome.exit_code, 2) << change << ": " << outcome.message;
     EXPECT_NE(outcome.message.find("another model"), std::string::npos) << outcome.message;
   }
+  // The same shapes, but rows that mean something else.
+  for (const char* change : {"model.engram.hash_seed=4", "model.engram.orders=[2,4]",
+                             "model.engram.hash_layer_ids=[5]", "model.engram.compression=false"}) {
+    const Outcome outcome = TrainThreads(1, Short(temp.path(), "heir", {stages, change}));
+    EXPECT_EQ(outcome.exit_code, 2) << change << ": " << outcome.message;
+    EXPECT_NE(outcome.message.find("read by another hash"), std::string::npos) << outcome.message;
+  }
 }
 
 // As a full disk: no file may grow beyond a few KiB.
@@ -448,6 +477,31 @@ TEST(RunFolder, TwoJobsCannotWriteOneRun) {
   EXPECT_TRUE(FolderLock::Take(temp.path()).ok());
 }
 
+// A job that could not begin takes its folder away: who waited for its lock has one that is gone.
+TEST(RunFolder, ALockThatWasTakenAwayIsTakenAnew) {
+  TempFolder temp;
+  const std::string folder = temp.path() + "/run";
+  auto held = FolderLock::Take(folder);
+  ASSERT_TRUE(held.ok()) << held.status();
+  absl::StatusOr<FolderLock> second = absl::UnknownError("");
+  std::thread waits([&] { second = FolderLock::Take(folder); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  fs::remove_all(folder);
+  { FolderLock gone = std::move(held).value(); }
+  waits.join();
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_FALSE(FolderLock::Take(folder).ok());
+}
+
+TEST(RunFolder, WhoseLockAnotherHoldsLeavesItsFiles) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run");
+  auto held = FolderLock::Take(config.run.dir);
+  ASSERT_TRUE(held.ok()) << held.status();
+  EXPECT_NE(TrainThreads(1, config).exit_code, 0);
+  EXPECT_TRUE(fs::exists(config.run.dir + "/.lock"));
+}
+
 // It may hold checkpoints, over which nothing is to begin anew.
 TEST(RunFolder, NothingBeginsOverCheckpointsThatCannotBeListed) {
   TempFolder temp;
@@ -479,7 +533,7 @@ Outcome TrainWithSignal(const RunConfig& config, int number) {
 }
 
 TEST(Signals, TermAndUsr1SaveAndStop) {
-  for (const int number : {SIGTERM, SIGUSR1, SIGINT}) {
+  for (const int number : {SIGTERM, SIGUSR1, SIGINT, SIGHUP, SIGXCPU}) {
     TempFolder temp;
     const RunConfig config = Short(temp.path(), "run", {"train.checkpoint_every=0"});
     EXPECT_EQ(TrainWithSignal(config, number).exit_code, 75);
@@ -505,6 +559,15 @@ TEST(Signals, ASecondTermLeavesAtOnce) {
       testing::ExitedWithCode(128 + SIGTERM), "");
 }
 
+// A shell and the kernel both tell of a closed terminal, and of processor time each second.
+TEST(Signals, ASecondHangupLeavesTimeToSave) {
+  TempFolder temp;
+  const RunConfig config = Short(temp.path(), "run", {"train.checkpoint_every=0"});
+  InstallSignalHandlers();
+  std::raise(SIGHUP);
+  EXPECT_EQ(TrainWithSignal(config, SIGHUP).exit_code, 75);
+}
+
 TEST(Train, DivergenceIsSkippedAndThenEndsWithFour) {
   TempFolder temp;
   const RunConfig config =
@@ -528,7 +591,9 @@ TEST(Train, ALossWithoutAValueLeavesCheckpointsWhole) {
       "optim.schedule.warmup=0", "train.keep_last=100", "optim.clip=0"};
   const RunConfig whole = Short(temp.path(), "whole", keys);
   const Outcome outcome = TrainThreads(1, whole);
-  ASSERT_EQ(outcome.exit_code, 0) << outcome.message;
+  ASSERT_EQ(outcome.exit_code, 4) << outcome.message;
+  EXPECT_THAT(outcome.message, testing::HasSubstr("the loss is not a number at the last step, 8"));
+  EXPECT_FALSE(fs::exists(whole.run.dir + "/result.json"));
   EXPECT_TRUE(std::isfinite(outcome.steps.front().loss));
   ASSERT_FALSE(std::isfinite(outcome.steps.back().loss));
   for (const StepReport& step : outcome.steps) EXPECT_FALSE(step.skipped);
@@ -540,8 +605,24 @@ TEST(Train, ALossWithoutAValueLeavesCheckpointsWhole) {
   const RunConfig parts = Short(temp.path(), "parts", keys);
   for (const int64_t stop : {3, 6}) ASSERT_EQ(TrainThreads(1, parts, stop).exit_code, 75);
   const Outcome last = TrainThreads(1, parts);
-  ASSERT_EQ(last.exit_code, 0) << last.message;
+  ASSERT_EQ(last.exit_code, 4) << last.message;
   EXPECT_EQ(last.steps.size(), 2u);
+}
+
+// What was good before steps were skipped is what one goes back to.
+TEST(Train, SkippedStepsTakeNoCheckpointsPlace) {
+  TempFolder temp;
+  const RunConfig config = Short(
+      temp.path(), "run",
+      {"train.precision=f32", "optim.lr=1e30", "train.skip.limit=100", "train.steps=8",
+       "train.checkpoint_every=1", "train.keep_last=1", "optim.schedule.warmup=0", "optim.clip=0"});
+  const Outcome outcome = TrainThreads(1, config);
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.message;
+  int64_t good = 0;
+  for (const StepReport& step : outcome.steps) good = step.skipped ? good : step.step;
+  ASSERT_LT(good, 8);
+  EXPECT_EQ(Names(config.run.dir + "/checkpoints"),
+            (std::vector<std::string>{"step-" + std::to_string(good)}));
 }
 
 TEST(Train, AnOutlierIsSkippedByAllRanks) {

@@ -153,6 +153,6 @@ grep -q 'cells.csv: is something else already' refused.txt || fail "$(cat refuse
 # What stands in the place of a run ends the worker at once: the cell would be taken and given back for ever.
 mkdir -p blocked/cells/"$key" && touch blocked/cells/"$key"/run
 refused 3 sweep.yaml folder=blocked
-grep -q "blocked/cells/$key/run/.lock: cannot open: Not a directory" refused.txt || fail "$(cat refused.txt)"
+grep -q "blocked/cells/$key/run: cannot make the folder: Not a directory" refused.txt || fail "$(cat refused.txt)"
 if [ -e new ] || [ -e bundle ]; then fail "what was refused left a folder: $(ls)"; fi
 echo "mishaps_test: sound"

@@ -61,9 +61,11 @@ absl::StatusOr<RunConfig> Finish(Tree root, const std::string& name, int world,
   }
   std::vector<std::string> lines;
   std::set<std::string> bad_keys;
+  bool whole = true;  // every source was read
   for (const Complaint& complaint : complaints) {
     lines.push_back(complaint.Text());
-    if (!complaint.key.empty()) bad_keys.insert(complaint.key);
+    if (complaint.key.empty()) whole = false;
+    bad_keys.insert(complaint.key);
   }
   // Rules are judged only where what they speak of could be read.
   std::vector<Fault> faults = FindFaults(config);
@@ -71,7 +73,7 @@ absl::StatusOr<RunConfig> Finish(Tree root, const std::string& name, int world,
     for (Fault& fault : FindWorldFaults(config, world)) faults.push_back(std::move(fault));
   }
   for (const Fault& fault : faults) {
-    if (!Concerns(fault, bad_keys)) lines.push_back(FaultText(config, fault));
+    if (whole && !Concerns(fault, bad_keys)) lines.push_back(FaultText(config, fault));
   }
   if (!lines.empty()) return absl::InvalidArgumentError(Join(lines, "\n"));
   return config;

@@ -173,7 +173,13 @@ bool IsFinished(const RunFolder& folder, const RunConfig& config,
   const absl::StatusOr<RunPosition> position = ReadCheckpointPosition(whole.front());
   const int64_t last = static_cast<int64_t>(config.stages.size()) - 1;
   if (!position.ok() || position->stage < last) return false;
-  if (position->stage_step < StageSteps(config.stages.back())) return false;
+  const int64_t steps = StageSteps(config.stages.back());
+  if (position->stage_step < steps) return false;
+  if (position->stage_step > steps) {
+    warn("warning: the run has made " + std::to_string(position->stage_step) +
+         " steps of its last stage already, more than the " + std::to_string(steps) +
+         " that are asked for");
+  }
   const absl::StatusOr<StoredResult> result = ReadResult(folder.result());
   if (!result.ok() && !absl::IsNotFound(result.status())) {
     warn("warning: " + std::string(result.status().message()) + "; it is written again");

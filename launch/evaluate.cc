@@ -1,6 +1,7 @@
 // mneme evaluate CHECKPOINT [--data CORPUS...]
 #include "engine/evaluation/evaluate.h"
 
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 
@@ -61,6 +62,7 @@ absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& argument
         "nothing to score: the run has no evaluate.sets; give --data CORPUS");
   const bool speaks = world.rank() == 0 && !arguments.json;
   std::vector<std::string> results;
+  std::string without_value;  // a set whose loss is no number
   for (const HeldOutConfig& config : sets) {
     ASSIGN_OR_RETURN(const std::unique_ptr<HeldOut> set, OpenHeldOut(world, loaded, config));
     const auto score = [&](bool memory_off) {
@@ -70,6 +72,7 @@ absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& argument
     JsonObject json;
     ASSIGN_OR_RETURN(const HeldOutResult result, score(false));
     json.AddRaw("score", HeldOutJson(result));
+    if (!std::isfinite(result.loss)) without_value = config.name;
     if (arguments.by_position) json.AddRaw("loss_by_position", JsonArray(result.loss_by_position));
     if (speaks) Print(result, "model");
     if (arguments.memory_off) {
@@ -96,7 +99,12 @@ absl::StatusOr<int> EvaluateVerb(World& world, const EvaluateArguments& argument
         .AddRaw("sets", JsonArray(results));
     std::printf("%s\n", json.Text().c_str());
   }
-  return 0;
+  if (without_value.empty()) return 0;
+  if (world.rank() == 0) {
+    std::fprintf(stderr, "mneme: the loss of %s is not a number: the model has diverged\n",
+                 without_value.c_str());
+  }
+  return 4;
 }
 
 }  // namespace mneme

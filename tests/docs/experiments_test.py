@@ -116,7 +116,9 @@ def made_up(cell):
                    "steps": 4622, "seconds": 200.0, "tokens_per_second": 1.5e6, "failures": 0,
                    "documents": f"cells/{cell['key']}/documents.json"})
     draw = random.Random(7)  # the same documents for every cell
-    documents = [[1000 + i, round((1000 + i) * (loss + draw.gauss(0, 0.2)), 4)] for i in range(40)]
+    drawn = [(1000 + i, draw.gauss(0, 0.2)) for i in range(40)]
+    mean = sum(tokens * more for tokens, more in drawn) / sum(tokens for tokens, _ in drawn)  # theirs is to be the cell's loss
+    documents = [[tokens, round(tokens * (loss + more - mean), 4)] for tokens, more in drawn]
     return record, documents
 
 

@@ -10,7 +10,6 @@ namespace {
 
 // Far beyond any run, and so small that sums of their products stay countable.
 constexpr int64_t kMostSteps = int64_t{1} << 40;
-constexpr int64_t kMostSequence = int64_t{1} << 30;
 constexpr int64_t kMostIterations = 1000;
 constexpr int64_t kMostWindow = 1'000'000;
 constexpr int64_t kMostSeconds = 365 * 24 * 3600;

@@ -1,6 +1,7 @@
 // Rules across sections, all faults at once.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,10 @@
 #include "configs/run.h"
 
 namespace mneme {
+
+// Tokens of a sequence, and sequences of a batch: far beyond any run, and so small that sums of
+// their products stay countable.
+inline constexpr int64_t kMostSequence = int64_t{1} << 30;
 
 // A rule that is broken: the keys that it speaks of, the one to change first, and what is wrong
 // with which numbers.

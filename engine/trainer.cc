@@ -61,7 +61,10 @@ absl::Status CheckSameHash(const std::string& checkpoint, const std::string& tex
   };
   if (before.orders != now.orders) return differs("orders");
   if (before.hash_seed != now.hash_seed) return differs("hash_seed");
-  if (before.hash_layer_ids != now.hash_layer_ids) return differs("hash_layer_ids");
+  const auto ids = [](const EngramConfig& engram) {
+    return engram.hash_layer_ids.empty() ? engram.blocks : engram.hash_layer_ids;
+  };
+  if (ids(before) != ids(now)) return differs("hash_layer_ids");
   if (before.compression != now.compression) return differs("compression");
   return absl::OkStatus();
 }

@@ -3,9 +3,11 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "configs/device_rates.h"
 #include "configs/text.h"
+#include "configs/validate.h"
 #include "launch/arguments.h"
 #include "launch/help.h"
 #include "launch/verbs.h"
@@ -26,16 +28,15 @@ Arguments Answer(const std::string& text, int exit_code) {
 // At least 0; not a number is neither.
 const CLI::Validator kAmount(
     [](std::string& text) {
-      double value = 0.0;
-      const bool read = CLI::detail::lexical_cast(text, value);
-      return read && value >= 0.0 && value <= std::numeric_limits<double>::max()
+      const std::optional<double> value = ParseNumber(text);
+      return value && *value >= 0.0 && *value <= std::numeric_limits<double>::max()
                  ? std::string()
                  : "'" + text + "' is no number of at least 0";
     },
     "FLOAT >= 0");
 
-// Tokens of a sequence, as configs bound them; 0 has a meaning of its own.
-const CLI::Range kLength(int64_t{0}, int64_t{1} << 30);
+// Tokens of a sequence; 0 has a meaning of its own.
+const CLI::Range kLength(int64_t{0}, kMostSequence);
 
 // "--a.b=c" is the override "a.b=c": it keeps its place among those written without dashes.
 // `device` says whether --device=... is one too.
